@@ -1,0 +1,180 @@
+"""What an array library has to tell: the class `Backend`. Its defaults serve any library that speaks the array API standard.
+
+A backend is a subclass with what its library does differently, named in the entry-point group `gru_xp.backends` under the
+name of the library's root module. `backends/README.md` shows how to add one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias
+
+from .errors import BackendError
+
+__all__ = ["Backend"]
+
+Step: TypeAlias = "Callable[[Any, tuple[Any, ...]], tuple[Any, tuple[Any, ...]]]"
+
+HALF = ("float16", "bfloat16")
+FLOATS = (*HALF, "float32", "float64")
+
+
+class Backend:
+    """An array library: its namespace, devices, loop over time and the ways in and out by DLPack."""
+
+    #: the root module of the library, which is also what `backend=` and GRU_XP_BACKEND call it
+    name: str
+    #: a namespace of the array API standard
+    xp: Any
+    #: what to install when the library is missing
+    install: str = ""
+    #: True where all arrays live on one device, so that nobody has to look
+    single_device: bool = False
+
+    def __init__(self, name: str | None = None, xp: Any = None):
+        if name is not None:
+            self.name, self.xp = name, xp
+        self._dtype_names: dict[Any, str] = {}
+        self._computed_in: dict[Any, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<gru_xp backend {self.name}>"
+
+    # ---- arrays -----------------------------------------------------------------------------------------------------
+
+    def owns(self, array: Any) -> bool:
+        """Whether this backend computes with such an array; asked once for each type."""
+        return type(array).__module__.partition(".")[0] == self.name
+
+    def canonical(self, array: Any) -> Any:
+        """The array as the mathematics can take it, most often itself."""
+        return array
+
+    def dtype_name(self, dtype: Any) -> str:
+        """"float32" and so on, the same in every library."""
+        try:
+            return self._dtype_names[dtype]
+        except KeyError:
+            name = self._dtype_names[dtype] = str(dtype).rpartition(".")[2]
+            return name
+
+    def dtype(self, name: str) -> Any:
+        """The library's dtype of that name."""
+        found = getattr(self.xp, name, None)
+        if found is None:
+            raise BackendError(f"{self.name} has no dtype {name}; it has {', '.join(self.float_names())}")
+        return found
+
+    def float_names(self) -> tuple[str, ...]:
+        """The floating-point dtypes that the mathematics can use here."""
+        return tuple(name for name in FLOATS if hasattr(self.xp, name))
+
+    def computed_in(self, dtype: Any) -> Any:
+        """The dtype of products, gates and sums for arrays of `dtype`: float32 for those of 16 bits, else itself."""
+        try:
+            return self._computed_in[dtype]
+        except KeyError:
+            wide = self.xp.float32 if self.dtype_name(dtype) in HALF else dtype
+            self._computed_in[dtype] = wide
+            return wide
+
+    # ---- devices ----------------------------------------------------------------------------------------------------
+
+    def devices(self) -> tuple[str, ...]:
+        """The names of the devices that are there, the default first."""
+        return ("cpu",)
+
+    def device_of(self, array: Any) -> Any:
+        """The library's own device object of an array."""
+        return array.device
+
+    def device_name(self, device: Any) -> str:
+        """A device as users write it, the same in every library: "cpu", "cuda:0", "mps:0"."""
+        return str(device)
+
+    def device(self, name: str | None) -> Any:
+        """The library's own device object for a name; its default for None."""
+        if name is None or name == "cpu":
+            return None
+        raise BackendError(f"{self.name} has no device {name!r}; it has {', '.join(self.devices())}")
+
+    # ---- in and out -------------------------------------------------------------------------------------------------
+
+    def refuses_crossing(self, array: Any) -> str | None:
+        """Why the values of this array cannot leave the library (it is traced, say), or None."""
+        return None
+
+    def requires_grad(self, array: Any) -> bool:
+        """Whether the library would want to send a gradient through this array."""
+        return False
+
+    def exportable(self, array: Any) -> Any:
+        """The array, or a copy where it is read-only, not compact or of foreign byte order: fit for DLPack."""
+        return array
+
+    def from_dlpack(self, array: Any, device: Any) -> Any:
+        """Take in an array of another library, writable where this library has writable arrays."""
+        imported = self.xp.from_dlpack(array)
+        return imported if device is None else self.to_device(imported, device)
+
+    def to_device(self, array: Any, device: Any) -> Any:
+        """The array on another device of the same library."""
+        return array.to_device(device)
+
+    def from_host(self, values: Any, dtype: Any, device: Any) -> Any:
+        """An array from nested lists of Python numbers."""
+        return self.xp.asarray(values, dtype=dtype, device=device)
+
+    def host_values(self, array: Any) -> Any:
+        """The values as nested lists where they lie in host memory and reading them costs nothing, else None."""
+        return None
+
+    def owned(self, array: Any) -> Any:
+        """A compact copy that nobody else can write to as long as it is handed out by `handed_out`."""
+        return self.xp.asarray(array, copy=True)
+
+    def handed_out(self, array: Any) -> Any:
+        """What may be given away of an array that is `owned`: read-only, or a copy where the library has no such thing."""
+        return self.xp.asarray(array, copy=True)
+
+    # ---- computing --------------------------------------------------------------------------------------------------
+
+    def scan(self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False) -> tuple[Any, tuple[Any, ...]]:
+        """The loop over time: `carry, out = step(carry, (a[t] for a in xs))` for each t, the outputs stacked in input order.
+
+        Any entry of `xs` and of what `step` puts out may be None. `carry` is whatever `step` makes of it.
+        """
+        given = [a for a in xs if a is not None]
+        if given[0].shape[0] == 0:
+            return carry, self._no_steps(step, carry, xs)
+        columns = iter([self.xp.unstack(a) for a in given])
+        rows = list(zip(*(_nothing(given[0].shape[0]) if a is None else next(columns) for a in xs), strict=True))
+        outs = []
+        for row in reversed(rows) if reverse else rows:
+            carry, out = step(carry, row)
+            outs.append(out)
+        if reverse:
+            outs.reverse()
+        return carry, tuple(None if column[0] is None else self.xp.stack(column) for column in zip(*outs, strict=True))
+
+    def _no_steps(self, step: Step, carry: Any, xs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What a scan over nothing puts out: (0, ...) each, found by one step over zeros."""
+
+        def zeros(a: Any, shape: tuple[int, ...]) -> Any:
+            return None if a is None else self.xp.zeros(shape, dtype=a.dtype, device=self.device_of(a))
+
+        _, out = step(carry, tuple(None if a is None else zeros(a, a.shape[1:]) for a in xs))
+        return tuple(None if a is None else zeros(a, (0, *a.shape)) for a in out)
+
+    def unrecorded(self) -> AbstractContextManager[Any]:
+        """A context in which the library records nothing for automatic differentiation."""
+        return nullcontext()
+
+    def recording(self, arrays: list[Any]) -> bool:
+        """Whether the library's automatic differentiation is watching any of these arrays just now."""
+        return False
+
+
+def _nothing(count: int) -> list[None]:
+    return [None] * count

@@ -1,0 +1,197 @@
+"""One step of a gated recurrent unit: its equations, forward and backward.
+
+    T N I H L D   time steps, batch, input size, hidden size, layers, directions
+    x             input (N, I); of a layer (T, N, I)
+    h             state (N, H); h_prev (T, N, H) is what each step of a layer read
+    W_ih  W_hh    weights (3H, I), (3H, H), gates stacked r, z, n on axis 0
+    b_ih  b_hh    biases (3H,), both or neither
+    gi    gh      gate arguments from the input and from the state (..., 3H)
+    r  z  n       reset gate, update gate, candidate (..., H)
+    u             the candidate's recurrent term (..., H)
+    d<name>       gradient of the loss with respect to <name>
+    da_r da_z da_n   ... with respect to the gates' arguments
+
+The equations are cuDNN's, which are PyTorch's, Keras's with `reset_after=True` and ONNX's with `linear_before_reset=1`:
+
+    gi = x @ W_ih.T + b_ih      gh = h @ W_hh.T + b_hh
+    r  = sigmoid(gi_r + gh_r)   z  = sigmoid(gi_z + gh_z)
+    u  = gh_n                   n  = tanh(gi_n + r * u)
+    h' = (1 - z) * n + z * h
+
+and their gradient, g being all that flows into h':
+
+    da_n = (1 - z) * g * (1 - n*n)   da_z = (h - n) * g * z * (1 - z)   da_r = da_n * u * r * (1 - r)
+    dgi  = [da_r, da_z, da_n]        dgh  = [da_r, da_z, da_n * r]
+    dh   = z * g + dgh @ W_hh
+
+All of it is linear in g. So the factors of g, the *slopes*, are computed for many steps at once, without the loop over
+time; what is left for the loop is two products with them and one with W_hh.
+
+`ResetAfter` is that cell. `ResetBefore` is the other one (Cho et al. 2014): the reset gate acts before the product.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from .params import Array, CellParams, GRUSpec
+
+Arrays: TypeAlias = "tuple[Any, ...]"
+
+
+class GatesFloor(Protocol):
+    """What the cell stands on: the pointwise part of a step, here or in a fused kernel. See `kernels.GatesKernel`."""
+
+    def inference(self, gi: Any, gh: Any, h: Any, /) -> Any: ...
+    def forward(self, gi: Any, gh: Any, h: Any, /) -> Arrays: ...
+    def backward(self, dh1: Any, h: Any, r: Any, z: Any, n: Any, u: Any, /) -> Arrays: ...
+
+
+def affine(a: Array, W: Array, b: Array | None) -> Array:
+    """`a @ W.T + b`: (N, K), (M, K), (M,) -> (N, M)."""
+    out = a @ W.T
+    return out if b is None else out + b
+
+
+def sigmoid(a: Array, xp: Any) -> Array:
+    """The logistic function by way of tanh, which never overflows.
+
+    Its absolute error is within an eps; in the far left tail, where the value is below an eps, it has no relative accuracy.
+    """
+    return 0.5 * (1.0 + xp.tanh(0.5 * a))
+
+
+def times_each_gate(g: Array, slopes: Array, xp: Any) -> Array:
+    """g (..., H) times each of the three parts of slopes (..., 3, H) -> (..., 3H)."""
+    return xp.reshape(g[..., None, :] * slopes, (*g.shape[:-1], 3 * g.shape[-1]))
+
+
+class Gates:
+    """The pointwise part of a step in the pure array API; any number of leading axes."""
+
+    name = "plain"
+
+    def __init__(self, xp: Any):
+        self.xp = xp
+
+    def inference(self, gi: Array, gh: Array, h: Array, /) -> Array:
+        """(..., 3H), (..., 3H), (..., H) -> h' (..., H)."""
+        return self.forward(gi, gh, h)[0]
+
+    def forward(self, gi: Array, gh: Array, h: Array, /) -> Arrays:
+        """(..., 3H), (..., 3H), (..., H) -> h', r, z, n, u, each (..., H)."""
+        H = h.shape[-1]
+        rz = sigmoid(gi[..., : 2 * H] + gh[..., : 2 * H], self.xp)
+        r, z = rz[..., :H], rz[..., H:]
+        u = gh[..., 2 * H :]
+        n = self.xp.tanh(gi[..., 2 * H :] + r * u)
+        return (1.0 - z) * n + z * h, r, z, n, u
+
+    def backward(self, dh1: Array, h: Array, r: Array, z: Array, n: Array, u: Array, /) -> Arrays:
+        """Six times (..., H) -> dgi (..., 3H), dgh (..., 3H), and of dh the part that does not go through W_hh (..., H)."""
+        da_n = (1.0 - z) * dh1 * (1.0 - n * n)
+        da_z = (h - n) * dh1 * z * (1.0 - z)
+        da_r = da_n * u * r * (1.0 - r)
+        dgi = self.xp.concat([da_r, da_z, da_n], axis=-1)
+        dgh = self.xp.concat([da_r, da_z, da_n * r], axis=-1)
+        return dgi, dgh, z * dh1
+
+
+class Slopes(NamedTuple):
+    """The factors of g in the gradient of a step, and of q in that of `ResetBefore`."""
+
+    dh: Any  # (..., H)
+    dgh: Any = None  # (..., 3, H)
+    dgi: Any = None  # (..., 3, H)
+    da_r: Any = None  # (..., H)
+    da_z: Any = None  # (..., H)
+    da_n: Any = None  # (..., H)
+    r: Any = None  # (..., H)
+
+
+class ResetAfter:
+    """The cell with the reset gate after the recurrent product, over a floor of gates: plain or fused."""
+
+    def __init__(self, xp: Any, gates: GatesFloor):
+        self.xp, self.gates = xp, gates
+
+    def inference(self, gi: Array, h: Array, w: CellParams) -> Array:
+        """(N, 3H), (N, H) -> h' (N, H)."""
+        return self.gates.inference(gi, affine(h, w.W_hh, w.b_hh), h)
+
+    def forward(self, gi: Array, h: Array, w: CellParams) -> Arrays:
+        """(N, 3H), (N, H) -> h', r, z, n, u, each (N, H)."""
+        return self.gates.forward(gi, affine(h, w.W_hh, w.b_hh), h)
+
+    def slopes(self, h: Array, r: Array, z: Array, n: Array, u: Array, w: CellParams) -> Slopes:
+        """The factors of g, for any number of steps at once: (..., H) each."""
+        split = (*h.shape[:-1], 3, h.shape[-1])
+        dgi, dgh, dh = self.gates.backward(self.xp.ones_like(z), h, r, z, n, u)
+        return Slopes(dh=dh, dgh=self.xp.reshape(dgh, split), dgi=self.xp.reshape(dgi, split))
+
+    def backward(self, g: Array, s: Slopes, w: CellParams) -> tuple[Array, Arrays]:
+        """One step, g (N, H): dh (N, H), and what `gate_gradients` needs of every step."""
+        return s.dh * g + times_each_gate(g, s.dgh, self.xp) @ w.W_hh, (g,)
+
+    def gate_gradients(self, flows: Arrays, s: Slopes) -> tuple[Array, Array]:
+        """dgi, dgh (..., 3H) of any number of steps, from what `backward` left."""
+        (g,) = flows
+        return times_each_gate(g, s.dgi, self.xp), times_each_gate(g, s.dgh, self.xp)
+
+    def dW_hh(self, dgh: Array, h: Array, r: Array) -> Array:
+        """(N, 3H), (N, H), (N, H) -> (3H, H), summed over all rows."""
+        return dgh.T @ h
+
+
+class ResetBefore:
+    """The cell with the reset gate before the recurrent product:
+
+        u = (r * h) @ W_hn.T + b_hn      n = tanh(gi_n + u)      r, z and h' as in `ResetAfter`
+        q = da_n @ W_hn                  da_r = q * h * r * (1 - r)
+        dgi = dgh = [da_r, da_z, da_n]   dh = z * g + r * q + [da_r, da_z] @ W_h[rz]
+
+    The methods are those of `ResetAfter`. Nothing pointwise of it is ever fused.
+    """
+
+    def __init__(self, xp: Any):
+        self.xp = xp
+
+    def inference(self, gi: Array, h: Array, w: CellParams) -> Array:
+        return self.forward(gi, h, w)[0]
+
+    def forward(self, gi: Array, h: Array, w: CellParams) -> Arrays:
+        H = h.shape[-1]
+        rz_bias, n_bias = (None, None) if w.b_hh is None else (w.b_hh[: 2 * H], w.b_hh[2 * H :])
+        rz = sigmoid(gi[..., : 2 * H] + affine(h, w.W_hh[: 2 * H, :], rz_bias), self.xp)
+        r, z = rz[..., :H], rz[..., H:]
+        u = affine(r * h, w.W_hh[2 * H :, :], n_bias)
+        n = self.xp.tanh(gi[..., 2 * H :] + u)
+        return (1.0 - z) * n + z * h, r, z, n, u
+
+    def slopes(self, h: Array, r: Array, z: Array, n: Array, u: Array, w: CellParams) -> Slopes:
+        return Slopes(
+            dh=z, da_n=(1.0 - z) * (1.0 - n * n), da_z=(h - n) * z * (1.0 - z), da_r=h * r * (1.0 - r), r=r
+        )
+
+    def backward(self, g: Array, s: Slopes, w: CellParams) -> tuple[Array, Arrays]:
+        H = g.shape[-1]
+        q = (s.da_n * g) @ w.W_hh[2 * H :, :]
+        da_rz = self.xp.concat([s.da_r * q, s.da_z * g], axis=-1)
+        return s.dh * g + s.r * q + da_rz @ w.W_hh[: 2 * H, :], (g, q)
+
+    def gate_gradients(self, flows: Arrays, s: Slopes) -> tuple[Array, Array]:
+        g, q = flows
+        da = self.xp.concat([s.da_r * q, s.da_z * g, s.da_n * g], axis=-1)
+        return da, da
+
+    def dW_hh(self, dgh: Array, h: Array, r: Array) -> Array:
+        H = h.shape[-1]
+        return self.xp.concat([dgh[:, : 2 * H].T @ h, dgh[:, 2 * H :].T @ (r * h)], axis=0)
+
+
+Cell: TypeAlias = ResetAfter | ResetBefore
+
+
+def cell_of(spec: GRUSpec, xp: Any, gates: GatesFloor) -> Cell:
+    """The cell that `spec` asks for."""
+    return ResetAfter(xp, gates) if spec.reset_after else ResetBefore(xp)

@@ -1,0 +1,152 @@
+"""The kernel door: fused kernels, asked before any work whether they can serve a call.
+
+A kernel replaces one floor of the plain path with the same methods: `gates` the pointwise part of a step, `layer` one
+layer in one direction, `stack` everything. It is an object named in the entry-point group `gru_xp.kernels` under
+`<root module of the library>.<name>`, and it declines with a reason. A kernel that fails is a bug and is never hidden by
+falling back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+from .backend import Backend
+from .cell import Gates
+from .errors import KernelError
+from .layer import Layer
+from .params import CellParams, GRUGrads, GRUSpec, LayerTape, Params
+from .stack import Stack
+
+__all__ = ["Call", "GatesKernel", "Kernel", "LayerKernel", "StackKernel"]
+
+Level: TypeAlias = Literal["gates", "layer", "stack"]
+LEVELS: tuple[Level, ...] = ("stack", "layer", "gates")  # the most fused first
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a kernel is told of a call before it has to say whether it can serve it."""
+
+    function: Literal["inference", "forward", "backward"]
+    backend: Backend
+    device: Any  # the library's own device object
+    dtype: str  # of the caller's arrays: "float32", ...
+    T: int
+    N: int
+    I: int
+    H: int
+    L: int
+    D: int
+    spec: GRUSpec
+    bias: bool
+    lengths: bool  # whether given
+    resets: bool  # whether given
+    dropout: bool  # whether there are masks
+    recording: bool  # the library's automatic differentiation is watching, or the arrays are traced
+    save: str | None = None  # forward: "all" or "states"
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """What all kernels have."""
+
+    name: str
+    level: Level
+
+    def refuses(self, call: Call, /) -> str | None:
+        """Why not, in a few words; None to accept. Asked once, before any work."""
+        ...
+
+
+class GatesKernel(Kernel, Protocol):
+    """The pointwise part of a step, as `cell.Gates`: (..., 3H) and (..., H), any number of leading axes.
+
+    It is asked for whole blocks of time at once too. Results are new arrays; the arguments are never written to, with
+    one exception: `gh` is a temporary of the caller, so `u` may be a view of it.
+    """
+
+    def inference(self, gi: Any, gh: Any, h: Any, /) -> Any: ...
+    def forward(self, gi: Any, gh: Any, h: Any, /) -> tuple[Any, ...]: ...
+    def backward(self, dh1: Any, h: Any, r: Any, z: Any, n: Any, u: Any, /) -> tuple[Any, ...]: ...
+
+
+class LayerKernel(Kernel, Protocol):
+    """One layer in one direction, as `layer.Layer`."""
+
+    def inference(
+        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
+    ) -> tuple[Any, Any]: ...
+    def forward(
+        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
+    ) -> tuple[Any, Any, LayerTape]: ...
+    def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]: ...
+
+
+class StackKernel(Kernel, Protocol):
+    """All layers and directions, as `stack.Stack`."""
+
+    def inference(
+        self, x: Any, h0: Any, params: Params, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any
+    ) -> tuple[Any, Any]: ...
+    def forward(
+        self, x: Any, h0: Any, params: Params, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any, save: str
+    ) -> tuple[Any, Any, tuple[tuple[LayerTape, ...], ...]]: ...
+    def backward(
+        self, tapes: tuple[tuple[LayerTape, ...], ...], dy: Any, dh_n: Any, /, *, dropout_masks: Any
+    ) -> GRUGrads: ...
+
+
+@cache
+def entries() -> tuple[EntryPoint, ...]:
+    """All kernels that are installed, by name; none of them is loaded."""
+    return tuple(sorted(entry_points(group="gru_xp.kernels"), key=lambda entry: entry.name))
+
+
+@cache
+def kernels_of(library: str) -> tuple[Kernel, ...]:
+    """The kernels for one library's arrays, the most fused first."""
+    found = [entry.load() for entry in entries() if entry.name.partition(".")[0] == library]
+    return tuple(sorted(found, key=lambda kernel: LEVELS.index(kernel.level)))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which kernel runs, None for the plain path, and why each faster one does not."""
+
+    kernel: Kernel | None
+    refusals: tuple[tuple[Kernel, str], ...]
+
+
+def choose(call: Call, policy: str) -> Choice:
+    """The most fused kernel that accepts the call; `policy` is the value of GRU_XP_KERNELS."""
+    if policy == "off":
+        return Choice(None, tuple((kernel, "GRU_XP_KERNELS=off") for kernel in kernels_of(call.backend.name)))
+    refusals = []
+    for kernel in kernels_of(call.backend.name):
+        reason = kernel.refuses(call)
+        if reason is None:
+            return Choice(kernel, tuple(refusals))
+        refusals.append((kernel, reason))
+    if policy == "require":
+        listed = "; ".join(f"{kernel.name} ({kernel.level}): {reason}" for kernel, reason in refusals) or "none is installed"
+        raise KernelError(
+            f"GRU_XP_KERNELS=require: no fused kernel of {call.backend.name} serves this call: {listed}. "
+            "GRU_XP_KERNELS=auto takes the plain path instead"
+        )
+    return Choice(None, tuple(refusals))
+
+
+def gates_for(backend: Backend, kernel: Kernel | None) -> Any:
+    """The floor of gates: the kernel if it is one, else the plain one."""
+    return kernel if kernel is not None and kernel.level == "gates" else Gates(backend.xp)
+
+
+def stack_for(backend: Backend, kernel: Kernel | None) -> Any:
+    """The stack with the kernel in its place, whichever floor that is."""
+    if kernel is not None and kernel.level == "stack":
+        return kernel
+    layer: Any = kernel if kernel is not None and kernel.level == "layer" else Layer(backend, gates_for(backend, kernel))
+    return Stack(backend.xp, layer)

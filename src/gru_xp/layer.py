@@ -1,0 +1,196 @@
+"""All steps of one layer in one direction, in the pure array API.
+
+The input projection is one product for all steps, before the loop over time; every weight gradient is one product for
+each block of time, after the loop over that block. In the loop stands only what depends on the step before.
+
+Padding and resets are no branches of the loop. Padding is z = 1: there the update gate's argument is +inf, its sigmoid is
+exactly 1, and the state stands still. A reset sets the state that a step reads to zero. So nothing is flipped or gathered,
+and the reverse direction begins by itself at each row's last valid step.
+
+16-bit arrays: products, gates and sums in float32, the state rounded to the caller's type after each step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .cell import Cell, GatesFloor, Slopes, affine, cell_of
+from .params import Array, CellParams, GRUSpec, LayerTape
+
+if TYPE_CHECKING:
+    from .backend import Backend
+
+ROWS_PER_BLOCK = 1024  # rows (steps times batch) of one block of time: what the scratch memory of backward is proportional to
+
+
+class Layer:
+    """The plain layer: inference, forward and backward over a backend and a floor of gates."""
+
+    name = "plain"
+
+    def __init__(self, backend: Backend, gates: GatesFloor):
+        self.backend, self.xp, self.gates = backend, backend.xp, gates
+
+    def inference(
+        self, x: Array, h0: Array, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
+    ) -> tuple[Any, Any]:
+        """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H). `valid` and `resets` are (T, N) booleans or None."""
+        run = _Run(self, x.dtype, w, spec)
+        cut = cut_before(valid, resets, reverse, self.xp)
+
+        def step(h: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+            gi_t, cut_t = at
+            h = run.narrow(run.cell.inference(gi_t, run.wide(self.zero_where(cut_t, h)), run.w))
+            return h, (h,)
+
+        h_n, (y,) = self.backend.scan(step, h0, (run.project(self.zero_padding(valid, x), valid), cut), reverse=reverse)
+        return self.zero_padding(valid, y), h_n
+
+    def forward(
+        self, x: Array, h0: Array, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
+    ) -> tuple[Any, Any, LayerTape]:
+        """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
+        run = _Run(self, x.dtype, w, spec)
+        cut = cut_before(valid, resets, reverse, self.xp)
+        x = self.zero_padding(valid, x)
+
+        def step(h: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+            gi_t, cut_t = at
+            h_prev = self.zero_where(cut_t, h)
+            h, r, z, n, u = run.cell.forward(gi_t, run.wide(h_prev), run.w)
+            h = run.narrow(h)
+            return h, ((h, h_prev, r, z, n, u) if save == "all" else (h, h_prev, None, None, None, None))
+
+        h_n, (y, h_prev, r, z, n, u) = self.backend.scan(step, h0, (run.project(x, valid), cut), reverse=reverse)
+        tape = LayerTape(x, h_prev, r, z, n, u, w, valid, resets, spec, reverse)
+        return self.zero_padding(valid, y), h_n, tape
+
+    def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
+        """dy (T, N, H) or None, dh_n (N, H) or None -> dx (T, N, I), dh0 (N, H), dw.
+
+        Goes through time in blocks; scratch memory does not grow with T.
+        """
+        T, N, H = tape.h_prev.shape
+        run = _Run(self, tape.x.dtype, tape.w, tape.spec)
+        cut = cut_before(tape.valid, tape.resets, tape.reverse, self.xp)
+
+        def block(carry: tuple[Any, ...], at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+            dy, x, h_prev, r, z, n, u, valid, cut = at
+            dh, *sums = carry
+            dh, dx, parts = run.backward_block(dh, dy, x, h_prev, (r, z, n, u), valid, cut, reverse=not tape.reverse)
+            return (dh, *(total if part is None else total + part for total, part in zip(sums, parts, strict=True))), (dx,)
+
+        def zeros(like: Any, shape: tuple[int, ...]) -> Any:
+            return None if like is None else self.xp.zeros(shape, dtype=run.dtype, device=self.backend.device_of(like))
+
+        dh = zeros(tape.h_prev, (N, H)) if dh_n is None else run.wide(dh_n)
+        sums = tuple(zeros(weight, weight.shape if weight is not None else ()) for weight in tape.w)
+        (dh0, *dw), dx = self._scan_blocks(
+            block,
+            (dh, *sums),
+            (dy, tape.x, tape.h_prev, tape.r, tape.z, tape.n, tape.u, tape.valid, cut),
+            T=T,
+            size=-(-ROWS_PER_BLOCK // max(N, 1)),
+            reverse=not tape.reverse,
+        )
+        return dx, run.narrow(dh0), CellParams(*(part if part is None else run.narrow(part) for part in dw))
+
+    def zero_where(self, cut: Any, h: Any) -> Any:
+        """h, zero where a boundary is crossed; `cut` broadcasts against it or is None."""
+        return h if cut is None else self.xp.where(cut, self.xp.zeros_like(h), h)
+
+    def zero_padding(self, valid: Any, a: Any) -> Any:
+        """a (T, N, K), zero in the padding: by selection, because 0 * NaN is NaN."""
+        return a if valid is None else self.xp.where(valid[..., None], a, self.xp.zeros_like(a))
+
+    def _scan_blocks(
+        self, block: Any, carry: Any, xs: tuple[Any, ...], *, T: int, size: int, reverse: bool
+    ) -> tuple[Any, Any]:
+        """Scan over blocks of `size` steps, the rest of the division standing at the end of time: carry and output (T, ...)."""
+        whole, rest = divmod(T, size)
+        parts = [(0, whole, size)] * (whole > 0) + [(whole * size, 1, rest)] * (rest > 0 or T == 0)
+        outs = []
+        for start, count, length in reversed(parts) if reverse else parts:
+            split = tuple(self._split(a, start, count, length) for a in xs)
+            carry, (out,) = self.backend.scan(block, carry, split, reverse=reverse)
+            outs.append(self.xp.reshape(out, (count * length, *out.shape[2:])))
+        if len(outs) == 1:
+            return carry, outs[0]
+        return carry, self.xp.concat(outs[::-1] if reverse else outs, axis=0)
+
+    def _split(self, a: Any, start: int, count: int, length: int) -> Any:
+        """Steps of a (T, ...) -> (count, length, ...)."""
+        if a is None:
+            return None
+        return self.xp.reshape(a[start : start + count * length, ...], (count, length, *a.shape[1:]))
+
+
+class _Run:
+    """One layer's call: its cell, and its weights in the type that is computed in."""
+
+    def __init__(self, layer: Layer, dtype: Any, w: CellParams, spec: GRUSpec):
+        self.layer, self.xp = layer, layer.xp
+        self.caller_dtype, self.dtype = dtype, layer.backend.computed_in(dtype)
+        self.cell: Cell = cell_of(spec, layer.xp, layer.gates)
+        self.w = CellParams(*(None if weight is None else self.wide(weight) for weight in w))
+
+    def wide(self, a: Any) -> Any:
+        """a in the type that is computed in."""
+        return a if a.dtype == self.dtype else self.xp.astype(a, self.dtype)
+
+    def narrow(self, a: Any) -> Any:
+        """a in the caller's type."""
+        return a if a.dtype == self.caller_dtype else self.xp.astype(a, self.caller_dtype)
+
+    def project(self, x: Any, valid: Any) -> Any:
+        """x (T, N, I), zero in the padding -> gi (T, N, 3H), where the padding has z = 1."""
+        T, N, I = x.shape
+        gi = affine(self.xp.reshape(self.wide(x), (T * N, I)), self.w.W_ih, self.w.b_ih)
+        gi = self.xp.reshape(gi, (T, N, gi.shape[-1]))
+        if valid is None:
+            return gi
+        gate = self.xp.arange(gi.shape[-1], device=self.layer.backend.device_of(x)) // self.w.W_hh.shape[1]
+        return self.xp.where(~valid[..., None] & (gate == 1), self.xp.full_like(gi, float("inf")), gi)
+
+    def backward_block(
+        self, dh: Any, dy: Any, x: Any, h_prev: Any, gates: Any, valid: Any, cut: Any, *, reverse: bool
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
+        """Some steps (T, N, ...) in a row: dh that leaves them, dx, and their part of the weights' gradients."""
+        T, N, I = x.shape
+        layer, cell, w = self.layer, self.cell, self.w
+
+        def rows(a: Any) -> Any:
+            return self.xp.reshape(a, (T * N, *a.shape[2:]))
+
+        def steps(a: Any) -> Any:
+            return None if a is None else self.xp.reshape(a, (T, N, *a.shape[1:]))
+
+        h_rows = rows(self.wide(h_prev))
+        if gates[0] is None:
+            r, z, n, u = cell.forward(rows(self.project(x, valid)), h_rows, w)[1:]
+        else:
+            r, z, n, u = (rows(gate) for gate in gates)
+        slopes = cell.slopes(h_rows, r, z, n, u, w)
+
+        def step(dh: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+            dy_t, cut_t, *slopes_t = at
+            dh, flows = cell.backward(dh if dy_t is None else dh + dy_t, Slopes(*slopes_t), w)
+            return layer.zero_where(cut_t, dh), flows
+
+        if dy is not None:
+            dy = layer.zero_padding(valid, self.wide(dy))
+        dh, flows = layer.backend.scan(step, dh, (dy, cut, *(steps(slope) for slope in slopes)), reverse=reverse)
+        dgi, dgh = cell.gate_gradients(tuple(rows(flow) for flow in flows), slopes)
+        dx = steps(self.narrow(dgi @ w.W_ih))
+        db_ih, db_hh = (None, None) if w.b_ih is None else (self.xp.sum(dgi, axis=0), self.xp.sum(dgh, axis=0))
+        return dh, dx, (dgi.T @ rows(self.wide(x)), cell.dW_hh(dgh, h_rows, r), db_ih, db_hh)
+
+
+def cut_before(valid: Any, resets: Any, reverse: bool, xp: Any) -> Any:
+    """Where the state is set to zero before a step: (T, N, 1) or None. The reverse direction is cut at the same boundaries."""
+    if resets is None:
+        return None
+    cut = resets if valid is None else resets & valid
+    if reverse:
+        cut = xp.concat([cut[1:, :], xp.zeros_like(cut[:1, :])], axis=0)
+    return cut[..., None]

@@ -1,0 +1,125 @@
+"""The records: parameters, the options of the equations, the tape, the gradients. Shapes in the letters of `cell.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+__all__ = ["Array", "CellGrads", "CellParams", "CellTape", "GRUGrads", "GRUSpec", "LayerTape", "Params", "Tape"]
+
+
+class Array(Protocol):
+    """What the mathematics asks of an array: the operators of the array API standard, a shape and a dtype."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def dtype(self) -> Any: ...
+    @property
+    def T(self) -> Any: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+    def __add__(self, other: Any, /) -> Any: ...
+    def __radd__(self, other: Any, /) -> Any: ...
+    def __sub__(self, other: Any, /) -> Any: ...
+    def __rsub__(self, other: Any, /) -> Any: ...
+    def __mul__(self, other: Any, /) -> Any: ...
+    def __rmul__(self, other: Any, /) -> Any: ...
+    def __matmul__(self, other: Any, /) -> Any: ...
+    def __and__(self, other: Any, /) -> Any: ...
+    def __invert__(self) -> Any: ...
+    def __lt__(self, other: Any, /) -> Any: ...
+
+
+class CellParams(NamedTuple):
+    """The weights of one layer in one direction; the gates r, z, n are stacked on axis 0. Both biases or neither.
+
+    The layout is PyTorch's, cuDNN's and Arraymancer's. `gru` takes a tuple of layers, each a tuple of directions:
+    `((w,),)` for one layer in one direction.
+    """
+
+    W_ih: Any  # (3H, I), in the layers above the first (3H, D*H)
+    W_hh: Any  # (3H, H)
+    b_ih: Any = None  # (3H,)
+    b_hh: Any = None  # (3H,)
+
+
+Params: TypeAlias = "tuple[tuple[CellParams, ...], ...]"
+
+
+@dataclass(frozen=True)
+class GRUSpec:
+    """Which equations are meant.
+
+    `reset_after=True` applies the reset gate after the recurrent product, as cuDNN, PyTorch and Keras (by default) do;
+    `False` applies it before (Cho et al. 2014, https://arxiv.org/abs/1406.1078; ONNX by default).
+    """
+
+    reset_after: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTape:
+    """What the forward pass of one layer and direction leaves for the backward pass, all in input order.
+
+    The gates are None where they were not saved. With 16-bit arrays they stand in the type that they were computed in.
+    """
+
+    x: Any  # (T, N, I), zero in the padding
+    h_prev: Any  # (T, N, H), the state that each step read, after any reset
+    r: Any  # (T, N, H) or None
+    z: Any  # (T, N, H) or None
+    n: Any  # (T, N, H) or None
+    u: Any  # (T, N, H) or None, the candidate's recurrent term
+    w: CellParams
+    valid: Any  # (T, N) booleans or None
+    resets: Any  # (T, N) booleans or None
+    spec: GRUSpec = GRUSpec()
+    reverse: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Tape:
+    """What `gru_forward` leaves for `gru_backward`. It stays where it was computed."""
+
+    layers: tuple[tuple[LayerTape, ...], ...]  # [layer][direction]
+    params: Params
+    valid: Any  # (T, N) booleans or None
+    resets: Any  # (T, N) booleans or None
+    dropout_masks: Any  # (L-1, T, N, D*H) or None
+    spec: GRUSpec
+    batched: bool  # False if x came as (T, I)
+    caller: tuple[str, str] | None  # library and device of the arrays that came, where they are not the tape's own
+
+
+@dataclass(frozen=True, eq=False)
+class CellTape:
+    """What `gru_cell_forward` leaves for `gru_cell_backward`."""
+
+    x: Any  # (N, I)
+    h: Any  # (N, H)
+    r: Any  # (N, H)
+    z: Any  # (N, H)
+    n: Any  # (N, H)
+    u: Any  # (N, H)
+    params: CellParams
+    spec: GRUSpec
+    batched: bool
+    caller: tuple[str, str] | None
+
+
+class GRUGrads(NamedTuple):
+    """What `gru_backward` returns; `params` has the structure of the parameters."""
+
+    x: Any  # (T, N, I)
+    h0: Any  # (L*D, N, H)
+    params: Any
+
+
+class CellGrads(NamedTuple):
+    """What `gru_cell_backward` returns."""
+
+    x: Any  # (N, I)
+    h: Any  # (N, H)
+    params: CellParams
