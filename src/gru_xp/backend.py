@@ -16,6 +16,7 @@ __all__ = ["Backend"]
 
 Step: TypeAlias = "Callable[[Any, tuple[Any, ...]], tuple[Any, tuple[Any, ...]]]"
 
+_ANYWHERE = nullcontext()
 HALF = ("float16", "bfloat16")
 FLOATS = (*HALF, "float32", "float64")
 
@@ -27,16 +28,13 @@ class Backend:
     name: str
     #: a namespace of the array API standard
     xp: Any
-    #: what to install when the library is missing
-    install: str = ""
-    #: True where all arrays live on one device, so that nobody has to look
-    single_device: bool = False
 
     def __init__(self, name: str | None = None, xp: Any = None):
         if name is not None:
             self.name, self.xp = name, xp
         self._dtype_names: dict[Any, str] = {}
         self._computed_in: dict[Any, Any] = {}
+        self._float_names = tuple(name for name in FLOATS if hasattr(self.xp, name))
 
     def __repr__(self) -> str:
         return f"<gru_xp backend {self.name}>"
@@ -68,7 +66,7 @@ class Backend:
 
     def float_names(self) -> tuple[str, ...]:
         """The floating-point dtypes that the mathematics can use here."""
-        return tuple(name for name in FLOATS if hasattr(self.xp, name))
+        return self._float_names
 
     def computed_in(self, dtype: Any) -> Any:
         """The dtype of products, gates and sums for arrays of `dtype`: float32 for those of 16 bits, else itself."""
@@ -89,15 +87,22 @@ class Backend:
         """The library's own device object of an array."""
         return array.device
 
+    def beside(self, first: Any, second: Any) -> bool:
+        """Whether two arrays lie where the library can compute with both."""
+        return bool(self.device_of(first) == self.device_of(second))
+
     def device_name(self, device: Any) -> str:
         """A device as users write it, the same in every library: "cpu", "cuda:0", "mps:0"."""
         return str(device)
 
     def device(self, name: str | None) -> Any:
-        """The library's own device object for a name; its default for None."""
-        if name is None or name == "cpu":
-            return None
-        raise BackendError(f"{self.name} has no device {name!r}; it has {', '.join(self.devices())}")
+        """The library's own device object for one of `devices()`; its default for None."""
+        if name is None or name in self.devices():
+            return self._device(self.devices()[0] if name is None else name)
+        raise BackendError(f"{self.name} has no device {name!r} here; it has {', '.join(self.devices())}")
+
+    def _device(self, name: str) -> Any:
+        return name
 
     # ---- in and out -------------------------------------------------------------------------------------------------
 
@@ -109,18 +114,17 @@ class Backend:
         """Whether the library would want to send a gradient through this array."""
         return False
 
-    def exportable(self, array: Any) -> Any:
-        """The array, or a copy where it is read-only, not compact or of foreign byte order: fit for DLPack."""
+    def exportable(self, array: Any, *, to_host: bool) -> Any:
+        """The array, or a copy where it is read-only, not compact, of foreign byte order or has to go to host memory first."""
         return array
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
         """Take in an array of another library, writable where this library has writable arrays."""
-        imported = self.xp.from_dlpack(array)
-        return imported if device is None else self.to_device(imported, device)
+        return self.to_device(self.xp.from_dlpack(array), device)
 
     def to_device(self, array: Any, device: Any) -> Any:
         """The array on another device of the same library."""
-        return array.to_device(device)
+        return array if self.device_of(array) == device else array.to_device(device)
 
     def from_host(self, values: Any, dtype: Any, device: Any) -> Any:
         """An array from nested lists of Python numbers."""
@@ -167,9 +171,13 @@ class Backend:
         _, out = step(carry, tuple(None if a is None else zeros(a, a.shape[1:]) for a in xs))
         return tuple(None if a is None else zeros(a, (0, *a.shape)) for a in out)
 
-    def unrecorded(self) -> AbstractContextManager[Any]:
-        """A context in which the library records nothing for automatic differentiation."""
-        return nullcontext()
+    def computing(self, device: Any, *, recorded: bool) -> AbstractContextManager[Any]:
+        """The context to compute in; where `recorded` is False, nothing is kept for automatic differentiation."""
+        return _ANYWHERE
+
+    def compiled(self, stack: Any) -> Any:
+        """The same stack, compiled where the library gains by that."""
+        return stack
 
     def recording(self, arrays: list[Any]) -> bool:
         """Whether the library's automatic differentiation is watching any of these arrays just now."""

@@ -139,14 +139,11 @@ def choose(call: Call, policy: str) -> Choice:
     return Choice(None, tuple(refusals))
 
 
-def gates_for(backend: Backend, kernel: Kernel | None) -> Any:
-    """The floor of gates: the kernel if it is one, else the plain one."""
-    return kernel if kernel is not None and kernel.level == "gates" else Gates(backend.xp)
-
-
+@cache
 def stack_for(backend: Backend, kernel: Kernel | None) -> Any:
     """The stack with the kernel in its place, whichever floor that is."""
     if kernel is not None and kernel.level == "stack":
         return kernel
-    layer: Any = kernel if kernel is not None and kernel.level == "layer" else Layer(backend, gates_for(backend, kernel))
-    return Stack(backend.xp, layer)
+    gates: Any = kernel if kernel is not None and kernel.level == "gates" else Gates(backend.xp)
+    layer: Any = kernel if kernel is not None and kernel.level == "layer" else Layer(backend, gates)
+    return backend.compiled(Stack(backend.xp, layer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-__all__ = ["Array", "CellGrads", "CellParams", "CellTape", "GRUGrads", "GRUSpec", "LayerTape", "Params", "Tape"]
+__all__ = ["Array", "CellGrads", "CellParams", "GRUGrads", "GRUSpec", "LayerTape", "Params", "Tape"]
 
 
 class Array(Protocol):
@@ -90,23 +90,7 @@ class Tape:
     dropout_masks: Any  # (L-1, T, N, D*H) or None
     spec: GRUSpec
     batched: bool  # False if x came as (T, I)
-    caller: tuple[str, str] | None  # library and device of the arrays that came, where they are not the tape's own
-
-
-@dataclass(frozen=True, eq=False)
-class CellTape:
-    """What `gru_cell_forward` leaves for `gru_cell_backward`."""
-
-    x: Any  # (N, I)
-    h: Any  # (N, H)
-    r: Any  # (N, H)
-    z: Any  # (N, H)
-    n: Any  # (N, H)
-    u: Any  # (N, H)
-    params: CellParams
-    spec: GRUSpec
-    batched: bool
-    caller: tuple[str, str] | None
+    caller: Any  # the `dispatch.Place` of the arrays that came, None where it is the tape's own
 
 
 class GRUGrads(NamedTuple):

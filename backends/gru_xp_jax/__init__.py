@@ -1,0 +1,106 @@
+"""JAX: the backend. Its loop over time is `lax.scan`, and each call is compiled once for its shapes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from gru_xp.backend import Backend, Step
+from gru_xp.params import LayerTape, Tape
+
+__all__ = ["JaxBackend"]
+
+jax.tree_util.register_dataclass(
+    LayerTape,
+    data_fields=["x", "h_prev", "r", "z", "n", "u", "w", "valid", "resets"],
+    meta_fields=["spec", "reverse"],
+)
+jax.tree_util.register_dataclass(
+    Tape,
+    data_fields=["layers", "params", "valid", "resets", "dropout_masks"],
+    meta_fields=["spec", "batched", "caller"],
+)
+
+
+class JaxBackend(Backend):
+    """JAX arrays and tracers on any of its devices."""
+
+    name = "jax"
+    xp = jnp
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, jax.Array)
+
+    def float_names(self) -> tuple[str, ...]:
+        # read at every call, because jax_enable_x64 can be switched
+        return self._float_names if jax.config.read("jax_enable_x64") else self._float_names[:-1]
+
+    def devices(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(self.device_name, [*jax.devices(), *jax.devices("cpu")])))
+
+    def device_of(self, array: Any) -> Any:
+        """A device; None for what is traced, the sharding for what lies on several."""
+        return None if isinstance(array, jax.core.Tracer) else array.device
+
+    def beside(self, first: Any, second: Any) -> bool:
+        if isinstance(first, jax.core.Tracer) or isinstance(second, jax.core.Tracer):
+            return True
+        if not (first.committed and second.committed):
+            return True  # JAX brings an uncommitted array to wherever the others are
+        return bool(first.sharding.device_set == second.sharding.device_set)
+
+    def device_name(self, device: Any) -> str:
+        if device is None:
+            return "traced"
+        if not isinstance(device, jax.Device):
+            return "sharded"
+        platform = "cuda" if device.platform == "gpu" else device.platform
+        return "cpu" if platform == "cpu" and device.id == 0 else f"{platform}:{device.id}"
+
+    def _device(self, name: str) -> Any:
+        return next(d for d in [*jax.devices(), *jax.devices("cpu")] if self.device_name(d) == name)
+
+    def to_device(self, array: Any, device: Any) -> Any:
+        return array if device is None or array.device == device else jax.device_put(array, device)
+
+    def refuses_crossing(self, array: Any) -> str | None:
+        return "is traced (by jit, grad or vmap)" if isinstance(array, jax.core.Tracer) else None
+
+    def requires_grad(self, array: Any) -> bool:
+        return isinstance(array, jax.core.Tracer)
+
+    def exportable(self, array: Any, *, to_host: bool) -> Any:
+        if to_host or len(array.devices()) > 1:
+            array = jax.device_put(array, jax.devices("cpu")[0])
+        return array
+
+    def from_dlpack(self, array: Any, device: Any) -> Any:
+        # a copy: JAX takes its arrays to be immutable, and others write to theirs
+        return jax.device_put(jax.dlpack.from_dlpack(array, copy=True), device)
+
+    def owned(self, array: Any) -> Any:
+        return array
+
+    def handed_out(self, array: Any) -> Any:
+        return array
+
+    def scan(self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False) -> tuple[Any, tuple[Any, ...]]:
+        return jax.lax.scan(step, carry, xs, reverse=reverse)  # type: ignore[no-any-return]
+
+    def compiled(self, stack: Any) -> Any:
+        return _Compiled(stack)
+
+    def recording(self, arrays: list[Any]) -> bool:
+        return any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+
+class _Compiled:
+    """A stack under `jax.jit`: without it each call of `lax.scan` outside a user's own jit would compile anew."""
+
+    def __init__(self, stack: Any):
+        self.name = stack.name
+        self.inference = partial(jax.jit, static_argnames=("spec",))(stack.inference)
+        self.forward = partial(jax.jit, static_argnames=("spec", "save"))(stack.forward)
+        self.backward = jax.jit(stack.backward)

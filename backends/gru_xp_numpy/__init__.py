@@ -1,0 +1,96 @@
+"""NumPy: the backend, and the fused gates in `gates.py`. What is drawn at random for all backends is drawn in `draw.py`."""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import Any
+
+import array_api_compat.numpy as xp
+import numpy as np
+from gru_xp.backend import Backend, Step
+from gru_xp.checks import Sizes
+from gru_xp.errors import StructureError
+from gru_xp.params import Params
+
+from . import draw
+
+__all__ = ["NumpyBackend"]
+
+
+class NumpyBackend(Backend):
+    """NumPy arrays in host memory."""
+
+    name = "numpy"
+    xp = xp
+
+    def owns(self, array: Any) -> bool:
+        # np.matrix has another `*`, and a masked array's mask would be lost
+        return isinstance(array, np.ndarray) and not isinstance(array, np.matrix | np.ma.MaskedArray)
+
+    def canonical(self, array: Any) -> Any:
+        if type(array) is np.ndarray and array.dtype.isnative:
+            return array
+        return np.asarray(array, dtype=array.dtype.newbyteorder("="))
+
+    def dtype_name(self, dtype: Any) -> str:
+        return str(dtype.name)  # without the byte order
+
+    def device_of(self, array: Any) -> Any:
+        return "cpu"
+
+    def beside(self, first: Any, second: Any) -> bool:
+        return True
+
+    def to_device(self, array: Any, device: Any) -> Any:
+        return array
+
+    def exportable(self, array: Any, *, to_host: bool) -> Any:
+        # Seen with NumPy 2.4 and PyTorch 2.13: torch.from_dlpack aborts the process on a negative stride, and gives a
+        # tensor that writes to a read-only array.
+        array = self.canonical(array)
+        flags = array.flags
+        return array if flags.c_contiguous and flags.writeable else array.copy(order="C")
+
+    def from_dlpack(self, array: Any, device: Any) -> Any:
+        imported = np.from_dlpack(array)
+        return imported if imported.flags.writeable else imported.copy()
+
+    def host_values(self, array: Any) -> Any:
+        return array.tolist()
+
+    def owned(self, array: Any) -> Any:
+        return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+
+    def handed_out(self, array: Any) -> Any:
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
+    def draw_params(self, seed: Any, sizes: Sizes, initializer: str) -> Params:
+        """Initial parameters in float64, for every backend."""
+        if initializer not in draw.INITIALIZERS:
+            raise StructureError(
+                f"initializer: expected one of {', '.join(map(repr, draw.INITIALIZERS))}, got {initializer!r}"
+            )
+        I, H, L, D, bias = sizes
+        return draw.params(seed, I, H, L, D, bias=bias, initializer=initializer)
+
+    def draw_dropout_masks(self, seed: Any, p: float, shape: tuple[int, ...]) -> Any:
+        """Masks in float32 (L-1, T, N, D*H), for every backend."""
+        return draw.dropout_masks(seed, p, shape)
+
+    def scan(self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False) -> tuple[Any, tuple[Any, ...]]:
+        """As `Backend.scan`, into arrays made once."""
+        T = next(a.shape[0] for a in xs if a is not None)
+        if T == 0:
+            return carry, self._no_steps(step, carry, xs)
+        rows = zip(*(repeat(None) if a is None else a[::-1] if reverse else a for a in xs), strict=False)
+        outs: list[Any] = []
+        for t, row in zip(range(T - 1, -1, -1) if reverse else range(T), rows, strict=False):
+            carry, out = step(carry, row)
+            if not outs:
+                outs = [None if a is None else np.empty((T, *a.shape), a.dtype) for a in out]
+            for saved, a in zip(outs, out, strict=True):
+                if saved is not None:
+                    saved[t] = a
+        return carry, tuple(outs)

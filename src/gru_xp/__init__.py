@@ -1,0 +1,85 @@
+"""gru_xp: one gated recurrent unit (GRU) for every array library.
+
+Pass NumPy, PyTorch, CuPy, JAX or any other array-API arrays and get the same kind back.
+
+    y, h_n       = gru(x, params)                  front door, differentiable where the arrays' library is
+    y, h_n       = gru_inference(x, params)        saves and records nothing
+    y, h_n, tape = gru_forward(x, params)
+    grads        = gru_backward(tape, dy, dh_n)    exact and explicit: .x .h0 .params
+
+`GRU` owns parameters, streams and saves. `explain` says who would compute a call.
+"""
+
+from .formats.arraymancer import ArraymancerParams, from_arraymancer, to_arraymancer
+from .dispatch import available, selection, use_backend
+from .errors import (
+    BackendError,
+    DTypeError,
+    FileFormatError,
+    GRUError,
+    KernelError,
+    MixedArraysError,
+    NotDifferentiableError,
+    RangeError,
+    ShapeError,
+    StructureError,
+    VariableError,
+)
+from .functional import (
+    Explanation,
+    PreparedParams,
+    explain,
+    gru,
+    gru_backward,
+    gru_cell,
+    gru_cell_backward,
+    gru_cell_forward,
+    gru_cell_inference,
+    gru_forward,
+    gru_inference,
+    prepare,
+)
+from .module import GRU, load
+from .params import CellGrads, CellParams, GRUGrads, GRUSpec, LayerTape, Params, Tape
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "BackendError",
+    "CellGrads",
+    "CellParams",
+    "DTypeError",
+    "Explanation",
+    "FileFormatError",
+    "GRUError",
+    "GRUGrads",
+    "GRUSpec",
+    "KernelError",
+    "LayerTape",
+    "MixedArraysError",
+    "NotDifferentiableError",
+    "Params",
+    "PreparedParams",
+    "RangeError",
+    "ShapeError",
+    "StructureError",
+    "Tape",
+    "VariableError",
+    "available",
+    "explain",
+    "from_arraymancer",
+    "gru",
+    "gru_backward",
+    "gru_cell",
+    "gru_cell_backward",
+    "gru_cell_forward",
+    "gru_cell_inference",
+    "gru_forward",
+    "gru_inference",
+    "load",
+    "prepare",
+    "selection",
+    "to_arraymancer",
+    "use_backend",
+]

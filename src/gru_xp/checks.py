@@ -1,0 +1,210 @@
+"""What the front doors ask of their arguments, and the sizes that they find out on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .backend import Backend
+from .dispatch import assert_same_library, owner
+from .errors import DTypeError, MixedArraysError, RangeError, ShapeError, StructureError
+from .params import CellParams, Params
+
+
+class Sizes(NamedTuple):
+    """The sizes that the parameters fix."""
+
+    I: int
+    H: int
+    L: int
+    D: int
+    bias: bool
+
+
+def structured(params: Any) -> Params:
+    """The parameters as tuples of tuples of CellParams; takes lists and plain tuples of four too."""
+    if isinstance(params, CellParams):
+        raise StructureError(
+            "params: expected a tuple of layers, each a tuple of directions, got a bare CellParams; wrap it: ((w,),)"
+        )
+    if not isinstance(params, tuple | list) or not params:
+        raise StructureError(f"params: expected a tuple of layers, each a tuple of directions, got {_kind(params)}")
+    layers = []
+    for index, layer in enumerate(params):
+        if isinstance(layer, CellParams) or not isinstance(layer, tuple | list) or len(layer) not in (1, 2):
+            raise StructureError(
+                f"params[{index}]: expected a tuple of one or two directions, got {_kind(layer)}; "
+                f"for one direction write ((w,),)"
+            )
+        layers.append(tuple(_cell(w, f"params[{index}][{d}]") for d, w in enumerate(layer)))
+        if len(layers[index]) != len(layers[0]):
+            raise StructureError(
+                f"params[{index}]: expected {len(layers[0])} directions as in params[0], got {len(layers[index])}"
+            )
+    return tuple(layers)
+
+
+def _cell(w: Any, name: str) -> CellParams:
+    if isinstance(w, CellParams):
+        return w
+    if isinstance(w, tuple | list) and len(w) in (2, 4):
+        return CellParams(*w)
+    raise StructureError(f"{name}: expected CellParams(W_ih, W_hh, b_ih, b_hh), got {_kind(w)}")
+
+
+def sizes_of(params: Params, *, cell: bool = False) -> Sizes:
+    """The sizes, from shapes that fit together."""
+    D = len(params[0])
+    found: Sizes | None = None
+    for index, directions in enumerate(params):
+        for d, w in enumerate(directions):
+            path = "" if cell else f"params[{index}][{d}]."
+            if w.W_hh is None or w.W_ih is None:
+                raise StructureError(f"{path}{'W_ih' if w.W_ih is None else 'W_hh'}: expected an array, got None")
+            if (w.b_ih is None) != (w.b_hh is None):
+                missing, given = ("b_ih", "b_hh") if w.b_ih is None else ("b_hh", "b_ih")
+                raise StructureError(
+                    f"{path}{missing}: expected an array, because {given} is given, got None; give both biases or neither"
+                )
+            if found is None:
+                W_ih, W_hh = _shape(w.W_ih, path + "W_ih"), _shape(w.W_hh, path + "W_hh")
+                if len(W_hh) != 2 or W_hh[0] != 3 * W_hh[1] or W_hh[1] == 0:
+                    raise ShapeError(f"{path}W_hh: expected (3H, H) with H of at least 1, got {W_hh}")
+                if len(W_ih) != 2 or W_ih[0] != W_hh[0]:
+                    raise ShapeError(
+                        f"{path}W_ih: expected (3H, I) = ({W_hh[0]}, I), got {W_ih}; H = {W_hh[1]} comes from W_hh"
+                    )
+                found = Sizes(W_ih[1], W_hh[1], len(params), D, w.b_ih is not None)
+            _check_cell(w, path, found, index)
+    assert found is not None
+    return found
+
+
+def _check_cell(w: CellParams, path: str, sizes: Sizes, index: int) -> None:
+    I, H, D = sizes.I, sizes.H, sizes.D
+    K, letter = (I, "I") if index == 0 else (D * H, "D*H")
+    if (w.b_ih is not None) != sizes.bias:
+        raise StructureError(f"{path}b_ih: biases are expected in every layer and direction or in none")
+    wanted = (
+        ("W_hh", w.W_hh, "(3H, H)", (3 * H, H)),
+        ("W_ih", w.W_ih, f"(3H, {letter})", (3 * H, K)),
+        ("b_ih", w.b_ih, "(3H,)", (3 * H,)),
+        ("b_hh", w.b_hh, "(3H,)", (3 * H,)),
+    )
+    for name, array, letters, shape in wanted:
+        if array is not None and tuple(_shape(array, path + name)) != shape:
+            at = "W_hh" if not path else "params[0][0].W_hh"
+            raise ShapeError(
+                f"{path}{name}: expected {letters} = {shape}, got {tuple(array.shape)}; H = {H} comes from {at}"
+            )
+
+
+def assert_shape(array: Any, name: str, letters: str, shape: tuple[int, ...], why: str) -> None:
+    """The array has that shape; `letters` says it in the glossary's letters and `why` where the numbers come from."""
+    if tuple(_shape(array, name)) != shape:
+        raise ShapeError(f"{name}: expected {letters} = {shape}, got {tuple(array.shape)}; {why}")
+
+
+def _shape(array: Any, name: str) -> tuple[int, ...]:
+    try:
+        return array.shape  # type: ignore[no-any-return]
+    except AttributeError:
+        raise StructureError(f"{name}: expected an array, got {_kind(array)}") from None
+
+
+def assert_agree(named: list[tuple[str, Any]], source: Backend) -> None:
+    """All arrays belong to one library, have one dtype and lie on one device: those of the first."""
+    first_name, first = named[0]
+    kind, dtype = type(first), first.dtype
+    dtype_name = source.dtype_name(dtype)
+    if dtype_name not in source.float_names():
+        raise DTypeError(
+            f"{first_name}: expected a floating-point dtype ({', '.join(source.float_names())}), got {dtype}; cast it first"
+        )
+    for name, array in named:
+        if type(array) is not kind:
+            assert_same_library(array, name, source, first_name)
+        if array.dtype != dtype and source.dtype_name(array.dtype) != dtype_name:
+            raise DTypeError(f"{name}: expected {dtype}, as {first_name} has, got {array.dtype}; cast one of them")
+        assert_beside(array, name, first, first_name, source)
+
+
+def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batched: bool) -> Any:
+    """Lengths (N,) -> which steps are no padding: (T, N) booleans, or None where all are known to be valid.
+
+    Host data (numbers, lists, NumPy arrays) is checked to lie within 0..T; values on a device or traced are not looked at.
+    """
+    device = source.device_of(x)
+    if isinstance(lengths, int) and not batched:
+        lengths = [lengths]
+    host = _host_values(lengths, "lengths")
+    if host is None:
+        assert_same_library(lengths, "lengths", source, "x")
+        if not source.dtype_name(lengths.dtype).startswith(("int", "uint")):
+            raise DTypeError(f"lengths: expected integers, got {lengths.dtype}")
+        assert_beside(lengths, "lengths", x, "x", source)
+        assert_shape(lengths, "lengths", "(N,)", (N,), "N comes from x")
+    else:
+        if not isinstance(host, list) or len(host) != N:
+            got = f"({len(host)},)" if isinstance(host, list) else f"the number {host}"
+            raise ShapeError(f"lengths: expected (N,) = ({N},), got {got}; N comes from x")
+        for number in host:
+            if type(number) is not int:
+                raise DTypeError(f"lengths: expected integers, got {number!r}, {_kind(number)}")
+            if not 0 <= number <= T:
+                raise RangeError(f"lengths: expected values from 0 to T = {T}, got {number}; T comes from x")
+        if all(number == T for number in host):
+            return None
+        lengths = source.from_host(host, None, device)
+    steps = source.xp.arange(T, device=device)
+    if lengths.dtype != steps.dtype:
+        lengths = source.xp.astype(lengths, steps.dtype)
+    return steps[:, None] < lengths[None, :]
+
+
+def resets_beside(resets: Any, T: int, N: int, x: Any, source: Backend, *, batched: bool) -> Any:
+    """Resets (T, N), for an unbatched x (T,), as lists, NumPy or x's own booleans -> (T, N) of x's library."""
+    if isinstance(resets, list | tuple) or owner(resets, "resets") is not source:
+        host = _host_values(resets, "resets")
+        if host is None:
+            assert_same_library(resets, "resets", source, "x")
+        strange = next((value for value in _flat(host) if type(value) is not bool), None)
+        if strange is not None:
+            raise DTypeError(f"resets: expected booleans, got {strange!r}, {_kind(strange)}")
+        resets = source.from_host(host, source.xp.bool, source.device_of(x))
+    if source.dtype_name(resets.dtype) != "bool":
+        raise DTypeError(f"resets: expected booleans, got {resets.dtype}; compare with zero first")
+    assert_beside(resets, "resets", x, "x", source)
+    letters, shape = ("(T, N)", (T, N)) if batched else ("(T,)", (T,))
+    assert_shape(resets, "resets", letters, shape, "as x has")
+    return resets if batched else resets[:, None]
+
+
+def assert_beside(array: Any, name: str, first: Any, first_name: str, source: Backend) -> None:
+    """The array lies where the first one does."""
+    if not source.beside(first, array):
+        raise MixedArraysError(
+            f"{name}: expected on {source.device_name(source.device_of(first))}, where {first_name} is, "
+            f"got on {source.device_name(source.device_of(array))}; move one of them"
+        )
+
+
+def _host_values(values: Any, name: str) -> Any:
+    """Nested lists of the values where they are host data (numbers, lists, NumPy arrays), else None."""
+    if isinstance(values, list | tuple | range | int | float):
+        return list(values) if isinstance(values, tuple | range) else values
+    return owner(values, name).host_values(values)
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from _flat(value)
+    else:
+        yield values
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, tuple | list) and not isinstance(value, CellParams):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"

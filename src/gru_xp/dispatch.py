@@ -1,0 +1,204 @@
+"""Who computes: discovery of backends, the selection by argument, context and variable, and the way from one to another.
+
+The array's library decides the type of the result; the selection decides where it is computed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from .backend import Backend
+from .errors import BackendError, DTypeError, MixedArraysError, NotDifferentiableError, StructureError, VariableError
+
+__all__ = ["Place", "Selection", "available", "convert", "load", "owner", "use_backend"]
+
+KERNEL_POLICIES = ("auto", "off", "require")
+
+
+class Place(NamedTuple):
+    """A library and one of its devices (the library's own device object)."""
+
+    backend: Backend
+    device: Any
+
+    def __str__(self) -> str:
+        return f"{self.backend.name}:{self.backend.device_name(self.device)}"
+
+
+class Selection(NamedTuple):
+    """`name[:device]`, as somebody asked for it."""
+
+    name: str
+    device: str | None
+
+
+# ---- discovery -------------------------------------------------------------------------------------------------------
+
+
+@cache
+def entries() -> dict[str, EntryPoint]:
+    """All backends that somebody has installed, by the root module of their library; none of them is loaded."""
+    return {entry.name: entry for entry in sorted(entry_points(group="gru_xp.backends"), key=lambda entry: entry.name)}
+
+
+def available() -> tuple[str, ...]:
+    """The names of the backends whose library can be found on this machine."""
+    return tuple(name for name in entries() if name in sys.modules or find_spec(name) is not None)
+
+
+@cache
+def load(name: str) -> Backend:
+    """The backend of that name; imports its library."""
+    if name not in entries():
+        raise BackendError(f"unknown backend {name!r}; installed: {', '.join(available()) or 'none'}")
+    if name not in available():
+        raise BackendError(
+            f"backend {name!r}: its library is missing; install it (python -m pip install 'gru-xp[{name}]') "
+            f"or choose one of: {', '.join(available())}"
+        )
+    backend = entries()[name].load()()
+    assert isinstance(backend, Backend), f"the entry point {name} of gru_xp.backends gave {backend!r}, no Backend"
+    return backend
+
+
+_owners: dict[type, Backend] = {}  # a cache: what owns a type never changes
+
+
+def owner(array: Any, argument: str) -> Backend:
+    """The backend that an array belongs to."""
+    try:
+        return _owners[type(array)]
+    except KeyError:
+        backend = _owners[type(array)] = _find_owner(array, argument)
+        return backend
+
+
+def _find_owner(array: Any, argument: str) -> Backend:
+    for name in entries():
+        if name in sys.modules and load(name).owns(array):  # an array cannot exist before its library
+            return load(name)
+    kind = type(array)
+    if not hasattr(array, "__array_namespace__") or kind.__module__.partition(".")[0] in entries():
+        raise StructureError(
+            f"{argument}: expected an array of {', '.join(available())} or of another library that speaks the array API "
+            f"standard, got {kind.__module__}.{kind.__qualname__}"
+        )
+    return _standard(array.__array_namespace__(), kind.__module__.partition(".")[0])
+
+
+@cache
+def _standard(xp: Any, name: str) -> Backend:
+    return Backend(name, xp)
+
+
+# ---- selection -------------------------------------------------------------------------------------------------------
+
+_context: ContextVar[str | None] = ContextVar("gru_xp_backend", default=None)
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Within this context calls compute on `backend`, as `name[:device]` or "auto"; results stay of the caller's kind.
+
+    >>> import gru_xp
+    >>> with gru_xp.use_backend("numpy"):
+    ...     print(gru_xp.selection())
+    Selection(name='numpy', device=None)
+    """
+    selection(backend)
+    token = _context.set(backend)
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def selection(backend: str | None = None) -> Selection | None:
+    """What is selected by the argument, the context or GRU_XP_BACKEND, in this order; None for auto."""
+    text = backend if backend is not None else _context.get()
+    if text is not None:
+        return _parse(text, "backend")
+    text = os.environ.get("GRU_XP_BACKEND")
+    return _parse(text, "GRU_XP_BACKEND") if text else None
+
+
+def _parse(text: str, origin: str) -> Selection | None:
+    if not isinstance(text, str):
+        raise StructureError(f'{origin}: expected "name" or "name:device", got {text!r}')
+    if text == "auto":
+        return None
+    name, colon, device = text.partition(":")
+    try:
+        backend = load(name)
+        if colon:
+            backend.device(device)
+    except BackendError as error:
+        raise BackendError(f"{origin}={text!r}: {error}") from None
+    return Selection(name, device if colon else None)
+
+
+def kernel_policy() -> str:
+    """The value of GRU_XP_KERNELS."""
+    policy = os.environ.get("GRU_XP_KERNELS") or "auto"
+    if policy not in KERNEL_POLICIES:
+        raise VariableError(f"GRU_XP_KERNELS: expected one of {', '.join(KERNEL_POLICIES)}, got {policy!r}")
+    return policy
+
+
+def place_for(selected: Selection | None, caller: Place | None) -> Place:
+    """Where to compute for a caller whose arrays are at `caller`; without arrays, where to create."""
+    if selected is None:
+        return caller if caller is not None else Place(load("numpy"), load("numpy").device(None))
+    backend = load(selected.name)
+    if selected.device is not None:
+        return Place(backend, backend.device(selected.device))
+    if caller is None:
+        return Place(backend, backend.device(None))
+    if backend is caller.backend:
+        return caller
+    device = caller.backend.device_name(caller.device)
+    return Place(backend, backend.device(device) if device in backend.devices() else None)
+
+
+# ---- from one library to another -------------------------------------------------------------------------------------
+
+
+def convert(array: Any, source: Backend, target: Place, argument: str) -> Any:
+    """The same values in another library or on another device, by DLPack; shares memory where both allow it."""
+    if source is target.backend:
+        return source.to_device(array, target.device)
+    reason = source.refuses_crossing(array)
+    if reason is not None:
+        raise NotDifferentiableError(
+            f"{argument}: {reason}, so it cannot be taken from {source.name} to {target.backend.name}; "
+            f"compute where it is (backend='auto')"
+        )
+    dtype = source.dtype_name(array.dtype)
+    if dtype != "bool" and dtype not in target.backend.float_names():
+        raise DTypeError(
+            f"{argument}: {target.backend.name} has no {dtype} ({', '.join(target.backend.float_names())}); "
+            f"cast it, or compute where it is (backend='auto')"
+        )
+    to_host = target.backend.device_name(target.device) == "cpu"
+    moved = target.backend.from_dlpack(source.exportable(array, to_host=to_host), target.device)
+    if target.backend.dtype_name(moved.dtype) != dtype:
+        raise DTypeError(f"{argument}: {target.backend.name} made {moved.dtype} of {dtype}")
+    return moved
+
+
+def assert_same_library(array: Any, argument: str, first: Backend, first_argument: str) -> None:
+    """All arrays of a call belong to one library."""
+    backend = owner(array, argument)
+    if backend is not first:
+        raise MixedArraysError(
+            f"{argument}: expected an array of {first.name}, as {first_argument} is, got one of {backend.name}; "
+            f"convert one of them"
+        )

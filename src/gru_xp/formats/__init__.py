@@ -1,0 +1,1 @@
+"""Files and foreign layouts of parameters."""

@@ -1,0 +1,530 @@
+"""The front doors: check, choose who computes, bring the arrays there, compute, bring the results back.
+
+A cell is a sequence of one step, so `gru_cell` and its relatives go through the same doors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from .backend import Backend
+from .checks import Sizes, assert_agree, assert_shape, resets_beside, sizes_of, structured, valid_steps
+from .dispatch import Place, assert_same_library, convert, kernel_policy, owner, place_for, selection
+from .errors import DTypeError, MixedArraysError, NotDifferentiableError, ShapeError, StructureError
+from .kernels import Call, Choice, choose, stack_for
+from .params import CellGrads, CellParams, GRUGrads, GRUSpec, Params, Tape
+
+__all__ = [
+    "Explanation",
+    "PreparedParams",
+    "explain",
+    "gru",
+    "gru_backward",
+    "gru_cell",
+    "gru_cell_backward",
+    "gru_cell_forward",
+    "gru_cell_inference",
+    "gru_forward",
+    "gru_inference",
+    "prepare",
+]
+
+Function: TypeAlias = Literal["gru", "inference", "forward"]
+SAVES = ("all", "states")
+CUDNN = GRUSpec()
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedParams:
+    """Parameters that `prepare` has checked and brought to where they are computed with; stands wherever `params` does."""
+
+    params: Params
+    sizes: Sizes
+    place: Place  # where they are
+
+
+def gru(
+    x: Any,
+    params: Any,
+    h0: Any = None,
+    *,
+    lengths: Any = None,
+    resets: Any = None,
+    spec: GRUSpec = CUDNN,
+    dropout_masks: Any = None,
+    backend: str | None = None,
+) -> tuple[Any, Any]:
+    """Run a gated recurrent unit over a sequence; differentiable by the arrays' own library where it has autodiff.
+
+    Args:
+        x: (T, N, I), or (T, I) without a batch; float16, bfloat16, float32 or float64 of any array library.
+        params: a tuple of layers, each a tuple of one or two directions, each a `CellParams`; or what `prepare` gave.
+        h0: (L*D, N, H), row `layer * D + direction`; without a batch (L*D, H). None is zero.
+        lengths: (N,) integers: past a row's end `y` is 0, `h_n` is the state at its length, and the reverse direction
+            begins at its last valid step.
+        resets: (T, N) booleans: the state is set to zero before the step.
+        spec: which equations are meant.
+        dropout_masks: (L-1, T, N, D*H), already scaled: multiplied onto what each layer but the last puts out.
+        backend: where to compute, as `name[:device]`; by default what `use_backend` or GRU_XP_BACKEND say, else where
+            the arrays are.
+
+    Returns:
+        y (T, N, D*H), the forward direction first on the last axis, and h_n (L*D, N, H), both of x's library and device.
+
+    Raises:
+        GRUError: one of its subclasses, which name the argument, what was expected, what came and what to do.
+
+    >>> import numpy as np, gru_xp
+    >>> rng = np.random.default_rng(0)
+    >>> w = gru_xp.CellParams(rng.normal(size=(12, 3)), rng.normal(size=(12, 4)))   # I = 3, H = 4
+    >>> y, h_n = gru_xp.gru(rng.normal(size=(7, 2, 3)), ((w,),), lengths=[7, 5])
+    >>> y.shape, h_n.shape
+    ((7, 2, 4), (1, 2, 4))
+    """
+    call = _Open("gru", x, params, h0, lengths, resets, spec, dropout_masks, backend)
+    return call.run()
+
+
+def gru_inference(
+    x: Any,
+    params: Any,
+    h0: Any = None,
+    *,
+    lengths: Any = None,
+    resets: Any = None,
+    spec: GRUSpec = CUDNN,
+    dropout_masks: Any = None,
+    backend: str | None = None,
+) -> tuple[Any, Any]:
+    """As `gru`, but nothing is saved or recorded for a gradient."""
+    call = _Open("inference", x, params, h0, lengths, resets, spec, dropout_masks, backend)
+    return call.run()
+
+
+def gru_forward(
+    x: Any,
+    params: Any,
+    h0: Any = None,
+    *,
+    lengths: Any = None,
+    resets: Any = None,
+    spec: GRUSpec = CUDNN,
+    dropout_masks: Any = None,
+    backend: str | None = None,
+    save: str = "all",
+) -> tuple[Any, Any, Tape]:
+    """As `gru`, and the tape that `gru_backward` needs.
+
+    `save="all"` keeps the gates of every step; `save="states"` keeps the inputs and states alone, about a fifth as much
+    where I is small, and backward computes the gates again in large products. Both give the same gradients.
+
+    >>> import numpy as np, gru_xp
+    >>> rng = np.random.default_rng(0)
+    >>> w = gru_xp.CellParams(rng.normal(size=(12, 3)), rng.normal(size=(12, 4)))
+    >>> y, h_n, tape = gru_xp.gru_forward(rng.normal(size=(7, 2, 3)), ((w,),))
+    >>> grads = gru_xp.gru_backward(tape, dy=np.ones_like(y))
+    >>> grads.x.shape, grads.h0.shape, grads.params[0][0].W_ih.shape
+    ((7, 2, 3), (1, 2, 4), (12, 3))
+    """
+    if save not in SAVES:
+        raise StructureError(f"save: expected one of {', '.join(map(repr, SAVES))}, got {save!r}")
+    call = _Open("forward", x, params, h0, lengths, resets, spec, dropout_masks, backend, save)
+    return call.run_forward(save)
+
+
+def gru_backward(tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
+    """The gradients of a loss, given its gradients with respect to what `gru_forward` returned.
+
+    Args:
+        tape: from `gru_forward`; it may be used again.
+        dy: (T, N, D*H) or None for zero.
+        dh_n: (L*D, N, H) or None for zero. At least one of the two is given.
+
+    Returns:
+        `.x` (T, N, I), `.h0` (L*D, N, H) and `.params` with the structure of the parameters.
+    """
+    if not isinstance(tape, Tape):
+        raise StructureError(f"tape: expected what gru_forward returned last, got a {type(tape).__name__}")
+    if dy is None and dh_n is None:
+        raise StructureError("dy: expected dy or dh_n or both, got neither")
+    first = tape.layers[0][0]
+    T, N, H = first.h_prev.shape
+    compute = owner(first.x, "tape")
+    place = Place(compute, compute.device_of(first.x))
+    caller = tape.caller or place
+    L, D = len(tape.layers), len(tape.layers[0])
+    why = "as gru_forward returned it"
+    for name, array, letters, shape in (
+        ("dy", dy, "(T, N, D*H)" if tape.batched else "(T, D*H)", (T, N, D * H) if tape.batched else (T, D * H)),
+        ("dh_n", dh_n, "(L*D, N, H)" if tape.batched else "(L*D, H)", (L * D, N, H) if tape.batched else (L * D, H)),
+    ):
+        if array is not None:
+            assert_shape(array, name, letters, shape, why)
+            assert_same_library(array, name, caller.backend, "the input of gru_forward")
+            _assert_like_input(array, name, first.x, caller, compute)
+    with compute.computing(place.device, recorded=False):
+        dy, dh_n = (
+            a if a is None else _bring(a, name, caller, place, batched=tape.batched)
+            for name, a in (("dy", dy), ("dh_n", dh_n))
+        )
+        call = Call(
+            "backward",
+            compute,
+            place.device,
+            compute.dtype_name(first.x.dtype),
+            T,
+            N,
+            first.x.shape[2],
+            H,
+            L,
+            D,
+            tape.spec,
+            bias=first.w.b_ih is not None,
+            lengths=tape.valid is not None,
+            resets=tape.resets is not None,
+            dropout=tape.dropout_masks is not None,
+            recording=compute.recording([first.x, first.w.W_ih, *(a for a in (dy, dh_n) if a is not None)]),
+            save="states" if first.r is None else "all",
+        )
+        stack = stack_for(compute, choose(call, kernel_policy()).kernel)
+        grads = stack.backward(tape.layers, dy, dh_n, dropout_masks=tape.dropout_masks)
+
+    def home(array: Any) -> Any:
+        return array if tape.caller is None or array is None else convert(array, compute, tape.caller, "gradients")
+
+    dx, dh0 = home(grads.x), home(grads.h0)
+    if not tape.batched:
+        dx, dh0 = dx[:, 0, :], dh0[:, 0, :]
+    if tape.caller is None:
+        return GRUGrads(dx, dh0, grads.params)
+    return GRUGrads(dx, dh0, tuple(tuple(CellParams(*map(home, dw)) for dw in layer) for layer in grads.params))
+
+
+def gru_cell(
+    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | None = None
+) -> Any:
+    """One step: x (N, I), h (N, H) -> h' (N, H); without a batch (I,), (H,) -> (H,). Differentiable as `gru` is.
+
+    >>> import numpy as np, gru_xp
+    >>> rng = np.random.default_rng(0)
+    >>> w = gru_xp.CellParams(rng.normal(size=(12, 3)), rng.normal(size=(12, 4)))
+    >>> gru_xp.gru_cell(rng.normal(size=(2, 3)), np.zeros((2, 4)), w).shape
+    (2, 4)
+    """
+    return _open_cell("gru", x, h, params, spec, backend).run()[1][0, ...]
+
+
+def gru_cell_inference(
+    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | None = None
+) -> Any:
+    """As `gru_cell`, but nothing is recorded for a gradient."""
+    return _open_cell("inference", x, h, params, spec, backend).run()[1][0, ...]
+
+
+def gru_cell_forward(
+    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | None = None
+) -> tuple[Any, Tape]:
+    """As `gru_cell`, and the tape, which is that of a sequence of one step."""
+    _, h_n, tape = _open_cell("forward", x, h, params, spec, backend).run_forward("all")
+    return h_n[0, ...], tape
+
+
+def gru_cell_backward(tape: Tape, dh1: Any) -> CellGrads:
+    """dh1 (N, H) -> the gradients `.x` (N, I), `.h` (N, H) and `.params`."""
+    if not isinstance(tape, Tape) or len(tape.layers) != 1 or tape.layers[0][0].x.shape[0] != 1:
+        raise StructureError("tape: expected what gru_cell_forward returned last, got something else")
+    N, H = tape.layers[0][0].h_prev.shape[1:]
+    letters, shape = ("(N, H)", (N, H)) if tape.batched else ("(H,)", (H,))
+    assert_shape(dh1, "dh1", letters, shape, "as gru_cell_forward returned it")
+    grads = gru_backward(tape, dh_n=dh1[None, ...])
+    return CellGrads(grads.x[0, ...], grads.h0[0, ...], grads.params[0][0])
+
+
+def _open_cell(function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, backend: str | None) -> _Open:
+    if not isinstance(params, tuple) or len(params) not in (2, 4):
+        raise StructureError(f"params: expected CellParams(W_ih, W_hh, b_ih, b_hh), got a {type(params).__name__}")
+    owner(x, "x")
+    if x.ndim not in (1, 2):
+        raise ShapeError(f"x: expected (N, I), or (I,) without a batch, got {tuple(x.shape)}")
+    cell = CellParams(*params)
+    sizes = sizes_of(((cell,),), cell=True)
+    letters, shape = ("(N, H)", (x.shape[0], sizes.H)) if x.ndim == 2 else ("(H,)", (sizes.H,))
+    if h is not None:
+        owner(h, "h")
+        assert_shape(h, "h", letters, shape, "H comes from W_hh and N from x")
+    h0 = None if h is None else h[None, ...]
+    return _Open(function, x[None, ...], ((cell,),), h0, None, None, spec, None, backend)
+
+
+def prepare(params: Any, *, backend: str | None = None) -> PreparedParams:
+    """The parameters checked, copied, and brought to where they will be computed with; for repeated calls.
+
+    Later changes to the arrays that came do not reach the copy.
+
+    >>> import numpy as np, gru_xp
+    >>> rng = np.random.default_rng(0)
+    >>> weights = gru_xp.prepare(((gru_xp.CellParams(rng.normal(size=(12, 3)), rng.normal(size=(12, 4))),),))
+    >>> y, h_n = gru_xp.gru_inference(rng.normal(size=(7, 2, 3)), weights)
+    """
+    layers = structured(params)
+    sizes = sizes_of(layers)
+    named = named_weights(layers)
+    source = owner(named[0][1], named[0][0])
+    assert_agree(named, source)
+    caller = Place(source, source.device_of(named[0][1]))
+    place = place_for(selection(backend), caller)
+    with place.backend.computing(place.device, recorded=False):
+        moved = map_params(lambda a: _moved(place.backend.owned, source.canonical(a), source, place), layers)
+    return PreparedParams(moved, sizes, place)
+
+
+def _moved(then: Any, array: Any, source: Any, place: Place) -> Any:
+    return then(array if source is place.backend else convert(array, source, place, "params"))
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Who would compute a call, and why nothing faster does; `str()` says it in words."""
+
+    backend: str
+    device: str
+    kernel: str
+    level: str | None
+    refusals: tuple[tuple[str, str, str], ...]  # name, level, reason
+
+    def __str__(self) -> str:
+        what = "the plain path" if self.level is None else f"kernel {self.kernel} ({self.level})"
+        lines = [f"{what} on {self.backend}, device {self.device}"]
+        lines += [f"  not {name} ({level}): {reason}" for name, level, reason in self.refusals]
+        return "\n".join(lines)
+
+
+def explain(
+    x: Any,
+    params: Any,
+    h0: Any = None,
+    *,
+    lengths: Any = None,
+    resets: Any = None,
+    spec: GRUSpec = CUDNN,
+    dropout_masks: Any = None,
+    backend: str | None = None,
+    function: Function = "inference",
+    save: str = "all",
+) -> Explanation:
+    """Which backend and kernel would run such a call, and why not a faster one. Nothing is computed.
+
+    >>> import numpy as np, gru_xp
+    >>> w = gru_xp.CellParams(np.zeros((12, 3)), np.zeros((12, 4)))
+    >>> gru_xp.explain(np.zeros((7, 2, 3)), ((w,),), backend="numpy").backend
+    'numpy'
+    """
+    if function not in ("gru", "inference", "forward"):
+        raise StructureError(f"function: expected 'gru', 'inference' or 'forward', got {function!r}")
+    call = _Open(
+        function, x, params, h0, lengths, resets, spec, dropout_masks, backend, save if function == "forward" else None
+    )
+    with call.context():
+        choice = call.choose()
+    kernel = choice.kernel
+    return Explanation(
+        call.place.backend.name,
+        call.place.backend.device_name(call.place.device),
+        "plain" if kernel is None else kernel.name,
+        None if kernel is None else kernel.level,
+        tuple((refused.name, refused.level, reason) for refused, reason in choice.refusals),
+    )
+
+
+class _Open:
+    """A call with its arguments checked and its place known, but nothing brought there yet."""
+
+    def __init__(
+        self,
+        function: Function,
+        x: Any,
+        params: Any,
+        h0: Any,
+        lengths: Any,
+        resets: Any,
+        spec: GRUSpec,
+        dropout_masks: Any,
+        backend: str | None,
+        save: str | None = None,
+    ):
+        if type(spec) is not GRUSpec:
+            raise StructureError(f"spec: expected a GRUSpec, got {spec!r}")
+        self.function, self.spec, self.save = function, spec, save
+        self.source = source = owner(x, "x")
+        if x.ndim not in (2, 3):
+            raise ShapeError(f"x: expected (T, N, I), or (T, I) without a batch, got {tuple(x.shape)}")
+        self.batched = x.ndim == 3
+        self.prepared = params if isinstance(params, PreparedParams) else None
+        self.params = self.prepared.params if self.prepared else structured(params)
+        self.sizes = sizes = self.prepared.sizes if self.prepared else sizes_of(self.params)
+        T, N = x.shape[0], x.shape[1] if self.batched else 1
+        if x.shape[-1] != sizes.I:
+            letters, wanted = ("(T, N, I)", (T, N, sizes.I)) if self.batched else ("(T, I)", (T, sizes.I))
+            raise ShapeError(
+                f"x: expected {letters} = {wanted}, got {tuple(x.shape)}; I = {sizes.I} comes from W_ih"
+            )
+
+        named = [("x", x)]
+        if h0 is not None:
+            rows = sizes.L * sizes.D
+            letters, shape = ("(L*D, N, H)", (rows, N, sizes.H)) if self.batched else ("(L*D, H)", (rows, sizes.H))
+            assert_shape(h0, "h0", letters, shape, "L, D and H come from params and N from x")
+            named.append(("h0", h0))
+        if dropout_masks is not None:
+            width = sizes.D * sizes.H
+            letters, shape = ("(L-1, T, N, D*H)", (sizes.L - 1, T, N, width))
+            if not self.batched:
+                letters, shape = "(L-1, T, D*H)", (sizes.L - 1, T, width)
+            assert_shape(dropout_masks, "dropout_masks", letters, shape, "L, D and H come from params, T and N from x")
+            named.append(("dropout_masks", dropout_masks))
+        if self.prepared is None:
+            named += named_weights(self.params)
+        assert_agree(named, source)
+        if not self.batched:
+            x = x[:, None, :]
+            h0 = None if h0 is None else h0[:, None, :]
+            dropout_masks = None if dropout_masks is None else dropout_masks[:, :, None, :]
+        self.x, self.h0, self.dropout_masks = x, h0, dropout_masks
+        self.valid = None if lengths is None else valid_steps(lengths, T, N, x, source, batched=self.batched)
+        self.resets = None if resets is None else resets_beside(resets, T, N, x, source, batched=self.batched)
+
+        self.caller = Place(source, source.device_of(x))
+        self.place = place_for(selection(backend), self.caller)
+        self.crossing = self.place != self.caller
+        if self.prepared is not None:
+            self._assert_prepared_fits(self.prepared)
+        if self.crossing and function == "gru" and self.place.backend is not source:
+            self._assert_no_gradient(named)
+
+    def _assert_prepared_fits(self, prepared: PreparedParams) -> None:
+        if prepared.place != self.place:
+            raise StructureError(
+                f"params: expected parameters prepared for {self.place}, got some prepared for {prepared.place}; "
+                f"call prepare(params, backend=...) for where you compute"
+            )
+        weight = prepared.params[0][0].W_hh
+        name = prepared.place.backend.dtype_name(weight.dtype)
+        if name != self.source.dtype_name(self.x.dtype):
+            raise DTypeError(f"params: expected {self.x.dtype}, as x has, got {name}; cast one of them")
+
+    def _assert_no_gradient(self, named: list[tuple[str, Any]]) -> None:
+        for name, array in named:
+            if self.source.requires_grad(array):
+                raise NotDifferentiableError(
+                    f"{name}: requires a gradient, which cannot cross from {self.place.backend.name} back to "
+                    f"{self.source.name}; use gru_forward and gru_backward, or compute where it is (backend='auto')"
+                )
+
+    def context(self) -> Any:
+        """Records nothing, unless this is a front door that is to be differentiable."""
+        return self.place.backend.computing(self.place.device, recorded=self.function == "gru")
+
+    def choose(self) -> Choice:
+        """The kernel for this call, the arrays still being where they came from."""
+        backend, sizes = self.place.backend, self.sizes
+        arrays = [self.x, self.h0, *(w.W_ih for layer in self.params for w in layer)]
+        call = Call(
+            "forward" if self.function == "forward" else "inference",
+            backend,
+            self.place.device,
+            self.source.dtype_name(self.x.dtype),
+            self.x.shape[0],
+            self.x.shape[1],
+            sizes.I,
+            sizes.H,
+            sizes.L,
+            sizes.D,
+            self.spec,
+            bias=sizes.bias,
+            lengths=self.valid is not None,
+            resets=self.resets is not None,
+            dropout=self.dropout_masks is not None,
+            recording=not self.crossing and backend.recording([a for a in arrays if a is not None]),
+            save=self.save,
+        )
+        return choose(call, kernel_policy())
+
+    def bring(self) -> tuple[Any, Any, Params, Any, Any, Any]:
+        """x, h0, params, valid, resets, dropout_masks where they are computed with."""
+        source, place = self.source, self.place
+
+        def moved(array: Any, name: str) -> Any:
+            if array is None:
+                return None
+            array = source.canonical(array)
+            return convert(array, source, place, name) if self.crossing else array
+
+        x, h0 = moved(self.x, "x"), moved(self.h0, "h0")
+        params = self.params if self.prepared else map_params(lambda a: moved(a, "params"), self.params)
+        rest = [moved(a, name) for a, name in ((self.valid, "lengths"), (self.resets, "resets"))]
+        if h0 is None:
+            shape = (self.sizes.L * self.sizes.D, x.shape[1], self.sizes.H)
+            h0 = place.backend.xp.zeros(shape, dtype=x.dtype, device=place.backend.device_of(x))
+        return x, h0, params, *rest, moved(self.dropout_masks, "dropout_masks")
+
+    def run(self) -> tuple[Any, Any]:
+        with self.context():
+            stack = stack_for(self.place.backend, self.choose().kernel)
+            x, h0, params, valid, resets, masks = self.bring()
+            y, h_n = stack.inference(x, h0, params, spec=self.spec, valid=valid, resets=resets, dropout_masks=masks)
+            return self.home(y, h_n)
+
+    def run_forward(self, save: str) -> tuple[Any, Any, Tape]:
+        with self.context():
+            stack = stack_for(self.place.backend, self.choose().kernel)
+            x, h0, params, valid, resets, masks = self.bring()
+            y, h_n, layers = stack.forward(
+                x, h0, params, spec=self.spec, valid=valid, resets=resets, dropout_masks=masks, save=save
+            )
+            caller = self.caller if self.crossing else None
+            tape = Tape(layers, params, valid, resets, masks, self.spec, self.batched, caller)
+            return *self.home(y, h_n), tape
+
+    def home(self, y: Any, h_n: Any) -> tuple[Any, Any]:
+        """The results as the caller's own kind of array."""
+        if self.crossing:
+            y, h_n = (convert(a, self.place.backend, self.caller, "result") for a in (y, h_n))
+        return (y, h_n) if self.batched else (y[:, 0, :], h_n[:, 0, :])
+
+
+def named_weights(params: Params) -> list[tuple[str, Any]]:
+    """All weights with the names that errors call them by."""
+    return [
+        (f"params[{index}][{d}].{name}", array)
+        for index, layer in enumerate(params)
+        for d, w in enumerate(layer)
+        for name, array in zip(CellParams._fields, w, strict=True)
+        if array is not None
+    ]
+
+
+def map_params(function: Any, params: Params) -> Params:
+    return tuple(
+        tuple(CellParams(*(None if a is None else function(a) for a in w)) for w in layer) for layer in params
+    )
+
+
+def _bring(array: Any, name: str, caller: Place, place: Place, *, batched: bool) -> Any:
+    if not batched:
+        array = array[:, None, :]
+    array = caller.backend.canonical(array)
+    return array if caller == place else convert(array, caller.backend, place, name)
+
+
+def _assert_like_input(array: Any, name: str, x: Any, caller: Place, compute: Backend) -> None:
+    """A gradient has the dtype and the device of the forward caller's arrays."""
+    wanted, got = compute.dtype_name(x.dtype), caller.backend.dtype_name(array.dtype)
+    if wanted != got:
+        raise DTypeError(f"{name}: expected {wanted}, as the input of gru_forward has, got {got}; cast it first")
+    device = caller.backend.device_of(array)
+    if device != caller.device:
+        raise MixedArraysError(
+            f"{name}: expected on {caller}, where the input of gru_forward was, "
+            f"got on {caller.backend.name}:{caller.backend.device_name(device)}; move it"
+        )

@@ -1,0 +1,316 @@
+"""`GRU`: a model that owns its parameters, runs, trains, streams and saves."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+from .checks import Sizes, assert_agree, sizes_of, structured
+from .dispatch import Place, convert, load as load_backend, owner, place_for, selection
+from .errors import DTypeError, RangeError, ShapeError, StructureError
+from .functional import PreparedParams, gru, gru_backward, gru_forward, named_weights, map_params
+from .params import GRUGrads, GRUSpec, Params, Tape
+
+__all__ = ["GRU", "load"]
+
+
+class GRU:
+    """A gated recurrent unit with torch.nn.GRU's arguments, on any array library.
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        num_layers: L.
+        bias: with both biases or with neither.
+        batch_first: x and y are (N, T, ...); `h0`, `h_n` and `dropout_masks` are not affected, as in PyTorch; `resets`
+            are (N, T).
+        dropout: the probability with which `forward` drops what goes from one layer to the next.
+        bidirectional: D = 2.
+        reset_after: False applies the reset gate before the recurrent product (see `GRUSpec`).
+        dtype: "float32", "float64", "float16" or "bfloat16", where the library has it.
+        initializer: "pytorch", "keras" or "arraymancer": how these draw their initial weights.
+        seed: of the initial weights; one seed gives one model with every backend.
+        backend: where the parameters live, as `name[:device]`; by default what is selected, else NumPy.
+
+    >>> import numpy as np, gru_xp
+    >>> model = gru_xp.GRU(3, 4, num_layers=2, bidirectional=True, seed=0)
+    >>> y, h_n = model(np.zeros((7, 2, 3), np.float32))
+    >>> y.shape, h_n.shape
+    ((7, 2, 8), (4, 2, 4))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        reset_after: bool = True,
+        dtype: Any = "float32",
+        initializer: str = "pytorch",
+        seed: int | None = None,
+        backend: str | None = None,
+    ):
+        for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise StructureError(f"{name}: expected an integer, got {value!r}")
+            if value < (0 if name == "input_size" else 1):
+                raise RangeError(f"{name}: expected at least {0 if name == 'input_size' else 1}, got {value}")
+        numpy = load_backend("numpy")
+        place = place_for(selection(backend), None)
+        drawn = numpy.draw_params(
+            seed,
+            Sizes(input_size, hidden_size, num_layers, 2 if bidirectional else 1, bias),
+            initializer,
+        )
+        name = _dtype_name(dtype)
+        library_dtype = place.backend.dtype(name)
+
+        def made(array: Any) -> Any:
+            # by way of float32, because no other library may have float64, and NumPy has no bfloat16
+            array = array if name == "float64" else array.astype("float32")
+            return place.backend.xp.astype(convert(array, numpy, place, "initial weights"), library_dtype)
+
+        self._setup(map_params(made, drawn), GRUSpec(reset_after), batch_first=batch_first, dropout=dropout)
+
+    @classmethod
+    def from_params(
+        cls,
+        params: Any,
+        *,
+        spec: GRUSpec = GRUSpec(),  # noqa: B008 - frozen
+        batch_first: bool = False,
+        dropout: float = 0.0,
+    ) -> GRU:
+        """A model around a copy of `params`, of their library, device and dtype."""
+        model = cls.__new__(cls)
+        model._setup(params, spec, batch_first=batch_first, dropout=dropout)
+        return model
+
+    def _setup(self, params: Any, spec: GRUSpec, *, batch_first: bool, dropout: float) -> None:
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0.0 <= dropout <= 1.0:
+            raise RangeError(f"dropout: expected a probability from 0 to 1, got {dropout!r}")
+        if type(spec) is not GRUSpec:
+            raise StructureError(f"spec: expected a GRUSpec, got {spec!r}")
+        self.spec, self.batch_first, self.dropout = spec, bool(batch_first), float(dropout)
+        self._sizes: Sizes | None = None
+        self.params = params
+
+    # ---- parameters -------------------------------------------------------------------------------------------------
+
+    @property
+    def params(self) -> Params:
+        """A tuple of layers, each a tuple of directions, each `CellParams`: read-only, or a copy where there is no such thing.
+
+        Assigning copies, from any library, and keeps the sizes.
+        """
+        own = self._own
+        return map_params(own.place.backend.handed_out, own.params)
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        layers = structured(params)
+        sizes = sizes_of(layers)
+        if self._sizes is not None and sizes != self._sizes:
+            raise ShapeError(f"params: expected the sizes {self._sizes}, got {sizes}; for others make a new GRU")
+        named = named_weights(layers)
+        source = owner(named[0][1], named[0][0])
+        assert_agree(named, source)
+        place = Place(source, source.device_of(named[0][1]))
+        self._sizes = sizes
+        self._own = PreparedParams(map_params(source.owned, layers), sizes, place)
+        self._brought: dict[tuple[str, str], PreparedParams] = {}
+
+    def _at(self, x: Any, backend: str | None) -> PreparedParams:
+        """The parameters where a call with x computes; brought there once."""
+        own = self._own
+        source = owner(x, "x")
+        place = place_for(selection(backend), Place(source, source.device_of(x)))
+        if place == own.place:
+            return own
+        key = (place.backend.name, place.backend.device_name(place.device))
+        brought = self._brought.get(key)
+        if brought is None:
+            device = place.device if place.device is not None else place.backend.device(None)  # traced
+            target = Place(place.backend, device)
+            with place.backend.computing(device, recorded=False):
+                moved = map_params(
+                    lambda a: place.backend.owned(convert(a, own.place.backend, target, "params")), own.params
+                )
+            brought = self._brought[key] = PreparedParams(moved, own.sizes, place)
+        return brought
+
+    @property
+    def input_size(self) -> int:
+        return self._own.sizes.I
+
+    @property
+    def hidden_size(self) -> int:
+        return self._own.sizes.H
+
+    @property
+    def num_layers(self) -> int:
+        return self._own.sizes.L
+
+    @property
+    def bidirectional(self) -> bool:
+        return self._own.sizes.D == 2
+
+    @property
+    def bias(self) -> bool:
+        return self._own.sizes.bias
+
+    @property
+    def dtype(self) -> str:
+        """The name of the parameters' dtype."""
+        return self._own.place.backend.dtype_name(self._own.params[0][0].W_hh.dtype)
+
+    @property
+    def backend(self) -> str:
+        """Where the parameters live, as `name:device`."""
+        return str(self._own.place)
+
+    def __repr__(self) -> str:
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        if self.num_layers > 1:
+            parts.append(f"num_layers={self.num_layers}")
+        parts += [
+            f"{name}={value!r}"
+            for name, value, default in (
+                ("bias", self.bias, True),
+                ("batch_first", self.batch_first, False),
+                ("dropout", self.dropout, 0.0),
+                ("bidirectional", self.bidirectional, False),
+                ("reset_after", self.spec.reset_after, True),
+            )
+            if value != default
+        ]
+        return f"GRU({', '.join(parts)}, dtype={self.dtype!r}, backend={self.backend!r})"
+
+    # ---- sequences --------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self, x: Any, h0: Any = None, *, lengths: Any = None, resets: Any = None, backend: str | None = None
+    ) -> tuple[Any, Any]:
+        """Inference: as `gru`, with x (N, T, I), y (N, T, D*H) and resets (N, T) if `batch_first`. Without dropout."""
+        x, resets = self._time_first(x), self._time_first(resets)
+        y, h_n = gru(
+            x, self._at(x, backend), h0, lengths=lengths, resets=resets, spec=self.spec, backend=backend
+        )
+        return self._time_first(y), h_n
+
+    def forward(
+        self,
+        x: Any,
+        h0: Any = None,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        dropout_masks: Any = None,
+        dropout_seed: int | None = None,
+        save: str = "all",
+        backend: str | None = None,
+    ) -> tuple[Any, Any, Tape]:
+        """Training: as `gru_forward`. Where `dropout` acts, give the masks or a seed to draw them from."""
+        x, resets = self._time_first(x), self._time_first(resets)
+        if dropout_masks is None and self.dropout > 0.0 and self.num_layers > 1:
+            if dropout_seed is None:
+                raise StructureError(
+                    "dropout_seed: expected an integer, because dropout is on, got None; give a new one at each step, "
+                    "or dropout_masks"
+                )
+            dropout_masks = self._draw_masks(x, dropout_seed)
+        y, h_n, tape = gru_forward(
+            x,
+            self._at(x, backend),
+            h0,
+            lengths=lengths,
+            resets=resets,
+            spec=self.spec,
+            dropout_masks=dropout_masks,
+            backend=backend,
+            save=save,
+        )
+        return self._time_first(y), h_n, tape
+
+    def backward(self, tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
+        """As `gru_backward`; dy and `.x` are (N, T, ...) if `batch_first`."""
+        grads = gru_backward(tape, self._time_first(dy), dh_n)
+        return grads._replace(x=self._time_first(grads.x))
+
+    def _time_first(self, a: Any) -> Any:
+        """(N, T, ...) <-> (T, N, ...) if `batch_first` and there is a batch."""
+        if not self.batch_first or a is None:
+            return a
+        if isinstance(a, list | tuple):
+            return [list(row) for row in zip(*a, strict=True)] if a and isinstance(a[0], list | tuple) else a
+        backend = owner(a, "x")
+        if a.ndim < 2 or (a.ndim == 2 and backend.dtype_name(a.dtype) != "bool"):
+            return a  # without a batch: x (T, I) or resets (T,)
+        return backend.xp.permute_dims(a, (1, 0, 2)[: a.ndim])
+
+    def _draw_masks(self, x: Any, seed: int) -> Any:
+        numpy, source = load_backend("numpy"), owner(x, "x")
+        sizes = self._own.sizes
+        masks = numpy.draw_dropout_masks(seed, self.dropout, (sizes.L - 1, *x.shape[:-1], sizes.D * sizes.H))
+        device = source.device_of(x)
+        place = Place(source, source.device(None) if device is None else device)
+        return source.xp.astype(convert(masks, numpy, place, "dropout_masks"), x.dtype)
+
+    # ---- streaming --------------------------------------------------------------------------------------------------
+
+    def initial_state(self, batch_size: int | None = None, *, like: Any = None) -> Any:
+        """Zeros (L, N, H), or (L, H) without a batch size; of the library of `like`, by default of the parameters'."""
+        own = self._own
+        like = own.params[0][0].W_hh if like is None else like
+        backend = owner(like, "like")
+        shape = (own.sizes.L * own.sizes.D, *(() if batch_size is None else (batch_size,)), own.sizes.H)
+        return backend.xp.zeros(shape, dtype=like.dtype, device=backend.device_of(like))
+
+    def step(self, x_t: Any, state: Any, *, reset: Any = None, backend: str | None = None) -> tuple[Any, Any]:
+        """One step of a stream: x_t (N, I), state (L, N, H) -> y_t (N, H), the next state. Without a batch (I,), (L, H).
+
+        `reset` (N,) booleans set a row's state to zero before the step. Step by step is the same as the whole sequence.
+        """
+        if self.bidirectional:
+            raise StructureError(
+                "step: expected a model in one direction; the reverse direction of this one needs the whole sequence"
+            )
+        batched = owner(x_t, "x_t") is not None and x_t.ndim == 2
+        if not batched and x_t.ndim != 1:
+            raise ShapeError(f"x_t: expected (N, I), or (I,) without a batch, got {tuple(x_t.shape)}")
+        if reset is not None:
+            reset = [reset] if isinstance(reset, bool | list | tuple) else reset[None, ...]
+        x = x_t[None, ...]
+        y, state = gru(x, self._at(x, backend), state, resets=reset, spec=self.spec, backend=backend)
+        return y[0, ...], state
+
+    # ---- files ------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the model as safetensors with a header that describes it; the file appears whole or not at all."""
+        from .formats import safetensors  # an extra, needed for files only
+
+        safetensors.save(self, path)
+
+
+def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
+    """Read a model that `GRU.save` wrote, into the selected backend, by default NumPy. Nothing is ever unpickled."""
+    from .formats import safetensors
+
+    return safetensors.load(path, backend=backend)
+
+
+def _dtype_name(dtype: Any) -> str:
+    """ "float32" from "float32", numpy.float32, numpy.dtype("float32"), torch.float32, ..."""
+    if isinstance(dtype, str):
+        name = dtype
+    else:
+        name = getattr(dtype, "__name__", None) or getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
+    if name not in ("float16", "bfloat16", "float32", "float64"):
+        raise DTypeError(f"dtype: expected float32, float64, float16 or bfloat16, got {dtype!r}")
+    return str(name)
