@@ -1,0 +1,709 @@
+"""The cases, in groups; each says in one line which mistake it catches.
+
+A case is a function of a `Judge`. It raises `Mismatch` where a result is wrong, and `NotRun` where there is nothing to judge.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from gru_xp.params import GRUSpec
+
+from . import tolerance
+from .implementation import Arguments, Assembled
+from .judge import Judge, Mismatch, NotRun
+from .problems import Config, Quantity, expected, of_forward, of_gradients, problem
+
+__all__ = ["BASE", "EVERYTHING", "GROUPS", "Case", "all_cases"]
+
+#: the columns of the matrix
+GROUPS = {
+    "forward": "outputs and tape of gru_forward",
+    "inference": "gru and gru_inference",
+    "backward": "gradients of gru_backward",
+    "cell": "one step",
+    "streaming": "a sequence in pieces",
+    "sizes": "1, primes, next to powers of two, nothing at all, very long",
+    "ragged": "lengths and resets",
+    "extremes": "saturation, denormals, NaN and infinity",
+    "memory": "views, inputs unchanged, repetition, threads, devices",
+    "laws": "laws over random configurations (Hypothesis)",
+    "conversion": "computed here for the arrays of others",
+}
+
+BASE = Config()
+EVERYTHING = Config(L=2, D=2, lengths=(5, 0, 3), resets=((0, 0), (4, 0), (2, 2), (4, 2)), dropout=True)
+EMPTY = Config(L=2, D=2)
+RAGGED = Config(D=2, lengths=(5, 0, 3))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case. `each_dtype`: in all dtypes of the backend, else in float32 alone. `quick`: part of a quick run too."""
+
+    group: str
+    name: str
+    catches: str
+    check: Callable[[Judge], None]
+    each_dtype: bool = False
+    quick: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.group}: {self.name}"
+
+
+def all_cases() -> tuple[Case, ...]:
+    """Every case, in the order of the columns."""
+    from .conversion import conversion_cases
+    from .laws import law_cases
+
+    makers = (options, cells, streaming, sizes, ragged, extremes, memory, law_cases, conversion_cases)
+    cases = [case for maker in makers for case in maker()]
+    return tuple(sorted(cases, key=lambda case: list(GROUPS).index(case.group)))
+
+
+# ---- forward, inference, backward: every option ----------------------------------------------------------------------
+
+VARIANTS: tuple[tuple[str, Config, str, str, bool], ...] = (
+    # name, config, the mistakes that it catches forward and backward, quick
+    (
+        "one layer",
+        BASE,
+        "gates swapped, a bias dropped, the reset gate on the wrong side, z the wrong way round",
+        "a term of the gradient missing or with a wrong sign",
+        True,
+    ),
+    (
+        "h0 left out",
+        BASE.but(h0=False),
+        "b_hh skipped at the first step because there is no state",
+        "the first step left out of db_hh, or dh0 None",
+        True,
+    ),
+    ("no biases", BASE.but(bias=False), "a bias made up where there is none", "gradients of biases made up", False),
+    (
+        "reset before the product",
+        BASE.but(reset_after=False),
+        "the other equation taken, or b_hn put inside r",
+        "dW_hn from h where it is r * h, or the path through q forgotten",
+        True,
+    ),
+    (
+        "two directions",
+        BASE.but(D=2),
+        "directions swapped, or one direction's weights used for both",
+        "the reverse direction walked back the wrong way, or its part of dx forgotten",
+        True,
+    ),
+    (
+        "three layers",
+        BASE.but(L=3),
+        "states of the layers in another order, or the input given to every layer",
+        "a gradient that ends at a layer, or dW of the layers in another order",
+        False,
+    ),
+    (
+        "dropout in three layers",
+        BASE.but(L=3, dropout=True),
+        "a mask after the last layer, before the first, or the masks in another order",
+        "masks forgotten on the way back",
+        False,
+    ),
+    ("lengths", RAGGED, "a length off by one, h_n taken at T", "gradients from or into the padding", False),
+    (
+        "resets",
+        BASE.but(D=2, resets=((0, 0), (4, 0), (2, 1), (2, 2), (3, 2))),
+        "a reset after its step, or at another step in the reverse direction",
+        "resets ignored on the way back",
+        False,
+    ),
+    (
+        "everything at once",
+        EVERYTHING,
+        "options that are right one by one and wrong together",
+        "options that are right one by one and wrong together",
+        True,
+    ),
+    (
+        "everything, reset before the product",
+        EVERYTHING.but(reset_after=False, h0=False),
+        "options that the other equation does not follow",
+        "options that the other equation does not follow",
+        False,
+    ),
+)
+
+
+def options() -> Iterator[Case]:
+    """Each option alone, and all of them together."""
+
+    def forward(config: Config) -> Callable[[Judge], None]:
+        def check(judge: Judge) -> None:
+            judge.assert_forward(config, *judge.forward(config))
+
+        return check
+
+    def inference(config: Config) -> Callable[[Judge], None]:
+        def check(judge: Judge) -> None:
+            judge.assert_forward(config, *judge.inference(config))
+
+        return check
+
+    def backward(config: Config, save: str = "all") -> Callable[[Judge], None]:
+        def check(judge: Judge) -> None:
+            judge.assert_gradients(config, judge.gradients(config, save=save))
+
+        return check
+
+    for name, config, mistake, _, quick in VARIANTS:
+        yield Case("forward", name, mistake, forward(config), True, quick)
+    yield Case(
+        "forward",
+        "a tape of states alone",
+        "save='states' that keeps the gates, or changes the results",
+        _states_alone,
+        quick=False,
+    )
+    for name, config, mistake, _, quick in VARIANTS:
+        yield Case("inference", name, f"{mistake}, where nothing is saved", inference(config), True, quick)
+    yield Case(
+        "inference",
+        "gru",
+        "the front door that goes another way than gru_inference",
+        lambda judge: judge.assert_forward(EVERYTHING, *judge.inference(EVERYTHING, function="gru")),
+    )
+    yield Case("inference", "prepared parameters", "a layout of prepared weights that is read in another way", _prepared, quick=False)
+    yield Case("inference", "without a batch", "an axis lost or left over for x (T, I)", _unbatched, quick=False)
+
+    for name, config, _, mistake, quick in VARIANTS:
+        yield Case("backward", name, mistake, backward(config), True, quick)
+    for name, config in (("one layer", BASE), ("everything at once", EVERYTHING)):
+        yield Case(
+            "backward",
+            f"{name}, gates computed again",
+            "a recomputation from another state or without the padding's rule",
+            backward(config, "states"),
+            each_dtype=name == "one layer",
+        )
+    yield Case(
+        "backward",
+        "gates computed again, reset before the product",
+        "a recomputation by the other equation",
+        backward(EVERYTHING.but(reset_after=False), "states"),
+        quick=False,
+    )
+    for flows, other in (("dy", "dh_n"), ("dh_n", "dy")):
+        yield Case(
+            "backward",
+            f"only {flows} flows in",
+            f"{other}=None that is taken for ones, or for what came last",
+            backward(EVERYTHING.but(flows=flows)),
+            quick=False,
+        )
+    yield Case("backward", "a tape used again", "a backward pass that uses up or changes its tape", _tape_again)
+    yield Case("backward", "without a batch", "an axis lost or left over in the gradients", _unbatched_backward, quick=False)
+
+
+def _states_alone(judge: Judge) -> None:
+    y, h_n, tape = judge.forward(EVERYTHING, save="states")
+    if any(getattr(one, gate) is not None for layer in tape.layers for one in layer for gate in "rznu"):
+        raise Mismatch("tape: expected no gates with save='states', got some")
+    judge.assert_forward(EVERYTHING, y, h_n, tape)
+
+
+def _only_doors(judge: Judge) -> None:
+    if isinstance(judge.gru, Assembled):
+        raise NotRun("the front doors are the same for every kernel; see the plain row")
+
+
+def _prepared(judge: Judge) -> None:
+    _only_doors(judge)
+    args = judge.arguments(EVERYTHING)
+    args = replace(args, params=judge.gru.prepare(args.params))
+    judge.assert_forward(EVERYTHING, *judge.inference(EVERYTHING, args))
+
+
+def _row(args: Arguments, row: int, reset_after: bool) -> tuple[Any, dict[str, Any]]:
+    """The arguments of one row of the batch, without the batch."""
+    options = args.options(reset_after)
+    options["lengths"] = int(args.lengths[row])
+    options["resets"] = args.resets[:, row]
+    options["dropout_masks"] = args.dropout_masks[:, :, row, :]
+    return (args.x[:, row, :], args.params, args.h0[:, row, :]), options
+
+
+def _unbatched(judge: Judge) -> None:
+    _only_doors(judge)
+    arrays, options = _row(judge.arguments(EVERYTHING), 2, True)
+    y, h_n = judge.gru.gru_inference(*arrays, **options)
+    judge.assert_belongs(y, "y", (EVERYTHING.T, 2 * EVERYTHING.H))
+    judge.assert_belongs(h_n, "h_n", (4, EVERYTHING.H))
+    wanted = expected(EVERYTHING, judge.dtype)
+    for quantity, got in ((Quantity("y"), y), (Quantity("h_n"), h_n)):
+        ref = wanted[quantity]
+        assert ref is not None
+        judge.assert_agree(EVERYTHING, quantity, judge.host(got), ref[:, 2], f"{quantity} of one row without a batch")
+
+
+def _unbatched_backward(judge: Judge) -> None:
+    _only_doors(judge)
+    args = judge.arguments(EVERYTHING)
+    arrays, options = _row(args, 2, True)
+    _, _, tape = judge.gru.gru_forward(*arrays, **options)
+    grads = judge.gru.gru_backward(tape, args.dy[:, 2, :], args.dh_n[:, 2, :])
+    wanted = expected(EVERYTHING, judge.dtype)
+    for quantity, got in ((Quantity("dx"), grads.x), (Quantity("dh0"), grads.h0)):
+        ref = wanted[quantity]
+        assert ref is not None
+        judge.assert_belongs(got, str(quantity), ref[:, 2].shape)
+        judge.assert_agree(EVERYTHING, quantity, judge.host(got), ref[:, 2], f"{quantity} of one row without a batch")
+
+
+def _tape_again(judge: Judge) -> None:
+    args = judge.arguments(EVERYTHING)
+    _, _, tape = judge.forward(EVERYTHING, args)
+    first = judge.gru.gru_backward(tape, args.dy, args.dh_n)
+    judge.gru.gru_backward(tape, args.dy * 2.0, None)
+    again = judge.gru.gru_backward(tape, args.dy, args.dh_n)
+    judge.assert_gradients(EVERYTHING, first)
+    for (quantity, one), (_, other) in zip(of_gradients(first), of_gradients(again), strict=True):
+        judge.assert_identical(one, other, f"{quantity} from one tape, twice")
+
+
+# ---- one step --------------------------------------------------------------------------------------------------------
+
+
+def cells() -> Iterator[Case]:
+    """The cell's functions: a config of one step and one layer."""
+    one_step = BASE.but(T=1, flows="dh_n")
+
+    def inference(config: Config, function: str) -> Callable[[Judge], None]:
+        def check(judge: Judge) -> None:
+            args = judge.arguments(config)
+            h1 = getattr(judge.gru, function)(args.x[0, ...], args.h0[0, ...], args.params[0][0], **_spec(config))
+            judge.assert_quantities(config, [(Quantity("h_n"), h1[None, ...])])
+
+        return check
+
+    def backward(config: Config) -> Callable[[Judge], None]:
+        def check(judge: Judge) -> None:
+            args = judge.arguments(config)
+            h1, tape = judge.gru.gru_cell_forward(args.x[0, ...], args.h0[0, ...], args.params[0][0], **_spec(config))
+            grads = judge.gru.gru_cell_backward(tape, args.dh_n[0, ...])
+            judge.assert_belongs(grads.x, "dx", (config.N, config.I))
+            judge.assert_belongs(grads.h, "dh", (config.N, config.H))
+            got = [
+                (Quantity("h_n"), h1[None, ...]),
+                (Quantity("dx"), grads.x[None, ...]),
+                (Quantity("dh0"), grads.h[None, ...]),
+            ]
+            got += [(Quantity(f"d{name}"), a) for name, a in zip(grads.params._fields, grads.params, strict=True)]
+            judge.assert_quantities(config, got)
+
+        return check
+
+    for name, config in (
+        ("one step", one_step),
+        ("reset before the product", one_step.but(reset_after=False)),
+        ("no biases", one_step.but(bias=False)),
+    ):
+        line = "a cell whose equations are not those of the sequence"
+        yield Case("cell", f"gru_cell_inference, {name}", line, inference(config, "gru_cell_inference"), True)
+        yield Case(
+            "cell",
+            f"gru_cell_forward and gru_cell_backward, {name}",
+            "a cell's gradient that lacks a term or has a wrong sign",
+            backward(config),
+            True,
+        )
+    yield Case("cell", "gru_cell", "the front door that goes another way", inference(one_step, "gru_cell"), quick=False)
+
+
+def _spec(config: Config) -> dict[str, Any]:
+    return {"spec": GRUSpec(config.reset_after)}
+
+
+# ---- streaming -------------------------------------------------------------------------------------------------------
+
+
+def streaming() -> Iterator[Case]:
+    """A sequence in pieces is the whole."""
+    stacked = BASE.but(L=2, resets=((0, 1), (2, 0), (3, 2)))
+
+    def chunks(judge: Judge) -> None:
+        args = judge.arguments(stacked)
+        h, ys = args.h0, []
+        for start, stop in ((0, 2), (2, 2), (2, 3), (3, 5)):  # one of them empty
+            piece = replace(args, x=args.x[start:stop, ...], h0=h, resets=args.resets[start:stop, ...])
+            y, h = judge.inference(stacked, piece)
+            ys.append(y)
+        judge.assert_forward(stacked, judge.backend.xp.concat(ys, axis=0), h)
+
+    def backward(judge: Judge) -> None:
+        args = judge.arguments(stacked)
+        h, tapes, spans = args.h0, [], ((0, 2), (2, 3), (3, 5))
+        for start, stop in spans:
+            piece = replace(args, x=args.x[start:stop, ...], h0=h, resets=args.resets[start:stop, ...])
+            _, h, tape = judge.forward(stacked, piece)
+            tapes.append(tape)
+        dh, dxs = args.dh_n, []
+        for (start, stop), tape in reversed(list(zip(spans, tapes, strict=True))):
+            grads = judge.gru.gru_backward(tape, args.dy[start:stop, ...], dh)
+            dh = grads.h0
+            dxs.insert(0, grads.x)
+        dx = judge.backend.xp.concat(dxs, axis=0)
+        judge.assert_quantities(stacked, [(Quantity("dx"), dx), (Quantity("dh0"), dh)])
+
+    def steps_of_the_cell(judge: Judge) -> None:
+        args = judge.arguments(BASE)
+        h, ys = args.h0[0, ...], []
+        for t in range(BASE.T):
+            h = judge.gru.gru_cell_inference(args.x[t, ...], h, args.params[0][0])
+            ys.append(h)
+        judge.assert_forward(BASE, judge.backend.xp.stack(ys), h[None, ...])
+
+    def steps_of_the_model(judge: Judge) -> None:
+        _only_doors(judge)
+        args = judge.arguments(stacked)
+        model = judge.gru.GRU.from_params(args.params)
+        state, ys = args.h0, []
+        for t in range(stacked.T):
+            y, state = model.step(args.x[t, ...], state, reset=args.resets[t, ...])
+            ys.append(y)
+        judge.assert_forward(stacked, judge.backend.xp.stack(ys), state)
+
+    yield Case("streaming", "chunks", "a chunk that forgets its h0, or an empty one that changes the state", chunks, True)
+    yield Case("streaming", "chunks on the way back", "dh0 of a chunk that is not what flows into the one before", backward)
+    yield Case(
+        "streaming",
+        "step by step with the cell",
+        "a cell that differs from the loop, or a state that is rounded elsewhere",
+        steps_of_the_cell,
+        True,
+        quick=False,
+    )
+    yield Case("streaming", "step by step with GRU.step", "a reset that comes one step late", steps_of_the_model, quick=False)
+
+
+# ---- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def sizes() -> Iterator[Case]:
+    """Odd and awkward sizes, forward and backward."""
+    edge = "elements past the last whole vector, tile or block"
+    for T, N, I, H in (
+        (1, 1, 1, 1),
+        (3, 1, 2, 3),
+        (2, 17, 31, 15),
+        (3, 15, 33, 17),
+        (2, 33, 17, 31),
+        (3, 31, 15, 33),
+        (2, 65, 127, 63),
+        (3, 63, 129, 65),
+        (2, 129, 63, 127),
+        (3, 127, 65, 129),
+        (37, 2, 13, 11),
+    ):
+        config = Config(T=T, N=N, I=I, H=H, seed=H)
+        yield Case("sizes", f"T={T} N={N} I={I} H={H}", edge, _both_ways(config), quick=H in (1, 17))
+    yield Case("sizes", "T=0", "h_n that is not h0, or gradients that are not zero", _both_ways(EMPTY.but(T=0, lengths=(0, 0, 0))))
+    yield Case("sizes", "N=0", "a shape that is lost where there is no row", _both_ways(EMPTY.but(N=0)), quick=False)
+    yield Case(
+        "sizes",
+        "T=2000",
+        "blocks of time that do not meet, errors that grow",
+        _both_ways(Config(T=2000, N=2, I=3, H=5, lengths=(2000, 1777))),
+        quick=False,
+    )
+    yield Case(
+        "sizes",
+        "T=2000, gates computed again",
+        "blocks of time that do not meet where gates are computed again",
+        _both_ways(Config(T=2000, N=2, I=3, H=5, lengths=(2000, 1777)), "states"),
+        quick=False,
+    )
+
+
+def _both_ways(config: Config, save: str = "all") -> Callable[[Judge], None]:
+    def check(judge: Judge) -> None:
+        args = judge.arguments(config)
+        y, h_n, tape = judge.forward(config, args, save)
+        judge.assert_forward(config, y, h_n, tape)
+        judge.assert_gradients(config, judge.gru.gru_backward(tape, args.dy, args.dh_n))
+
+    return check
+
+
+# ---- lengths and resets ----------------------------------------------------------------------------------------------
+
+
+def ragged() -> Iterator[Case]:
+    """Rows that end early, and rows that begin anew."""
+    both = Config(D=2, L=2)
+
+    def poisoned(config: Config, save: str = "all") -> Callable[[Judge], None]:
+        def check(judge: Judge) -> None:
+            args, p = judge.arguments(config), problem(config, judge.dtype)
+            assert config.lengths is not None and p.dy is not None
+            padding = np.arange(config.T)[:, None] >= np.asarray(config.lengths)
+            x, dy = (judge.native(np.where(padding[..., None], np.nan, a)) for a in (p.x, p.dy))
+            args = replace(args, x=x, dy=dy)
+            y, h_n, tape = judge.forward(config, args, save)
+            judge.assert_forward(config, y, h_n, tape)
+            judge.assert_forward(config, *judge.inference(config, args))
+            judge.assert_gradients(config, judge.gru.gru_backward(tape, args.dy, args.dh_n))
+
+        return check
+
+    def forms(judge: Judge) -> None:
+        _only_doors(judge)
+        args = judge.arguments(RAGGED)
+        for name, lengths in (
+            ("a list", [int(n) for n in args.lengths]),
+            ("NumPy int32", np.asarray(args.lengths, dtype=np.int32)),
+            ("the library's own", judge.native(args.lengths)),
+        ):
+            try:
+                judge.assert_forward(RAGGED, *judge.inference(RAGGED, replace(args, lengths=lengths)))
+            except Mismatch as mismatch:
+                raise Mismatch(f"lengths as {name}: {mismatch}") from None
+
+    off_by_one = "a length off by one, or the reverse direction that begins in the padding"
+    yield Case("ragged", "all lengths 0", "h_n that is not h0, gradients that are not zero", _both_ways(both.but(lengths=(0, 0, 0))))
+    yield Case("ragged", "all lengths T", "a last step that is lost", _both_ways(both.but(lengths=(5, 5, 5))), quick=False)
+    yield Case("ragged", "lengths 1 and T-1", off_by_one, _both_ways(both.but(lengths=(1, 4, 5))), quick=False)
+    yield Case(
+        "ragged", "NaN in the padding", "padding that is multiplied by zero, not left out", poisoned(both.but(lengths=(5, 0, 3)))
+    )
+    yield Case(
+        "ragged",
+        "NaN in the padding, gates computed again",
+        "padding that gets in where gates are computed again",
+        poisoned(both.but(lengths=(2, 5, 0), reset_after=False), "states"),
+        quick=False,
+    )
+    yield Case(
+        "ragged",
+        "resets at the first and the last step",
+        "h0 that passes a reset at step 0, or the reverse direction cut one step off",
+        _both_ways(both.but(resets=((0, 0), (4, 1), (0, 2), (4, 2)))),
+    )
+    yield Case(
+        "ragged",
+        "a reset at every step",
+        "a state that leaks from one step into the next",
+        _both_ways(both.but(resets=tuple((t, n) for t in range(5) for n in range(3)))),
+        quick=False,
+    )
+    yield Case(
+        "ragged",
+        "resets in the padding",
+        "a reset behind the end that wipes h_n or cuts the reverse direction",
+        _both_ways(both.but(lengths=(3, 0, 5), resets=((3, 0), (4, 0), (0, 1), (2, 1), (1, 2)))),
+        quick=False,
+    )
+    yield Case("ragged", "lengths as lists and as arrays", "lengths that are right in one form alone", forms, quick=False)
+
+
+# ---- extremes --------------------------------------------------------------------------------------------------------
+
+
+def extremes() -> Iterator[Case]:
+    """Values at the ends of what a dtype holds."""
+
+    def denormals(judge: Judge) -> None:
+        _both_ways(Config(scale=tolerance.TINY[judge.dtype] / 8))(judge)
+
+    def stranger(value: float) -> Callable[[Judge], None]:
+        def check(judge: Judge) -> None:
+            config = BASE.but(D=2)
+            args, p = judge.arguments(config), problem(config, judge.dtype)
+            x = p.x.copy()
+            x[2, 1, 4] = value
+            args = replace(args, x=judge.native(x))
+            y, h_n, tape = judge.forward(config, args)
+            grads = judge.gru.gru_backward(tape, args.dy, args.dh_n)
+            wanted, others = expected(config, judge.dtype), [0, 2]
+            for quantity, got in (("y", y), ("h_n", h_n), ("dx", grads.x), ("dh0", grads.h0)):
+                ref = wanted[Quantity(quantity)]
+                assert ref is not None
+                what = f"{quantity} of the rows beside one with {value}"
+                judge.assert_agree(config, Quantity(quantity), judge.host(got)[:, others], ref[:, others], what)
+            if np.isnan(value) and not np.isnan(judge.host(y)[2, 1]).all():
+                raise Mismatch("y: expected NaN at t = 2 of the row with NaN, got numbers")
+
+        return check
+
+    yield Case("extremes", "saturated gates", "exp that overflows, 0 * infinity, NaN in the gradient", _both_ways(Config(scale=1e4)), True)
+    yield Case("extremes", "denormal inputs", "a division by what underflows", denormals, True, quick=False)
+    leak = "a value that leaks from one row into another"
+    yield Case("extremes", "NaN in one row", leak, stranger(np.nan), True)
+    yield Case("extremes", "infinity in one row", leak, stranger(np.inf), True, quick=False)
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def memory() -> Iterator[Case]:
+    """Whose memory is read and written, when, by whom and where."""
+    yield Case("memory", "views", "strides that are not looked at", _views)
+    yield Case("memory", "read-only arrays", "a write to what the caller has locked", _read_only, quick=False)
+    yield Case("memory", "inputs unchanged", "a write to the caller's arrays", _inputs_unchanged)
+    yield Case("memory", "the same bits again", "results that depend on chance, or on what came before", _same_bits)
+    yield Case("memory", "results are kept", "a workspace that is handed out, then used again", _results_kept)
+    yield Case("memory", "two threads", "a workspace that two calls share", _threads)
+    yield Case("memory", "another device", "results on the default device, not where the inputs are", _devices)
+
+
+def _views(judge: Judge) -> None:
+    xp, config = judge.backend.xp, BASE
+
+    def permuted(a: Any) -> Any:
+        axes = tuple(reversed(range(a.ndim)))
+        return xp.permute_dims(judge.native(np.ascontiguousarray(np.transpose(judge.host(a), axes))), axes)
+
+    def every_other(a: Any) -> Any:
+        wide = np.repeat(judge.host(a), 2, axis=-1)
+        wide[..., 1::2] = np.nan
+        return judge.native(wide)[..., ::2]
+
+    def backwards(a: Any) -> Any:
+        return judge.native(np.ascontiguousarray(judge.host(a)[::-1]))[::-1, ...]
+
+    def inner(a: Any) -> Any:
+        wide = np.pad(judge.host(a), [(1, 2)] * a.ndim, constant_values=np.nan)
+        return judge.native(wide)[tuple(slice(1, -2) for _ in range(a.ndim))]
+
+    seen = []
+    for name, view in (("permuted", permuted), ("every other", every_other), ("backwards", backwards), ("inner", inner)):
+        args = judge.arguments(config)
+        try:
+            made = Arguments.of(args, view)
+        except ValueError:  # PyTorch has no negative strides
+            continue
+        seen.append(name)
+        try:
+            y, h_n, tape = judge.forward(config, made)
+            judge.assert_forward(config, y, h_n, tape)
+            judge.assert_forward(config, *judge.inference(config, made))
+            judge.assert_gradients(config, judge.gru.gru_backward(tape, made.dy, made.dh_n))
+        except Mismatch as mismatch:
+            raise Mismatch(f"views, {name}: {mismatch}") from None
+    if len(seen) < 3:
+        raise Mismatch(f"views: expected at least three kinds to be possible, got {seen}")
+    empty = judge.arguments(config)
+    y, h_n = judge.inference(config, replace(empty, x=empty.x[2:2, ...]))
+    judge.assert_belongs(y, "y of a zero-size view", (0, config.N, config.H))
+    judge.assert_identical(h_n, empty.h0, "h_n of a zero-size view")
+
+
+def _read_only(judge: Judge) -> None:
+    args = judge.arguments(EVERYTHING)
+    if not hasattr(args.x, "flags") or not hasattr(args.x.flags, "writeable"):
+        raise NotRun(f"{judge.backend.name} has no read-only arrays")
+
+    def locked(a: Any) -> Any:
+        a.flags.writeable = False
+        return a
+
+    args = Arguments.of(args, locked)
+    y, h_n, tape = judge.forward(EVERYTHING, args)
+    judge.assert_forward(EVERYTHING, y, h_n, tape)
+    judge.assert_forward(EVERYTHING, *judge.inference(EVERYTHING, args))
+    judge.assert_gradients(EVERYTHING, judge.gru.gru_backward(tape, args.dy, args.dh_n))
+
+
+def _arrays(args: Arguments) -> Iterator[tuple[str, Any]]:
+    for name in ("x", "h0", "resets", "dropout_masks", "dy", "dh_n"):
+        yield name, getattr(args, name)
+    for layer, directions in enumerate(args.params):
+        for d, w in enumerate(directions):
+            for name, a in zip(w._fields, w, strict=True):
+                yield f"params[{layer}][{d}].{name}", a
+
+
+def _inputs_unchanged(judge: Judge) -> None:
+    args = judge.arguments(EVERYTHING)
+    before = {name: judge.host(a).copy() for name, a in _arrays(args)}
+
+    def assert_unchanged(call: str) -> None:
+        for name, a in _arrays(args):
+            if not np.array_equal(judge.host(a), before[name]):
+                raise Mismatch(f"{name}: expected to be as before {call}, got written to")
+
+    judge.inference(EVERYTHING, args)
+    assert_unchanged("gru_inference")
+    y, h_n, tape = judge.forward(EVERYTHING, args)
+    kept = {str(q): judge.host(a).copy() for q, a in of_forward(y, h_n, tape.layers)}
+    assert_unchanged("gru_forward")
+    judge.gru.gru_backward(tape, args.dy, args.dh_n)
+    assert_unchanged("gru_backward")
+    for quantity, a in of_forward(y, h_n, tape.layers):
+        if not np.array_equal(judge.host(a), kept[str(quantity)], equal_nan=True):
+            raise Mismatch(f"{quantity}: expected to be as before gru_backward, got written to")
+
+
+def _all_results(judge: Judge, config: Config) -> list[tuple[Quantity, Any]]:
+    args = judge.arguments(config)
+    y, h_n, tape = judge.forward(config, args)
+    grads = judge.gru.gru_backward(tape, args.dy, args.dh_n)
+    return [*of_forward(*judge.inference(config, args)), *of_forward(y, h_n), *of_gradients(grads)]
+
+
+def _same_bits(judge: Judge) -> None:
+    first = _all_results(judge, EVERYTHING)
+    _all_results(judge, EVERYTHING.but(seed=1))
+    for (quantity, one), (_, other) in zip(first, _all_results(judge, EVERYTHING), strict=True):
+        judge.assert_identical(one, other, f"{quantity} of the same call, with another in between")
+
+
+def _results_kept(judge: Judge) -> None:
+    results = _all_results(judge, EVERYTHING)
+    kept = [judge.host(a).copy() for _, a in results]
+    _all_results(judge, EVERYTHING.but(seed=1))
+    for (quantity, a), before in zip(results, kept, strict=True):
+        if not np.array_equal(judge.host(a), before):
+            raise Mismatch(f"{quantity}: expected to be kept, got written to by the next call")
+
+
+def _threads(judge: Judge) -> None:
+    configs = (EVERYTHING, EVERYTHING.but(seed=1))
+    alone = [[judge.host(a).copy() for _, a in _all_results(judge, config)] for config in configs]
+
+    def rounds(config: Config, wanted: list[Any]) -> None:
+        until = time.monotonic() + 0.2
+        while True:
+            for (quantity, got), ref in zip(_all_results(judge, config), wanted, strict=True):
+                if not np.array_equal(judge.host(got), ref):
+                    raise Mismatch(f"{quantity}: expected the same bits with another thread at work, got others")
+            if time.monotonic() > until:
+                break
+
+    with ThreadPoolExecutor(len(configs)) as pool:
+        for done in [pool.submit(rounds, config, wanted) for config, wanted in zip(configs, alone, strict=True)]:
+            done.result()
+
+
+def _devices(judge: Judge) -> None:
+    here = judge.backend.device_name(judge.place.device)
+    others = [name for name in judge.backend.devices() if name != here]
+    if not others:
+        raise NotRun(f"{judge.backend.name} has one device here, {here}")
+    ran = False
+    for name in others:
+        try:
+            there = Judge(replace(judge.target, device=name), judge.dtype, None if isinstance(judge.gru, Assembled) else judge.gru)
+            args = there.arguments(EVERYTHING)
+        except (TypeError, ValueError, RuntimeError):  # a device without this dtype
+            continue
+        ran = True
+        y, h_n, tape = there.forward(EVERYTHING, args)
+        there.assert_forward(EVERYTHING, y, h_n, tape)
+        there.assert_gradients(EVERYTHING, there.gru.gru_backward(tape, args.dy, args.dh_n))
+    if not ran:
+        raise NotRun(f"none of {', '.join(others)} has {judge.dtype}")

@@ -1,0 +1,189 @@
+"""What is judged: the functions of the library, by its public doors or put together around one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gru_xp
+import numpy as np
+from gru_xp.dispatch import Place
+from gru_xp.kernels import Call, Kernel, stack_for
+from gru_xp.params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
+
+__all__ = ["Arguments", "Assembled", "Library", "Refused", "public"]
+
+
+class Refused(Exception):
+    """The kernel declined, with a reason: the case does not run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """The arrays of a problem as some library's own."""
+
+    x: Any
+    params: Any
+    h0: Any
+    lengths: Any
+    resets: Any
+    dropout_masks: Any
+    dy: Any
+    dh_n: Any
+
+    @classmethod
+    def of(cls, problem: Any, convert: Callable[[Any], Any]) -> Arguments:
+        """The arrays of a problem, each through `convert`; the lengths stay NumPy's."""
+
+        def converted(a: Any) -> Any:
+            return None if a is None else convert(a)
+
+        return cls(
+            converted(problem.x),
+            tuple(tuple(CellParams(*map(converted, w)) for w in layer) for layer in problem.params),
+            converted(problem.h0),
+            problem.lengths,
+            converted(problem.resets),
+            converted(problem.dropout_masks),
+            converted(problem.dy),
+            converted(problem.dh_n),
+        )
+
+    @property
+    def positional(self) -> tuple[Any, Any, Any]:
+        return self.x, self.params, self.h0
+
+    def options(self, reset_after: bool) -> dict[str, Any]:
+        return {
+            "lengths": self.lengths,
+            "resets": self.resets,
+            "dropout_masks": self.dropout_masks,
+            "spec": GRUSpec(reset_after),
+        }
+
+
+class Library:
+    """The functions of gru_xp under the names of gru_xp; a subclass may do some of them differently, or wrongly."""
+
+    gru = staticmethod(gru_xp.gru)
+    gru_inference = staticmethod(gru_xp.gru_inference)
+    gru_forward = staticmethod(gru_xp.gru_forward)
+    gru_backward = staticmethod(gru_xp.gru_backward)
+    gru_cell = staticmethod(gru_xp.gru_cell)
+    gru_cell_inference = staticmethod(gru_xp.gru_cell_inference)
+    gru_cell_forward = staticmethod(gru_xp.gru_cell_forward)
+    gru_cell_backward = staticmethod(gru_xp.gru_cell_backward)
+    prepare = staticmethod(gru_xp.prepare)
+    GRU = gru_xp.GRU
+
+
+public = Library()
+
+
+class Assembled(Library):
+    """The stack around one kernel, or the plain one for None, without the front doors: no other kernel can step in.
+
+    Takes what the cases pass: `lengths` as NumPy's, everything else as the backend's own.
+    """
+
+    def __init__(self, place: Place, kernel: Kernel | None):
+        self.place, self.kernel = place, kernel
+
+    def gru(self, x: Any, params: Any, h0: Any = None, **options: Any) -> Any:  # type: ignore[override]
+        return self.gru_inference(x, params, h0, **options)
+
+    def gru_inference(self, x: Any, params: Any, h0: Any = None, **options: Any) -> Any:  # type: ignore[override]
+        arrays, options = self._opened("inference", x, params, h0, **options)
+        with self._computing():
+            return self._stack().inference(*arrays, **options)
+
+    def gru_forward(  # type: ignore[override]
+        self, x: Any, params: Any, h0: Any = None, *, save: str = "all", **options: Any
+    ) -> Any:
+        arrays, options = self._opened("forward", x, params, h0, save=save, **options)
+        with self._computing():
+            y, h_n, layers = self._stack().forward(*arrays, **options, save=save)
+        rest = {name: options[name] for name in ("valid", "resets", "dropout_masks", "spec")}
+        return y, h_n, Tape(layers, params, **rest, batched=True, caller=None)
+
+    def gru_backward(self, tape: Any, dy: Any = None, dh_n: Any = None) -> Any:  # type: ignore[override]
+        x, w = tape.layers[0][0].x, tape.params
+        save = "states" if tape.layers[0][0].r is None else "all"
+        self._ask("backward", x, w, tape.spec, tape.valid, tape.resets, tape.dropout_masks, save)
+        with self._computing():
+            return GRUGrads(*self._stack().backward(tape.layers, dy, dh_n, dropout_masks=tape.dropout_masks))
+
+    def gru_cell(self, x: Any, h: Any, w: Any, **options: Any) -> Any:  # type: ignore[override]
+        return self.gru_cell_inference(x, h, w, **options)
+
+    def gru_cell_inference(self, x: Any, h: Any, w: Any, **options: Any) -> Any:  # type: ignore[override]
+        return self.gru_inference(x[None, ...], ((w,),), h[None, ...], **options)[1][0, ...]
+
+    def gru_cell_forward(self, x: Any, h: Any, w: Any, **options: Any) -> Any:  # type: ignore[override]
+        _, h_n, tape = self.gru_forward(x[None, ...], ((w,),), h[None, ...], **options)
+        return h_n[0, ...], tape
+
+    def gru_cell_backward(self, tape: Any, dh1: Any) -> Any:  # type: ignore[override]
+        grads = self.gru_backward(tape, None, dh1[None, ...])
+        return CellGrads(grads.x[0, ...], grads.h0[0, ...], grads.params[0][0])
+
+    def _stack(self) -> Any:
+        return stack_for(self.place.backend, self.kernel)
+
+    def _computing(self) -> Any:
+        return self.place.backend.computing(self.place.device, recorded=False)
+
+    def _opened(
+        self,
+        function: Any,
+        x: Any,
+        params: Any,
+        h0: Any,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        dropout_masks: Any = None,
+        spec: GRUSpec = GRUSpec(),  # noqa: B008 - frozen
+        save: str | None = None,
+    ) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
+        """The arguments of a stack's `inference` and `forward`."""
+        backend, device = self.place
+        T, N, _ = x.shape
+        valid = None
+        if lengths is not None:
+            steps = (np.arange(T)[:, None] < lengths).tolist()
+            valid = backend.xp.reshape(backend.from_host(steps, backend.xp.bool, device), (T, N))
+        if h0 is None:
+            rows = len(params) * len(params[0])
+            h0 = backend.xp.zeros((rows, N, params[0][0].W_hh.shape[1]), dtype=x.dtype, device=device)
+        self._ask(function, x, params, spec, valid, resets, dropout_masks, save)
+        return (x, h0, params), {"spec": spec, "valid": valid, "resets": resets, "dropout_masks": dropout_masks}
+
+    def _ask(
+        self, function: Any, x: Any, params: Any, spec: GRUSpec, valid: Any, resets: Any, masks: Any, save: str | None
+    ) -> None:
+        """Let the kernel decline, as the library does, before any work."""
+        if self.kernel is None:
+            return
+        w = params[0][0]
+        call = Call(
+            function,
+            self.place.backend,
+            self.place.device,
+            self.place.backend.dtype_name(x.dtype),
+            *x.shape,
+            w.W_hh.shape[1],
+            len(params),
+            len(params[0]),
+            spec,
+            bias=w.b_ih is not None,
+            lengths=valid is not None,
+            resets=resets is not None,
+            dropout=masks is not None,
+            recording=False,
+            save=save,
+        )
+        reason = self.kernel.refuses(call)
+        if reason is not None:
+            raise Refused(reason)

@@ -1,0 +1,212 @@
+"""The run: which rows there are, every case on every row, and what came out."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from gru_xp.dispatch import available, entries, load
+from gru_xp.errors import GRUError
+from gru_xp.kernels import kernels_of
+
+from .cases import Case, all_cases
+from .conversion import variables
+from .implementation import Library, Refused
+from .judge import Judge, Mismatch, NotRun, Target
+
+__all__ = ["Missing", "Outcome", "Result", "chosen", "judge_case", "promises_broken", "run", "targets"]
+
+PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
+QUICK_DTYPES = ("float32",)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What was asked for, or might have been, and is not here."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case on one target in one dtype."""
+
+    target: Target
+    case: str
+    group: str
+    dtype: str
+    status: str
+    reason: str = ""
+    errors: dict[str, float] = field(default_factory=dict)  # by quantity, as a fraction of the bound
+    seconds: float = 0.0
+
+    @property
+    def worst(self) -> float:
+        return max(self.errors.values(), default=0.0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole run."""
+
+    outcomes: tuple[Outcome, ...]
+    missing: tuple[Missing, ...]
+    broken_promises: tuple[str, ...]
+    environment: dict[str, Any]
+    quick: bool
+    seconds: float
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(dict.fromkeys(outcome.target for outcome in self.outcomes))
+
+    def cell(self, target: Target, group: str) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.target == target and outcome.group == group]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all that ran passed and all that was promised ran."""
+        return not self.broken_promises and all(outcome.status != FAILED for outcome in self.outcomes)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "quick": self.quick,
+            "seconds": round(self.seconds, 1),
+            "environment": self.environment,
+            "missing": [asdict(one) for one in self.missing],
+            "broken_promises": list(self.broken_promises),
+            "outcomes": [
+                {
+                    "backend": outcome.target.name,
+                    "device": outcome.target.device,
+                    "kernel": outcome.target.kernel,
+                    "group": outcome.group,
+                    "case": outcome.case,
+                    "dtype": outcome.dtype,
+                    "status": outcome.status,
+                    **({"reason": outcome.reason} if outcome.reason else {}),
+                    **({"errors": {k: float(f"{v:.3g}") for k, v in outcome.errors.items()}} if outcome.errors else {}),
+                    "seconds": round(outcome.seconds, 3),
+                }
+                for outcome in self.outcomes
+            ],
+        }
+
+
+def chosen(names: Sequence[str] = ()) -> tuple[str, ...]:
+    """What to judge: the names that were given, else what GRU_XP_BACKEND says, else nothing, which means everything."""
+    if names:
+        return tuple(names)
+    variable = os.environ.get("GRU_XP_BACKEND", "")
+    return () if variable in ("", "auto") else (variable,)
+
+
+def targets(names: Sequence[str] = ()) -> tuple[tuple[Target, ...], tuple[Missing, ...]]:
+    """The rows: each backend (`name` or `name:device`) on each kind of device, plain and with each of its kernels."""
+    rows: list[Target] = []
+    missing: list[Missing] = []
+    for text in names or sorted(entries(), key=lambda name: (name not in available(), name)):
+        name, _, device = text.partition(":")
+        try:
+            backend = load(name)
+            devices = (backend.device_name(backend.device(device)),) if device else one_of_each_kind(backend.devices())
+        except (GRUError, ImportError, RuntimeError) as error:
+            missing.append(Missing(text, str(error)))
+            continue
+        for each in devices:
+            rows += [Target(name, each, kernel) for kernel in ("plain", *(k.name for k in kernels_of(name)))]
+    return tuple(dict.fromkeys(rows)), tuple(missing)
+
+
+def one_of_each_kind(devices: Iterable[str]) -> tuple[str, ...]:
+    """`cpu` and the first `cuda`, but not the second: the group `memory` goes to that one."""
+    kinds: dict[str, str] = {}
+    for device in devices:
+        kinds.setdefault(device.partition(":")[0], device)
+    kept = [device for kind, device in kinds.items() if not kind.startswith(("device", "no_"))]  # make-believe ones
+    return tuple(kept)
+
+
+def judge_case(
+    target: Target, case: Case, dtype: str, implementation: Library | None = None
+) -> Outcome:
+    """One case on one target in one dtype."""
+    started = time.perf_counter()
+    judge = Judge(target, dtype, implementation)
+    status, reason = PASSED, ""
+    full_precision = getattr(judge.backend, "full_precision", nullcontext)
+    try:
+        with variables(GRU_XP_BACKEND=None, GRU_XP_KERNELS="off"), full_precision(), np.errstate(all="ignore"):
+            case.check(judge)
+    except Mismatch as mismatch:
+        status, reason = FAILED, str(mismatch)
+    except NotRun as nothing:
+        status, reason = NOT_RUN, str(nothing)
+    except Refused as refusal:
+        status, reason = NOT_RUN, f"refused: {refusal}"
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        status, reason = FAILED, f"{type(error).__name__}: {error} ({where.filename}:{where.lineno}, in {where.name})"
+    return Outcome(target, case.name, case.group, dtype, status, reason, judge.errors, time.perf_counter() - started)
+
+
+def plan(rows: Iterable[Target], quick: bool, cases: Sequence[Case] | None = None) -> list[tuple[Target, Case, str]]:
+    """What a run consists of."""
+    steps = []
+    for target in rows:
+        names = load(target.name).float_names()
+        main = "float32" if "float32" in names else names[0]
+        for case in all_cases() if cases is None else cases:
+            if case.quick or not quick:
+                for dtype in names if case.each_dtype and not quick else (main,):
+                    steps.append((target, case, dtype))
+    return steps
+
+
+def run(
+    names: Sequence[str] = (),
+    *,
+    quick: bool = False,
+    required: Sequence[str] | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> Result:
+    """Judge what is named, or everything that is here."""
+    from .environment import describe
+
+    started = time.perf_counter()
+    rows, missing = targets(names)
+    steps = plan(rows, quick)
+    outcomes = []
+    for done, (target, case, dtype) in enumerate(steps):
+        progress(done, len(steps), f"{target}  {case}  {dtype}")
+        outcomes.append(judge_case(target, case, dtype))
+    progress(len(steps), len(steps), "")
+    broken = promises_broken(rows, missing, names, required)
+    seconds = time.perf_counter() - started
+    return Result(tuple(outcomes), missing, broken, describe(rows), quick, seconds)
+
+
+def promises_broken(
+    rows: Sequence[Target], missing: Sequence[Missing], names: Sequence[str], required: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """What was named, or stands in GRU_XP_REQUIRE, and did not run."""
+    if required is None:
+        required = [word.strip() for word in os.environ.get("GRU_XP_REQUIRE", "").split(",") if word.strip()]
+    reasons = {one.name: one.reason for one in missing}
+    broken = [f"{name}: {reasons[name]}" for name in names if name in reasons]
+    for text in required:
+        name, _, device = text.partition(":")
+        there = [t for t in rows if t.name == name and (not device or t.device == device or t.device.startswith(f"{device}:"))]
+        if not there:
+            broken.append(f"{text}: required by GRU_XP_REQUIRE, {reasons.get(text, reasons.get(name, 'not among the rows'))}")
+    return tuple(dict.fromkeys(broken))
+
+

@@ -1,0 +1,38 @@
+"""How far from the reference a result may be: all numbers of that kind stand here and nowhere else.
+
+    max|got - ref| <= c * max(max|plain - ref|, eps * max|ref|, tiny)
+
+`plain` is the plain path on NumPy in the same dtype, so the bound follows the case: a long sequence or saturated gates widen
+it by what they really cost. eps is the rounding unit of the dtype and tiny its smallest normal number; libraries
+differ in whether they keep anything smaller. c is measured: see `measure.py` and `conformance/results/tolerance.json`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["C", "EPS", "TINY", "TWO_RESULTS", "bound", "unit"]
+
+EPS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
+TINY = {"bfloat16": 2.0**-126, "float16": 2.0**-14, "float32": 2.0**-126, "float64": 2.0**-1022}
+
+#: the worst error measured is at most half of this, on every backend, device and kernel in conformance/results
+C = {"bfloat16": 8.0, "float16": 8.0, "float32": 16.0, "float64": 16.0}
+
+#: two results that may each be one bound away from the truth may be two bounds apart
+TWO_RESULTS = 2.0
+
+
+def unit(plain_error: float, ref: npt.NDArray[Any], dtype: str) -> float:
+    """The measured baseline: what an error is a ratio of. `ref` may hold NaN and infinity, which do not count."""
+    finite = ref[np.isfinite(ref)]
+    largest = float(np.max(np.abs(finite), initial=0.0))
+    return max(plain_error, EPS[dtype] * largest, TINY[dtype])
+
+
+def bound(plain_error: float, ref: npt.NDArray[Any], dtype: str, *, results: float = 1.0) -> float:
+    """The largest error that passes."""
+    return results * C[dtype] * unit(plain_error, ref, dtype)
