@@ -144,6 +144,10 @@ class Backend:
 
     # ---- computing --------------------------------------------------------------------------------------------------
 
+    def right_operand(self, W: Any, T: int, N: int) -> Any:
+        """W (M, K) in the layout in which T products `a @ W.T` with a (N, K) are fastest."""
+        return W
+
     def scan(self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False) -> tuple[Any, tuple[Any, ...]]:
         """The loop over time: `carry, out = step(carry, (a[t] for a in xs))` for each t, the outputs stacked in input order.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .backend import Backend
@@ -54,37 +54,52 @@ def _cell(w: Any, name: str) -> CellParams:
 
 def sizes_of(params: Params, *, cell: bool = False) -> Sizes:
     """The sizes, from shapes that fit together."""
-    D = len(params[0])
-    found: Sizes | None = None
-    for index, directions in enumerate(params):
+    first = params[0][0]
+    W_hh = _shape(first.W_hh, _path(0, 0, cell) + "W_hh")
+    if len(W_hh) != 2 or W_hh[0] != 3 * W_hh[1] or W_hh[1] == 0:
+        raise ShapeError(f"{_path(0, 0, cell)}W_hh: expected (3H, H) with H of at least 1, got {tuple(W_hh)}")
+    W_ih = _shape(first.W_ih, _path(0, 0, cell) + "W_ih")
+    if len(W_ih) != 2 or W_ih[0] != W_hh[0]:
+        raise ShapeError(
+            f"{_path(0, 0, cell)}W_ih: expected (3H, I) = ({W_hh[0]}, I), got {tuple(W_ih)}; "
+            f"H = {W_hh[1]} comes from W_hh"
+        )
+    sizes = Sizes(W_ih[1], W_hh[1], len(params), len(params[0]), first.b_ih is not None)
+    G, H, D = W_hh[0], W_hh[1], sizes.D
+    for layer, directions in enumerate(params):
+        K = sizes.I if layer == 0 else D * H
         for d, w in enumerate(directions):
-            path = "" if cell else f"params[{index}][{d}]."
-            if w.W_hh is None or w.W_ih is None:
-                raise StructureError(f"{path}{'W_ih' if w.W_ih is None else 'W_hh'}: expected an array, got None")
-            if (w.b_ih is None) != (w.b_hh is None):
-                missing, given = ("b_ih", "b_hh") if w.b_ih is None else ("b_hh", "b_ih")
-                raise StructureError(
-                    f"{path}{missing}: expected an array, because {given} is given, got None; give both biases or neither"
-                )
-            if found is None:
-                W_ih, W_hh = _shape(w.W_ih, path + "W_ih"), _shape(w.W_hh, path + "W_hh")
-                if len(W_hh) != 2 or W_hh[0] != 3 * W_hh[1] or W_hh[1] == 0:
-                    raise ShapeError(f"{path}W_hh: expected (3H, H) with H of at least 1, got {W_hh}")
-                if len(W_ih) != 2 or W_ih[0] != W_hh[0]:
-                    raise ShapeError(
-                        f"{path}W_ih: expected (3H, I) = ({W_hh[0]}, I), got {W_ih}; H = {W_hh[1]} comes from W_hh"
-                    )
-                found = Sizes(W_ih[1], W_hh[1], len(params), D, w.b_ih is not None)
-            _check_cell(w, path, found, index)
-    assert found is not None
-    return found
+            try:
+                fits = w.W_ih.shape == (G, K) and w.W_hh.shape == (G, H)
+                if sizes.bias:
+                    fits = fits and w.b_ih.shape == (G,) and w.b_hh.shape == (G,)
+                else:
+                    fits = fits and w.b_ih is None and w.b_hh is None
+            except AttributeError:
+                fits = False
+            if not fits:
+                _assert_cell_fits(w, _path(layer, d, cell), sizes, K, "I" if layer == 0 else "D*H")
+    return sizes
 
 
-def _check_cell(w: CellParams, path: str, sizes: Sizes, index: int) -> None:
-    I, H, D = sizes.I, sizes.H, sizes.D
-    K, letter = (I, "I") if index == 0 else (D * H, "D*H")
+def _path(layer: int, d: int, cell: bool) -> str:
+    """How errors call a cell's parameters."""
+    return "" if cell else f"params[{layer}][{d}]."
+
+
+def _assert_cell_fits(w: CellParams, path: str, sizes: Sizes, K: int, letter: str) -> None:
+    """The cell's arrays have the shapes that the sizes ask for; says in detail what does not fit."""
+    H = sizes.H
+    if (w.b_ih is None) != (w.b_hh is None):
+        missing, given = ("b_ih", "b_hh") if w.b_ih is None else ("b_hh", "b_ih")
+        raise StructureError(
+            f"{path}{missing}: expected an array, because {given} is given, got None; give both biases or neither"
+        )
     if (w.b_ih is not None) != sizes.bias:
-        raise StructureError(f"{path}b_ih: biases are expected in every layer and direction or in none")
+        raise StructureError(
+            f"{path}b_ih: expected {'an array' if sizes.bias else 'None'} as in params[0][0], got {_kind(w.b_ih)}; "
+            f"give biases in every layer and direction or in none"
+        )
     wanted = (
         ("W_hh", w.W_hh, "(3H, H)", (3 * H, H)),
         ("W_ih", w.W_ih, f"(3H, {letter})", (3 * H, K)),
@@ -92,10 +107,10 @@ def _check_cell(w: CellParams, path: str, sizes: Sizes, index: int) -> None:
         ("b_hh", w.b_hh, "(3H,)", (3 * H,)),
     )
     for name, array, letters, shape in wanted:
-        if array is not None and tuple(_shape(array, path + name)) != shape:
-            at = "W_hh" if not path else "params[0][0].W_hh"
+        if (array is not None or sizes.bias or "W" in name) and tuple(_shape(array, path + name)) != shape:
+            origin = "W_hh" if not path else "params[0][0].W_hh"
             raise ShapeError(
-                f"{path}{name}: expected {letters} = {shape}, got {tuple(array.shape)}; H = {H} comes from {at}"
+                f"{path}{name}: expected {letters} = {shape}, got {tuple(array.shape)}; H = {H} comes from {origin}"
             )
 
 
@@ -112,21 +127,30 @@ def _shape(array: Any, name: str) -> tuple[int, ...]:
         raise StructureError(f"{name}: expected an array, got {_kind(array)}") from None
 
 
-def assert_agree(named: list[tuple[str, Any]], source: Backend) -> None:
-    """All arrays belong to one library, have one dtype and lie on one device: those of the first."""
-    first_name, first = named[0]
-    kind, dtype = type(first), first.dtype
-    dtype_name = source.dtype_name(dtype)
-    if dtype_name not in source.float_names():
+def check_agree(first_name: str, first: Any, others: list[Any], name_of: Callable[[int], str], source: Backend) -> bool:
+    """All arrays belong to one library, have one dtype and lie on one device: those of the first.
+
+    `name_of` tells what the caller calls one of the others; it is asked only for an error. Returns whether they are of
+    one Python type and one byte order as well, so that what is canonical for one is so for all.
+    """
+    kind, dtype, beside, alike = type(first), first.dtype, source.beside, True
+    if source.dtype_name(dtype) not in source.float_names():
         raise DTypeError(
             f"{first_name}: expected a floating-point dtype ({', '.join(source.float_names())}), got {dtype}; cast it first"
         )
-    for name, array in named:
+    for index, array in enumerate(others):
         if type(array) is not kind:
-            assert_same_library(array, name, source, first_name)
-        if array.dtype != dtype and source.dtype_name(array.dtype) != dtype_name:
-            raise DTypeError(f"{name}: expected {dtype}, as {first_name} has, got {array.dtype}; cast one of them")
-        assert_beside(array, name, first, first_name, source)
+            assert_same_library(array, name_of(index), source, first_name)
+            alike = False
+        if array.dtype != dtype:
+            if source.dtype_name(array.dtype) != source.dtype_name(dtype):
+                raise DTypeError(
+                    f"{name_of(index)}: expected {dtype}, as {first_name} has, got {array.dtype}; cast one of them"
+                )
+            alike = False
+        if not beside(first, array):
+            assert_beside(array, name_of(index), first, first_name, source)
+    return alike
 
 
 def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batched: bool) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from .backend import Backend
-from .checks import Sizes, assert_agree, assert_shape, resets_beside, sizes_of, structured, valid_steps
+from .checks import Sizes, check_agree, assert_shape, resets_beside, sizes_of, structured, valid_steps
 from .dispatch import Place, assert_same_library, convert, kernel_policy, owner, place_for, selection
 from .errors import DTypeError, MixedArraysError, NotDifferentiableError, ShapeError, StructureError
 from .kernels import Call, Choice, choose, stack_for
@@ -269,18 +269,22 @@ def prepare(params: Any, *, backend: str | None = None) -> PreparedParams:
     """
     layers = structured(params)
     sizes = sizes_of(layers)
-    named = named_weights(layers)
-    source = owner(named[0][1], named[0][0])
-    assert_agree(named, source)
-    caller = Place(source, source.device_of(named[0][1]))
+    caller = place_of(layers)
     place = place_for(selection(backend), caller)
+    return PreparedParams(owned_at(place, layers, caller), sizes, place)
+
+
+def owned_at(place: Place, params: Params, caller: Place) -> Params:
+    """Copies of the parameters at another place, or at their own."""
+
+    def copied(array: Any) -> Any:
+        array = caller.backend.canonical(array)
+        if place != caller:
+            array = convert(array, caller.backend, place, "params")
+        return place.backend.owned(array)
+
     with place.backend.computing(place.device, recorded=False):
-        moved = map_params(lambda a: _moved(place.backend.owned, source.canonical(a), source, place), layers)
-    return PreparedParams(moved, sizes, place)
-
-
-def _moved(then: Any, array: Any, source: Any, place: Place) -> Any:
-    return then(array if source is place.backend else convert(array, source, place, "params"))
+        return map_params(copied, params)
 
 
 @dataclass(frozen=True)
@@ -370,22 +374,28 @@ class _Open:
                 f"x: expected {letters} = {wanted}, got {tuple(x.shape)}; I = {sizes.I} comes from W_ih"
             )
 
-        named = [("x", x)]
+        names, others = [], []
         if h0 is not None:
             rows = sizes.L * sizes.D
             letters, shape = ("(L*D, N, H)", (rows, N, sizes.H)) if self.batched else ("(L*D, H)", (rows, sizes.H))
             assert_shape(h0, "h0", letters, shape, "L, D and H come from params and N from x")
-            named.append(("h0", h0))
+            names.append("h0")
+            others.append(h0)
         if dropout_masks is not None:
             width = sizes.D * sizes.H
             letters, shape = ("(L-1, T, N, D*H)", (sizes.L - 1, T, N, width))
             if not self.batched:
                 letters, shape = "(L-1, T, D*H)", (sizes.L - 1, T, width)
             assert_shape(dropout_masks, "dropout_masks", letters, shape, "L, D and H come from params, T and N from x")
-            named.append(("dropout_masks", dropout_masks))
-        if self.prepared is None:
-            named += named_weights(self.params)
-        assert_agree(named, source)
+            names.append("dropout_masks")
+            others.append(dropout_masks)
+        self.others = others
+        arrays = others if self.prepared else others + weights_of(self.params)
+
+        def name_of(index: int) -> str:
+            return [*names, *names_of(self.params)][index]
+
+        self.alike = check_agree("x", x, arrays, name_of, source)
         if not self.batched:
             x = x[:, None, :]
             h0 = None if h0 is None else h0[:, None, :]
@@ -400,7 +410,7 @@ class _Open:
         if self.prepared is not None:
             self._assert_prepared_fits(self.prepared)
         if self.crossing and function == "gru" and self.place.backend is not source:
-            self._assert_no_gradient(named)
+            self._assert_no_gradient([("x", x), *((name_of(index), array) for index, array in enumerate(arrays))])
 
     def _assert_prepared_fits(self, prepared: PreparedParams) -> None:
         if prepared.place != self.place:
@@ -428,7 +438,7 @@ class _Open:
     def choose(self) -> Choice:
         """The kernel for this call, the arrays still being where they came from."""
         backend, sizes = self.place.backend, self.sizes
-        arrays = [self.x, self.h0, *(w.W_ih for layer in self.params for w in layer)]
+        recording = not self.crossing and backend.recording([self.x, *self.others, *weights_of(self.params)])
         call = Call(
             "forward" if self.function == "forward" else "inference",
             backend,
@@ -445,7 +455,7 @@ class _Open:
             lengths=self.valid is not None,
             resets=self.resets is not None,
             dropout=self.dropout_masks is not None,
-            recording=not self.crossing and backend.recording([a for a in arrays if a is not None]),
+            recording=recording,
             save=self.save,
         )
         return choose(call, kernel_policy())
@@ -461,7 +471,10 @@ class _Open:
             return convert(array, source, place, name) if self.crossing else array
 
         x, h0 = moved(self.x, "x"), moved(self.h0, "h0")
-        params = self.params if self.prepared else map_params(lambda a: moved(a, "params"), self.params)
+        if self.prepared or (x is self.x and self.alike):
+            params = self.params
+        else:
+            params = map_params(lambda a: moved(a, "params"), self.params)
         rest = [moved(a, name) for a, name in ((self.valid, "lengths"), (self.resets, "resets"))]
         if h0 is None:
             shape = (self.sizes.L * self.sizes.D, x.shape[1], self.sizes.H)
@@ -493,15 +506,28 @@ class _Open:
         return (y, h_n) if self.batched else (y[:, 0, :], h_n[:, 0, :])
 
 
-def named_weights(params: Params) -> list[tuple[str, Any]]:
-    """All weights with the names that errors call them by."""
+def weights_of(params: Params) -> list[Any]:
+    """All arrays of the parameters, in order."""
+    return [array for layer in params for w in layer for array in w if array is not None]
+
+
+def names_of(params: Params) -> list[str]:
+    """What errors call the arrays of `weights_of`."""
     return [
-        (f"params[{index}][{d}].{name}", array)
+        f"params[{index}][{d}].{name}"
         for index, layer in enumerate(params)
         for d, w in enumerate(layer)
         for name, array in zip(CellParams._fields, w, strict=True)
         if array is not None
     ]
+
+
+def place_of(params: Params) -> Place:
+    """Where parameters are that belong to one library, have one dtype and lie on one device."""
+    arrays = weights_of(params)
+    source = owner(arrays[0], names_of(params)[0])
+    check_agree(names_of(params)[0], arrays[0], arrays, lambda index: names_of(params)[index], source)
+    return Place(source, source.device_of(arrays[0]))
 
 
 def map_params(function: Any, params: Params) -> Params:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from .backend import Backend
 from .cell import Gates
@@ -26,8 +26,7 @@ Level: TypeAlias = Literal["gates", "layer", "stack"]
 LEVELS: tuple[Level, ...] = ("stack", "layer", "gates")  # the most fused first
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What a kernel is told of a call before it has to say whether it can serve it."""
 
     function: Literal["inference", "forward", "backward"]

@@ -37,10 +37,11 @@ class Layer:
         """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H). `valid` and `resets` are (T, N) booleans or None."""
         run = _Run(self, x.dtype, w, spec)
         cut = cut_before(valid, resets, reverse, self.xp)
+        cell, w_loop = run.cell, run.weights_for_loop(x)
 
         def step(h: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
             gi_t, cut_t = at
-            h = run.narrow(run.cell.inference(gi_t, run.wide(self.zero_where(cut_t, h)), run.w))
+            h = run.narrow(cell.inference(gi_t, run.wide(self.zero_where(cut_t, h)), w_loop))
             return h, (h,)
 
         h_n, (y,) = self.backend.scan(step, h0, (run.project(self.zero_padding(valid, x), valid), cut), reverse=reverse)
@@ -53,11 +54,12 @@ class Layer:
         run = _Run(self, x.dtype, w, spec)
         cut = cut_before(valid, resets, reverse, self.xp)
         x = self.zero_padding(valid, x)
+        cell, w_loop = run.cell, run.weights_for_loop(x)
 
         def step(h: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
             gi_t, cut_t = at
             h_prev = self.zero_where(cut_t, h)
-            h, r, z, n, u = run.cell.forward(gi_t, run.wide(h_prev), run.w)
+            h, r, z, n, u = cell.forward(gi_t, run.wide(h_prev), w_loop)
             h = run.narrow(h)
             return h, ((h, h_prev, r, z, n, u) if save == "all" else (h, h_prev, None, None, None, None))
 
@@ -131,16 +133,23 @@ class _Run:
     def __init__(self, layer: Layer, dtype: Any, w: CellParams, spec: GRUSpec):
         self.layer, self.xp = layer, layer.xp
         self.caller_dtype, self.dtype = dtype, layer.backend.computed_in(dtype)
+        self.same = self.caller_dtype == self.dtype
         self.cell: Cell = cell_of(spec, layer.xp, layer.gates)
-        self.w = CellParams(*(None if weight is None else self.wide(weight) for weight in w))
+        self.w = w if self.same else CellParams(*(None if weight is None else self.wide(weight) for weight in w))
 
     def wide(self, a: Any) -> Any:
         """a in the type that is computed in."""
-        return a if a.dtype == self.dtype else self.xp.astype(a, self.dtype)
+        return a if self.same else self.xp.astype(a, self.dtype)
 
     def narrow(self, a: Any) -> Any:
         """a in the caller's type."""
-        return a if a.dtype == self.caller_dtype else self.xp.astype(a, self.caller_dtype)
+        return a if self.same else self.xp.astype(a, self.caller_dtype)
+
+    def weights_for_loop(self, x: Any) -> CellParams:
+        """The weights with W_hh as the library likes it for a product in each step over x (T, N, I)."""
+        T, N, _ = x.shape
+        W_hh = self.layer.backend.right_operand(self.w.W_hh, T, N)
+        return self.w if W_hh is self.w.W_hh else self.w._replace(W_hh=W_hh)
 
     def project(self, x: Any, valid: Any) -> Any:
         """x (T, N, I), zero in the padding -> gi (T, N, 3H), where the padding has z = 1."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any
 
-from .checks import Sizes, assert_agree, sizes_of, structured
+from .checks import Sizes, sizes_of, structured
 from .dispatch import Place, convert, load as load_backend, owner, place_for, selection
 from .errors import DTypeError, RangeError, ShapeError, StructureError
-from .functional import PreparedParams, gru, gru_backward, gru_forward, named_weights, map_params
+from .functional import PreparedParams, gru, gru_backward, gru_forward, map_params, owned_at, place_of
 from .params import GRUGrads, GRUSpec, Params, Tape
 
 __all__ = ["GRU", "load"]
@@ -117,12 +117,9 @@ class GRU:
         sizes = sizes_of(layers)
         if self._sizes is not None and sizes != self._sizes:
             raise ShapeError(f"params: expected the sizes {self._sizes}, got {sizes}; for others make a new GRU")
-        named = named_weights(layers)
-        source = owner(named[0][1], named[0][0])
-        assert_agree(named, source)
-        place = Place(source, source.device_of(named[0][1]))
+        place = place_of(layers)
         self._sizes = sizes
-        self._own = PreparedParams(map_params(source.owned, layers), sizes, place)
+        self._own = PreparedParams(owned_at(place, layers, place), sizes, place)
         self._brought: dict[tuple[str, str], PreparedParams] = {}
 
     def _at(self, x: Any, backend: str | None) -> PreparedParams:
@@ -135,13 +132,7 @@ class GRU:
         key = (place.backend.name, place.backend.device_name(place.device))
         brought = self._brought.get(key)
         if brought is None:
-            device = place.device if place.device is not None else place.backend.device(None)  # traced
-            target = Place(place.backend, device)
-            with place.backend.computing(device, recorded=False):
-                moved = map_params(
-                    lambda a: place.backend.owned(convert(a, own.place.backend, target, "params")), own.params
-                )
-            brought = self._brought[key] = PreparedParams(moved, own.sizes, place)
+            brought = self._brought[key] = PreparedParams(owned_at(place, own.params, own.place), own.sizes, place)
         return brought
 
     @property

@@ -40,7 +40,7 @@ class Stack:
                 outs.append(y)
                 states.append(h_n)
             x = self._between(outs, index, dropout_masks)
-        return x, self.xp.stack(states)
+        return x, self._stacked(states, x)
 
     def forward(
         self, x: Array, h0: Array, params: Params, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any, save: str
@@ -59,7 +59,7 @@ class Stack:
                 layer_tapes.append(tape)
             tapes.append(tuple(layer_tapes))
             x = self._between(outs, index, dropout_masks)
-        return x, self.xp.stack(states), tuple(tapes)
+        return x, self._stacked(states, x), tuple(tapes)
 
     def backward(
         self, tapes: tuple[tuple[LayerTape, ...], ...], dy: Any, dh_n: Any, /, *, dropout_masks: Any
@@ -79,6 +79,10 @@ class Stack:
             dparams.append(tuple(dlayer))
             dy = dx if index == 0 or dropout_masks is None else dx * dropout_masks[index - 1, ...]
         return GRUGrads(dy, self.xp.stack(dh0), tuple(reversed(dparams)))
+
+    def _stacked(self, states: list[Any], y: Any) -> Any:
+        """The last states (N, H) as (L*D, N, H). Without steps they are the caller's h0, which has to be copied."""
+        return states[0][None, ...] if len(states) == 1 and y.shape[0] > 0 else self.xp.stack(states)
 
     def _between(self, outs: list[Any], index: int, dropout_masks: Any) -> Any:
         """The directions' outputs (T, N, H) side by side, and through the dropout that stands above this layer, if any."""
