@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ jax.tree_util.register_dataclass(
 jax.tree_util.register_dataclass(
     Tape,
     data_fields=["layers", "params", "valid", "resets", "dropout_masks"],
-    meta_fields=["spec", "batched", "caller"],
+    meta_fields=["spec", "batched", "place", "caller"],
 )
 
 
@@ -91,6 +92,16 @@ class JaxBackend(Backend):
 
     def compiled(self, stack: Any) -> Any:
         return _Compiled(stack)
+
+    def modes(self) -> dict[str, str]:
+        return {
+            "jax_enable_x64": str(jax.config.read("jax_enable_x64")),
+            "matmul precision": str(jax.config.read("jax_default_matmul_precision") or "default"),
+            "platform": jax.devices()[0].client.platform_version.partition("\n")[0],
+        }
+
+    def full_precision(self) -> AbstractContextManager[Any]:
+        return jax.default_matmul_precision("highest")  # type: ignore[no-any-return]
 
     def recording(self, arrays: list[Any]) -> bool:
         return any(isinstance(a, jax.core.Tracer) for a in arrays)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -70,6 +71,21 @@ class TorchBackend(Backend):
 
     def computing(self, device: Any, *, recorded: bool) -> AbstractContextManager[Any]:
         return nullcontext() if recorded else torch.no_grad()
+
+    def modes(self) -> dict[str, str]:
+        found = {"threads": str(torch.get_num_threads()), "float32 matmul precision": torch.get_float32_matmul_precision()}
+        if torch.cuda.is_available():
+            found |= {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
+        return found
+
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     def recording(self, arrays: list[Any]) -> bool:
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor

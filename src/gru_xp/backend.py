@@ -179,6 +179,18 @@ class Backend:
         """The context to compute in; where `recorded` is False, nothing is kept for automatic differentiation."""
         return _ANYWHERE
 
+    def full_precision(self) -> AbstractContextManager[Any]:
+        """A context in which products keep all bits of their type: no TF32, no bfloat16 for float32."""
+        return _ANYWHERE
+
+    def modes(self) -> dict[str, str]:
+        """The library's settings that numbers depend on, and its driver, for reports."""
+        return {}
+
+    def kernels(self) -> tuple[Any, ...] | None:
+        """The fused kernels that may serve these arrays, the most fused first; None for those that are installed."""
+        return None
+
     def compiled(self, stack: Any) -> Any:
         """The same stack, compiled where the library gains by that."""
         return stack

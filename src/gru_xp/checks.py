@@ -22,7 +22,21 @@ class Sizes(NamedTuple):
 
 
 def structured(params: Any) -> Params:
-    """The parameters as tuples of tuples of CellParams; takes lists and plain tuples of four too."""
+    """The parameters as tuples of tuples of CellParams; takes lists and plain tuples of two or four too."""
+    if type(params) is tuple and params:
+        for layer in params:
+            if type(layer) is not tuple or len(layer) != len(params[0]) or not _all_cells(layer):
+                break
+        else:
+            return params
+    return _restructured(params)
+
+
+def _all_cells(layer: tuple[Any, ...]) -> bool:
+    return 0 < len(layer) < 3 and type(layer[0]) is CellParams and type(layer[-1]) is CellParams
+
+
+def _restructured(params: Any) -> Params:
     if isinstance(params, CellParams):
         raise StructureError(
             "params: expected a tuple of layers, each a tuple of directions, got a bare CellParams; wrap it: ((w,),)"

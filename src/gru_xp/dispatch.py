@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .backend import Backend
 from .errors import BackendError, DTypeError, MixedArraysError, NotDifferentiableError, StructureError, VariableError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["Place", "Selection", "available", "convert", "load", "owner", "use_backend"]
 
@@ -46,6 +48,8 @@ class Selection(NamedTuple):
 @cache
 def entries() -> dict[str, EntryPoint]:
     """All backends that somebody has installed, by the root module of their library; none of them is loaded."""
+    from importlib.metadata import entry_points  # takes longer to import than all of gru_xp
+
     return {entry.name: entry for entry in sorted(entry_points(group="gru_xp.backends"), key=lambda entry: entry.name)}
 
 
@@ -101,12 +105,14 @@ def _standard(xp: Any, name: str) -> Backend:
 
 # ---- selection -------------------------------------------------------------------------------------------------------
 
-_context: ContextVar[str | None] = ContextVar("gru_xp_backend", default=None)
+_context: ContextVar[str | Backend | None] = ContextVar("gru_xp_backend", default=None)
 
 
 @contextmanager
-def use_backend(backend: str) -> Iterator[None]:
+def use_backend(backend: str | Backend) -> Iterator[None]:
     """Within this context calls compute on `backend`, as `name[:device]` or "auto"; results stay of the caller's kind.
+
+    A `Backend` object, such as one under test, stands for itself.
 
     >>> import gru_xp
     >>> with gru_xp.use_backend("numpy"):
@@ -121,11 +127,11 @@ def use_backend(backend: str) -> Iterator[None]:
         _context.reset(token)
 
 
-def selection(backend: str | None = None) -> Selection | None:
+def selection(backend: str | Backend | None = None) -> Selection | Backend | None:
     """What is selected by the argument, the context or GRU_XP_BACKEND, in this order; None for auto."""
-    text = backend if backend is not None else _context.get()
-    if text is not None:
-        return _parse(text, "backend")
+    asked = backend if backend is not None else _context.get()
+    if asked is not None:
+        return asked if isinstance(asked, Backend) else _parse(asked, "backend")
     text = os.environ.get("GRU_XP_BACKEND")
     return _parse(text, "GRU_XP_BACKEND") if text else None
 
@@ -153,12 +159,12 @@ def kernel_policy() -> str:
     return policy
 
 
-def place_for(selected: Selection | None, caller: Place | None) -> Place:
+def place_for(selected: Selection | Backend | None, caller: Place | None) -> Place:
     """Where to compute for a caller whose arrays are at `caller`; without arrays, where to create."""
     if selected is None:
         return caller if caller is not None else Place(load("numpy"), load("numpy").device(None))
-    backend = load(selected.name)
-    if selected.device is not None:
+    backend = selected if isinstance(selected, Backend) else load(selected.name)
+    if isinstance(selected, Selection) and selected.device is not None:
         return Place(backend, backend.device(selected.device))
     if caller is None:
         return Place(backend, backend.device(None))

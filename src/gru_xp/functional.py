@@ -53,7 +53,7 @@ def gru(
     resets: Any = None,
     spec: GRUSpec = CUDNN,
     dropout_masks: Any = None,
-    backend: str | None = None,
+    backend: str | Backend | None = None,
 ) -> tuple[Any, Any]:
     """Run a gated recurrent unit over a sequence; differentiable by the arrays' own library where it has autodiff.
 
@@ -95,7 +95,7 @@ def gru_inference(
     resets: Any = None,
     spec: GRUSpec = CUDNN,
     dropout_masks: Any = None,
-    backend: str | None = None,
+    backend: str | Backend | None = None,
 ) -> tuple[Any, Any]:
     """As `gru`, but nothing is saved or recorded for a gradient."""
     call = _Open("inference", x, params, h0, lengths, resets, spec, dropout_masks, backend)
@@ -111,7 +111,7 @@ def gru_forward(
     resets: Any = None,
     spec: GRUSpec = CUDNN,
     dropout_masks: Any = None,
-    backend: str | None = None,
+    backend: str | Backend | None = None,
     save: str = "all",
 ) -> tuple[Any, Any, Tape]:
     """As `gru`, and the tape that `gru_backward` needs.
@@ -150,9 +150,8 @@ def gru_backward(tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
         raise StructureError("dy: expected dy or dh_n or both, got neither")
     first = tape.layers[0][0]
     T, N, H = first.h_prev.shape
-    compute = owner(first.x, "tape")
-    place = Place(compute, compute.device_of(first.x))
-    caller = tape.caller or place
+    place, caller = tape.place, tape.caller
+    compute = place.backend
     L, D = len(tape.layers), len(tape.layers[0])
     why = "as gru_forward returned it"
     for name, array, letters, shape in (
@@ -191,18 +190,18 @@ def gru_backward(tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
         grads = stack.backward(tape.layers, dy, dh_n, dropout_masks=tape.dropout_masks)
 
     def home(array: Any) -> Any:
-        return array if tape.caller is None or array is None else convert(array, compute, tape.caller, "gradients")
+        return array if caller == place or array is None else convert(array, compute, caller, "gradients")
 
     dx, dh0 = home(grads.x), home(grads.h0)
     if not tape.batched:
         dx, dh0 = dx[:, 0, :], dh0[:, 0, :]
-    if tape.caller is None:
+    if caller == place:
         return GRUGrads(dx, dh0, grads.params)
     return GRUGrads(dx, dh0, tuple(tuple(CellParams(*map(home, dw)) for dw in layer) for layer in grads.params))
 
 
 def gru_cell(
-    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | None = None
+    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
 ) -> Any:
     """One step: x (N, I), h (N, H) -> h' (N, H); without a batch (I,), (H,) -> (H,). Differentiable as `gru` is.
 
@@ -216,14 +215,14 @@ def gru_cell(
 
 
 def gru_cell_inference(
-    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | None = None
+    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
 ) -> Any:
     """As `gru_cell`, but nothing is recorded for a gradient."""
     return _open_cell("inference", x, h, params, spec, backend).run()[1][0, ...]
 
 
 def gru_cell_forward(
-    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | None = None
+    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
 ) -> tuple[Any, Tape]:
     """As `gru_cell`, and the tape, which is that of a sequence of one step."""
     _, h_n, tape = _open_cell("forward", x, h, params, spec, backend).run_forward("all")
@@ -241,7 +240,7 @@ def gru_cell_backward(tape: Tape, dh1: Any) -> CellGrads:
     return CellGrads(grads.x[0, ...], grads.h0[0, ...], grads.params[0][0])
 
 
-def _open_cell(function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, backend: str | None) -> _Open:
+def _open_cell(function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, backend: str | Backend | None) -> _Open:
     if not isinstance(params, tuple) or len(params) not in (2, 4):
         raise StructureError(f"params: expected CellParams(W_ih, W_hh, b_ih, b_hh), got a {type(params).__name__}")
     owner(x, "x")
@@ -257,7 +256,7 @@ def _open_cell(function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, b
     return _Open(function, x[None, ...], ((cell,),), h0, None, None, spec, None, backend)
 
 
-def prepare(params: Any, *, backend: str | None = None) -> PreparedParams:
+def prepare(params: Any, *, backend: str | Backend | None = None) -> PreparedParams:
     """The parameters checked, copied, and brought to where they will be computed with; for repeated calls.
 
     Later changes to the arrays that came do not reach the copy.
@@ -313,7 +312,7 @@ def explain(
     resets: Any = None,
     spec: GRUSpec = CUDNN,
     dropout_masks: Any = None,
-    backend: str | None = None,
+    backend: str | Backend | None = None,
     function: Function = "inference",
     save: str = "all",
 ) -> Explanation:
@@ -354,7 +353,7 @@ class _Open:
         resets: Any,
         spec: GRUSpec,
         dropout_masks: Any,
-        backend: str | None,
+        backend: str | Backend | None,
         save: str | None = None,
     ):
         if type(spec) is not GRUSpec:
@@ -495,8 +494,7 @@ class _Open:
             y, h_n, layers = stack.forward(
                 x, h0, params, spec=self.spec, valid=valid, resets=resets, dropout_masks=masks, save=save
             )
-            caller = self.caller if self.crossing else None
-            tape = Tape(layers, params, valid, resets, masks, self.spec, self.batched, caller)
+            tape = Tape(layers, params, valid, resets, masks, self.spec, self.batched, place=self.place, caller=self.caller)
             return *self.home(y, h_n), tape
 
     def home(self, y: Any, h_n: Any) -> tuple[Any, Any]:
@@ -549,7 +547,7 @@ def _assert_like_input(array: Any, name: str, x: Any, caller: Place, compute: Ba
     if wanted != got:
         raise DTypeError(f"{name}: expected {wanted}, as the input of gru_forward has, got {got}; cast it first")
     device = caller.backend.device_of(array)
-    if device != caller.device:
+    if device != caller.device and not (caller.backend is compute and compute.beside(x, array)):
         raise MixedArraysError(
             f"{name}: expected on {caller}, where the input of gru_forward was, "
             f"got on {caller.backend.name}:{caller.backend.device_name(device)}; move it"

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from .backend import Backend
 from .cell import Gates
@@ -19,6 +18,9 @@ from .errors import KernelError
 from .layer import Layer
 from .params import CellParams, GRUGrads, GRUSpec, LayerTape, Params
 from .stack import Stack
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["Call", "GatesKernel", "Kernel", "LayerKernel", "StackKernel"]
 
@@ -101,6 +103,8 @@ class StackKernel(Kernel, Protocol):
 @cache
 def entries() -> tuple[EntryPoint, ...]:
     """All kernels that are installed, by name; none of them is loaded."""
+    from importlib.metadata import entry_points  # takes longer to import than all of gru_xp
+
     return tuple(sorted(entry_points(group="gru_xp.kernels"), key=lambda entry: entry.name))
 
 
@@ -121,10 +125,13 @@ class Choice:
 
 def choose(call: Call, policy: str) -> Choice:
     """The most fused kernel that accepts the call; `policy` is the value of GRU_XP_KERNELS."""
+    kernels: tuple[Kernel, ...] | None = call.backend.kernels()
+    if kernels is None:
+        kernels = kernels_of(call.backend.name)
     if policy == "off":
-        return Choice(None, tuple((kernel, "GRU_XP_KERNELS=off") for kernel in kernels_of(call.backend.name)))
+        return Choice(None, tuple((kernel, "GRU_XP_KERNELS=off") for kernel in kernels))
     refusals = []
-    for kernel in kernels_of(call.backend.name):
+    for kernel in kernels:
         reason = kernel.refuses(call)
         if reason is None:
             return Choice(kernel, tuple(refusals))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any
 
+from .backend import Backend
 from .checks import Sizes, sizes_of, structured
 from .dispatch import Place, convert, load as load_backend, owner, place_for, selection
 from .errors import DTypeError, RangeError, ShapeError, StructureError
@@ -53,7 +54,7 @@ class GRU:
         dtype: Any = "float32",
         initializer: str = "pytorch",
         seed: int | None = None,
-        backend: str | None = None,
+        backend: str | Backend | None = None,
     ):
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             if isinstance(value, bool) or not isinstance(value, int):
@@ -122,7 +123,7 @@ class GRU:
         self._own = PreparedParams(owned_at(place, layers, place), sizes, place)
         self._brought: dict[tuple[str, str], PreparedParams] = {}
 
-    def _at(self, x: Any, backend: str | None) -> PreparedParams:
+    def _at(self, x: Any, backend: str | Backend | None) -> PreparedParams:
         """The parameters where a call with x computes; brought there once."""
         own = self._own
         source = owner(x, "x")
@@ -185,7 +186,7 @@ class GRU:
     # ---- sequences --------------------------------------------------------------------------------------------------
 
     def __call__(
-        self, x: Any, h0: Any = None, *, lengths: Any = None, resets: Any = None, backend: str | None = None
+        self, x: Any, h0: Any = None, *, lengths: Any = None, resets: Any = None, backend: str | Backend | None = None
     ) -> tuple[Any, Any]:
         """Inference: as `gru`, with x (N, T, I), y (N, T, D*H) and resets (N, T) if `batch_first`. Without dropout."""
         x, resets = self._time_first(x), self._time_first(resets)
@@ -204,7 +205,7 @@ class GRU:
         dropout_masks: Any = None,
         dropout_seed: int | None = None,
         save: str = "all",
-        backend: str | None = None,
+        backend: str | Backend | None = None,
     ) -> tuple[Any, Any, Tape]:
         """Training: as `gru_forward`. Where `dropout` acts, give the masks or a seed to draw them from."""
         x, resets = self._time_first(x), self._time_first(resets)
@@ -262,7 +263,7 @@ class GRU:
         shape = (own.sizes.L * own.sizes.D, *(() if batch_size is None else (batch_size,)), own.sizes.H)
         return backend.xp.zeros(shape, dtype=like.dtype, device=backend.device_of(like))
 
-    def step(self, x_t: Any, state: Any, *, reset: Any = None, backend: str | None = None) -> tuple[Any, Any]:
+    def step(self, x_t: Any, state: Any, *, reset: Any = None, backend: str | Backend | None = None) -> tuple[Any, Any]:
         """One step of a stream: x_t (N, I), state (L, N, H) -> y_t (N, H), the next state. Without a batch (I,), (L, H).
 
         `reset` (N,) booleans set a row's state to zero before the step. Step by step is the same as the whole sequence.
@@ -289,7 +290,7 @@ class GRU:
         safetensors.save(self, path)
 
 
-def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
+def load(path: str | PathLike[str], *, backend: str | Backend | None = None) -> GRU:
     """Read a model that `GRU.save` wrote, into the selected backend, by default NumPy. Nothing is ever unpickled."""
     from .formats import safetensors
 

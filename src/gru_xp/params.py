@@ -90,7 +90,8 @@ class Tape:
     dropout_masks: Any  # (L-1, T, N, D*H) or None
     spec: GRUSpec
     batched: bool  # False if x came as (T, I)
-    caller: Any  # the `dispatch.Place` of the arrays that came, None where it is the tape's own
+    place: Any  # the `dispatch.Place` where it was computed and lies
+    caller: Any  # the `dispatch.Place` of the arrays that came
 
 
 class GRUGrads(NamedTuple):
