@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import array_api_strict
+
 from gru_xp.backend import Backend
 
 __all__ = ["StrictBackend"]

@@ -8,6 +8,7 @@ from typing import Any
 import array_api_compat.cupy as xp
 import cupy
 import numpy as np
+
 from gru_xp.backend import Backend
 
 __all__ = ["CupyBackend"]
@@ -63,4 +64,4 @@ class CupyBackend(Backend):
         return array.copy()
 
     def computing(self, device: Any, *, recorded: bool) -> AbstractContextManager[Any]:
-        return device  # type: ignore[no-any-return]
+        return device

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
 from gru_xp.backend import Backend, Step
 from gru_xp.params import LayerTape, Tape
 
@@ -36,7 +37,7 @@ class JaxBackend(Backend):
 
     def float_names(self) -> tuple[str, ...]:
         # read at every call, because jax_enable_x64 can be switched
-        return self._float_names if jax.config.read("jax_enable_x64") else self._float_names[:-1]
+        return self._float_names if _setting("jax_enable_x64") else self._float_names[:-1]
 
     def devices(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(map(self.device_name, [*jax.devices(), *jax.devices("cpu")])))
@@ -87,24 +88,31 @@ class JaxBackend(Backend):
     def handed_out(self, array: Any) -> Any:
         return array
 
-    def scan(self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False) -> tuple[Any, tuple[Any, ...]]:
-        return jax.lax.scan(step, carry, xs, reverse=reverse)  # type: ignore[no-any-return]
+    def scan(
+        self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False
+    ) -> tuple[Any, tuple[Any, ...]]:
+        return jax.lax.scan(step, carry, xs, reverse=reverse)
 
     def compiled(self, stack: Any) -> Any:
         return _Compiled(stack)
 
     def modes(self) -> dict[str, str]:
         return {
-            "jax_enable_x64": str(jax.config.read("jax_enable_x64")),
-            "matmul precision": str(jax.config.read("jax_default_matmul_precision") or "default"),
+            "jax_enable_x64": str(_setting("jax_enable_x64")),
+            "matmul precision": str(_setting("jax_default_matmul_precision") or "default"),
             "platform": jax.devices()[0].client.platform_version.partition("\n")[0],
         }
 
     def full_precision(self) -> AbstractContextManager[Any]:
-        return jax.default_matmul_precision("highest")  # type: ignore[no-any-return]
+        return jax.default_matmul_precision("highest")
 
     def recording(self, arrays: list[Any]) -> bool:
         return any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+
+def _setting(name: str) -> Any:
+    """One of JAX's options as it is in this thread and context."""
+    return getattr(jax.config, name)
 
 
 class _Compiled:

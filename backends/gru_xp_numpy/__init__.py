@@ -1,4 +1,4 @@
-"""NumPy: the backend, and the fused gates in `gates.py`. What is drawn at random for all backends is drawn in `draw.py`."""
+"""NumPy: the backend. The fused gates are in `gates.py`; what all backends draw at random is drawn in `draw.py`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import array_api_compat.numpy as xp
 import numpy as np
+
 from gru_xp.backend import Backend, Step
 from gru_xp.checks import Sizes
 from gru_xp.errors import StructureError
@@ -88,7 +89,9 @@ class NumpyBackend(Backend):
         # long; transposing it once costs as much as 5 to 50 such products save.
         return np.asfortranarray(W) if N > 1 and T >= 32 else W
 
-    def scan(self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False) -> tuple[Any, tuple[Any, ...]]:
+    def scan(
+        self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False
+    ) -> tuple[Any, tuple[Any, ...]]:
         """As `Backend.scan`, into arrays made once."""
         T = next(a.shape[0] for a in xs if a is not None)
         if T == 0:

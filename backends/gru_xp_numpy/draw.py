@@ -7,11 +7,14 @@ from math import sqrt
 from typing import Any, TypeAlias
 
 import numpy as np
+
 from gru_xp.params import CellParams, Params
 
 __all__ = ["INITIALIZERS", "dropout_masks", "params"]
 
-Draw: TypeAlias = "Callable[[np.random.Generator, int, int, int, int, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]"
+Draw: TypeAlias = (
+    "Callable[[np.random.Generator, int, int, int, int, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]"
+)
 
 
 def params(seed: Any, I: int, H: int, L: int, D: int, *, bias: bool, initializer: str) -> Params:

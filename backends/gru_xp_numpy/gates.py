@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+
 from gru_xp.kernels import Call, Level
 
 __all__ = ["NumpyGates", "kernel"]

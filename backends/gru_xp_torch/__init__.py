@@ -8,6 +8,7 @@ from typing import Any
 
 import array_api_compat.torch as xp
 import torch
+
 from gru_xp.backend import Backend
 
 __all__ = ["TorchBackend"]
@@ -58,7 +59,7 @@ class TorchBackend(Backend):
         return array.cpu() if to_host else array
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
-        return torch.from_dlpack(array).to(device)
+        return torch.utils.dlpack.from_dlpack(array).to(device)
 
     def from_host(self, values: Any, dtype: Any, device: Any) -> Any:
         return torch.tensor(values, dtype=dtype, device=device)
@@ -73,9 +74,13 @@ class TorchBackend(Backend):
         return nullcontext() if recorded else torch.no_grad()
 
     def modes(self) -> dict[str, str]:
-        found = {"threads": str(torch.get_num_threads()), "float32 matmul precision": torch.get_float32_matmul_precision()}
+        found = {
+            "threads": str(torch.get_num_threads()),
+            "float32 matmul precision": torch.get_float32_matmul_precision(),
+        }
         if torch.cuda.is_available():
-            found |= {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
+            found["CUDA"] = str(torch.version.cuda)
+            found["cuDNN"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         return found
 
     @contextmanager

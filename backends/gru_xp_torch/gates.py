@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from gru_xp.kernels import Call, Level
 
 __all__ = ["TorchGates", "kernel"]

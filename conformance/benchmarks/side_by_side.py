@@ -1,6 +1,6 @@
 """Engines side by side on the CPU: each in a process of its own, rounds interleaved, medians, ratios within one run.
 
-    python conformance/benchmarks/side_by_side.py [--engines torch,numpy-plain] [--points seq,batch] [--rounds 15] [--json F]
+    python conformance/benchmarks/side_by_side.py [--engines torch,numpy-plain] [--points seq,batch8] [--rounds 15]
 
 An engine is checked against the conformance reference, in both directions, before it is timed.
 """
@@ -178,7 +178,11 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     return {"processor": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), **versions}

@@ -10,7 +10,6 @@ Pass NumPy, PyTorch, CuPy, JAX or any other array-API arrays and get the same ki
 `GRU` owns parameters, streams and saves. `explain` says who would compute a call.
 """
 
-from .formats.arraymancer import ArraymancerParams, from_arraymancer, to_arraymancer
 from .dispatch import available, selection, use_backend
 from .errors import (
     BackendError,
@@ -25,6 +24,7 @@ from .errors import (
     StructureError,
     VariableError,
 )
+from .formats.arraymancer import ArraymancerParams, from_arraymancer, to_arraymancer
 from .functional import (
     Explanation,
     PreparedParams,
@@ -46,6 +46,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GRU",
+    "ArraymancerParams",
     "BackendError",
     "CellGrads",
     "CellParams",

@@ -1,7 +1,7 @@
-"""What an array library has to tell: the class `Backend`. Its defaults serve any library that speaks the array API standard.
+"""What an array library has to tell: the class `Backend`. Its defaults serve any library that speaks the standard.
 
-A backend is a subclass with what its library does differently, named in the entry-point group `gru_xp.backends` under the
-name of the library's root module. `backends/README.md` shows how to add one.
+A backend is a subclass with what its library does differently, named in the entry-point group `gru_xp.backends` under
+the name of the library's root module. `backends/README.md` shows how to add one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Backend:
         return array
 
     def dtype_name(self, dtype: Any) -> str:
-        """"float32" and so on, the same in every library."""
+        """Its name, "float32" and so on, the same in every library."""
         try:
             return self._dtype_names[dtype]
         except KeyError:
@@ -115,7 +115,7 @@ class Backend:
         return False
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
-        """The array, or a copy where it is read-only, not compact, of foreign byte order or has to go to host memory first."""
+        """The array, or a copy where it is read-only, not compact, of foreign byte order or not in host memory."""
         return array
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
@@ -139,8 +139,18 @@ class Backend:
         return self.xp.asarray(array, copy=True)
 
     def handed_out(self, array: Any) -> Any:
-        """What may be given away of an array that is `owned`: read-only, or a copy where the library has no such thing."""
+        """What may be given away of an array that is `owned`: read-only, or a copy where there is no such thing."""
         return self.xp.asarray(array, copy=True)
+
+    # ---- drawing at random ------------------------------------------------------------------------------------------
+
+    def draw_params(self, seed: Any, sizes: Any, initializer: str) -> Any:
+        """Initial parameters for every backend; NumPy's alone draws, so that one seed gives one model everywhere."""
+        raise NotImplementedError
+
+    def draw_dropout_masks(self, seed: Any, p: float, shape: tuple[int, ...]) -> Any:
+        """Dropout masks (L-1, T, N, D*H) for every backend; NumPy's alone draws."""
+        raise NotImplementedError
 
     # ---- computing --------------------------------------------------------------------------------------------------
 
@@ -148,8 +158,10 @@ class Backend:
         """W (M, K) in the layout in which T products `a @ W.T` with a (N, K) are fastest."""
         return W
 
-    def scan(self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False) -> tuple[Any, tuple[Any, ...]]:
-        """The loop over time: `carry, out = step(carry, (a[t] for a in xs))` for each t, the outputs stacked in input order.
+    def scan(
+        self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """The loop over time: `carry, out = step(carry, (a[t] for a in xs))` for each t, the outputs in input order.
 
         Any entry of `xs` and of what `step` puts out may be None. `carry` is whatever `step` makes of it.
         """

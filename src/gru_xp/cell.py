@@ -56,7 +56,8 @@ def affine(a: Array, W: Array, b: Array | None) -> Array:
 def sigmoid(a: Array, xp: Any) -> Array:
     """The logistic function by way of tanh, which never overflows.
 
-    Its absolute error is within an eps; in the far left tail, where the value is below an eps, it has no relative accuracy.
+    Its absolute error is within an eps; in the far left tail, where the value is below an eps, it has no relative
+    accuracy.
     """
     return 0.5 * (1.0 + xp.tanh(0.5 * a))
 
@@ -88,7 +89,7 @@ class Gates:
         return (1.0 - z) * n + z * h, r, z, n, u
 
     def backward(self, dh1: Array, h: Array, r: Array, z: Array, n: Array, u: Array, /) -> Arrays:
-        """Six times (..., H) -> dgi (..., 3H), dgh (..., 3H), and of dh the part that does not go through W_hh (..., H)."""
+        """Six times (..., H) -> dgi, dgh (..., 3H), and the part of dh that does not go through W_hh (..., H)."""
         da_n = (1.0 - z) * dh1 * (1.0 - n * n)
         da_z = (h - n) * dh1 * z * (1.0 - z)
         da_r = da_n * u * r * (1.0 - r)
@@ -169,9 +170,7 @@ class ResetBefore:
         return (1.0 - z) * n + z * h, r, z, n, u
 
     def slopes(self, h: Array, r: Array, z: Array, n: Array, u: Array, w: CellParams) -> Slopes:
-        return Slopes(
-            dh=z, da_n=(1.0 - z) * (1.0 - n * n), da_z=(h - n) * z * (1.0 - z), da_r=h * r * (1.0 - r), r=r
-        )
+        return Slopes(dh=z, da_n=(1.0 - z) * (1.0 - n * n), da_z=(h - n) * z * (1.0 - z), da_r=h * r * (1.0 - r), r=r)
 
     def backward(self, g: Array, s: Slopes, w: CellParams) -> tuple[Array, Arrays]:
         H = g.shape[-1]

@@ -136,7 +136,7 @@ def assert_shape(array: Any, name: str, letters: str, shape: tuple[int, ...], wh
 
 def _shape(array: Any, name: str) -> tuple[int, ...]:
     try:
-        return array.shape  # type: ignore[no-any-return]
+        return tuple(array.shape)
     except AttributeError:
         raise StructureError(f"{name}: expected an array, got {_kind(array)}") from None
 
@@ -150,7 +150,8 @@ def check_agree(first_name: str, first: Any, others: list[Any], name_of: Callabl
     kind, dtype, beside, alike = type(first), first.dtype, source.beside, True
     if source.dtype_name(dtype) not in source.float_names():
         raise DTypeError(
-            f"{first_name}: expected a floating-point dtype ({', '.join(source.float_names())}), got {dtype}; cast it first"
+            f"{first_name}: expected a floating-point dtype ({', '.join(source.float_names())}), got {dtype}; "
+            f"cast it first"
         )
     for index, array in enumerate(others):
         if type(array) is not kind:
@@ -170,7 +171,8 @@ def check_agree(first_name: str, first: Any, others: list[Any], name_of: Callabl
 def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batched: bool) -> Any:
     """Lengths (N,) -> which steps are no padding: (T, N) booleans, or None where all are known to be valid.
 
-    Host data (numbers, lists, NumPy arrays) is checked to lie within 0..T; values on a device or traced are not looked at.
+    Host data (numbers, lists, NumPy arrays) is checked to lie within 0..T; values on a device or traced are not looked
+    at.
     """
     device = source.device_of(x)
     if isinstance(lengths, int) and not batched:

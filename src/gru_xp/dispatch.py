@@ -1,4 +1,4 @@
-"""Who computes: discovery of backends, the selection by argument, context and variable, and the way from one to another.
+"""Who computes: discovery of backends, selection by argument, context and variable, the way from one to another.
 
 The array's library decides the type of the result; the selection decides where it is computed.
 """
@@ -92,8 +92,8 @@ def _find_owner(array: Any, argument: str) -> Backend:
     kind = type(array)
     if not hasattr(array, "__array_namespace__") or kind.__module__.partition(".")[0] in entries():
         raise StructureError(
-            f"{argument}: expected an array of {', '.join(available())} or of another library that speaks the array API "
-            f"standard, got {kind.__module__}.{kind.__qualname__}"
+            f"{argument}: expected an array of {', '.join(available())} or of another library that speaks the array "
+            f"API standard, got {kind.__module__}.{kind.__qualname__}"
         )
     return _standard(array.__array_namespace__(), kind.__module__.partition(".")[0])
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from .backend import Backend
-from .checks import Sizes, check_agree, assert_shape, resets_beside, sizes_of, structured, valid_steps
+from .checks import Sizes, assert_shape, check_agree, resets_beside, sizes_of, structured, valid_steps
 from .dispatch import Place, assert_same_library, convert, kernel_policy, owner, place_for, selection
 from .errors import DTypeError, MixedArraysError, NotDifferentiableError, ShapeError, StructureError
 from .kernels import Call, Choice, choose, stack_for
@@ -37,7 +37,7 @@ CUDNN = GRUSpec()
 
 @dataclass(frozen=True, eq=False)
 class PreparedParams:
-    """Parameters that `prepare` has checked and brought to where they are computed with; stands wherever `params` does."""
+    """Parameters that `prepare` has checked and brought to where they are computed with; they stand for `params`."""
 
     params: Params
     sizes: Sizes
@@ -70,7 +70,7 @@ def gru(
             the arrays are.
 
     Returns:
-        y (T, N, D*H), the forward direction first on the last axis, and h_n (L*D, N, H), both of x's library and device.
+        y (T, N, D*H), the forward direction first on the last axis, and h_n (L*D, N, H), of x's library and device.
 
     Raises:
         GRUError: one of its subclasses, which name the argument, what was expected, what came and what to do.
@@ -200,9 +200,7 @@ def gru_backward(tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
     return GRUGrads(dx, dh0, tuple(tuple(CellParams(*map(home, dw)) for dw in layer) for layer in grads.params))
 
 
-def gru_cell(
-    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
-) -> Any:
+def gru_cell(x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None) -> Any:
     """One step: x (N, I), h (N, H) -> h' (N, H); without a batch (I,), (H,) -> (H,). Differentiable as `gru` is.
 
     >>> import numpy as np, gru_xp
@@ -368,10 +366,8 @@ class _Open:
         self.sizes = sizes = self.prepared.sizes if self.prepared else sizes_of(self.params)
         T, N = x.shape[0], x.shape[1] if self.batched else 1
         if x.shape[-1] != sizes.I:
-            letters, wanted = ("(T, N, I)", (T, N, sizes.I)) if self.batched else ("(T, I)", (T, sizes.I))
-            raise ShapeError(
-                f"x: expected {letters} = {wanted}, got {tuple(x.shape)}; I = {sizes.I} comes from W_ih"
-            )
+            letters, wanted = "(T, N, I)" if self.batched else "(T, I)", (*x.shape[:-1], sizes.I)
+            raise ShapeError(f"x: expected {letters} = {wanted}, got {tuple(x.shape)}; I = {sizes.I} comes from W_ih")
 
         names, others = [], []
         if h0 is not None:
@@ -494,7 +490,9 @@ class _Open:
             y, h_n, layers = stack.forward(
                 x, h0, params, spec=self.spec, valid=valid, resets=resets, dropout_masks=masks, save=save
             )
-            tape = Tape(layers, params, valid, resets, masks, self.spec, self.batched, place=self.place, caller=self.caller)
+            tape = Tape(
+                layers, params, valid, resets, masks, self.spec, self.batched, place=self.place, caller=self.caller
+            )
             return *self.home(y, h_n), tape
 
     def home(self, y: Any, h_n: Any) -> tuple[Any, Any]:
@@ -529,9 +527,7 @@ def place_of(params: Params) -> Place:
 
 
 def map_params(function: Any, params: Params) -> Params:
-    return tuple(
-        tuple(CellParams(*(None if a is None else function(a) for a in w)) for w in layer) for layer in params
-    )
+    return tuple(tuple(CellParams(*(None if a is None else function(a) for a in w)) for w in layer) for layer in params)
 
 
 def _bring(array: Any, name: str, caller: Place, place: Place, *, batched: bool) -> Any:

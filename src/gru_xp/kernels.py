@@ -2,8 +2,8 @@
 
 A kernel replaces one floor of the plain path with the same methods: `gates` the pointwise part of a step, `layer` one
 layer in one direction, `stack` everything. It is an object named in the entry-point group `gru_xp.kernels` under
-`<root module of the library>.<name>`, and it declines with a reason. A kernel that fails is a bug and is never hidden by
-falling back.
+`<root module of the library>.<name>`, and it declines with a reason. A kernel that fails is a bug and is never hidden
+by falling back.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class Kernel(Protocol):
     name: str
     level: Level
 
+    def __hash__(self) -> int: ...
+
     def refuses(self, call: Call, /) -> str | None:
         """Why not, in a few words; None to accept. Asked once, before any work."""
         ...
@@ -93,7 +95,17 @@ class StackKernel(Kernel, Protocol):
         self, x: Any, h0: Any, params: Params, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any
     ) -> tuple[Any, Any]: ...
     def forward(
-        self, x: Any, h0: Any, params: Params, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any, save: str
+        self,
+        x: Any,
+        h0: Any,
+        params: Params,
+        /,
+        *,
+        spec: GRUSpec,
+        valid: Any,
+        resets: Any,
+        dropout_masks: Any,
+        save: str,
     ) -> tuple[Any, Any, tuple[tuple[LayerTape, ...], ...]]: ...
     def backward(
         self, tapes: tuple[tuple[LayerTape, ...], ...], dy: Any, dh_n: Any, /, *, dropout_masks: Any
@@ -130,14 +142,16 @@ def choose(call: Call, policy: str) -> Choice:
         kernels = kernels_of(call.backend.name)
     if policy == "off":
         return Choice(None, tuple((kernel, "GRU_XP_KERNELS=off") for kernel in kernels))
-    refusals = []
+    refusals: list[tuple[Kernel, str]] = []
     for kernel in kernels:
         reason = kernel.refuses(call)
         if reason is None:
             return Choice(kernel, tuple(refusals))
         refusals.append((kernel, reason))
     if policy == "require":
-        listed = "; ".join(f"{kernel.name} ({kernel.level}): {reason}" for kernel, reason in refusals) or "none is installed"
+        listed = (
+            "; ".join(f"{kernel.name} ({kernel.level}): {reason}" for kernel, reason in refusals) or "none is installed"
+        )
         raise KernelError(
             f"GRU_XP_KERNELS=require: no fused kernel of {call.backend.name} serves this call: {listed}. "
             "GRU_XP_KERNELS=auto takes the plain path instead"
@@ -146,7 +160,7 @@ def choose(call: Call, policy: str) -> Choice:
 
 
 @cache
-def stack_for(backend: Backend, kernel: Kernel | None) -> Any:
+def stack_for(backend: Backend, kernel: Any) -> Any:
     """The stack with the kernel in its place, whichever floor that is."""
     if kernel is not None and kernel.level == "stack":
         return kernel

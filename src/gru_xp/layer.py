@@ -3,9 +3,9 @@
 The input projection is one product for all steps, before the loop over time; every weight gradient is one product for
 each block of time, after the loop over that block. In the loop stands only what depends on the step before.
 
-Padding and resets are no branches of the loop. Padding is z = 1: there the update gate's argument is +inf, its sigmoid is
-exactly 1, and the state stands still. A reset sets the state that a step reads to zero. So nothing is flipped or gathered,
-and the reverse direction begins by itself at each row's last valid step.
+Padding and resets are no branches of the loop. Padding is z = 1: there the update gate's argument is +inf, its sigmoid
+is exactly 1, and the state stands still. A reset sets the state that a step reads to zero. So nothing is flipped or
+gathered, and the reverse direction begins by itself at each row's last valid step.
 
 16-bit arrays: products, gates and sums in float32, the state rounded to the caller's type after each step.
 """
@@ -20,7 +20,9 @@ from .params import Array, CellParams, GRUSpec, LayerTape
 if TYPE_CHECKING:
     from .backend import Backend
 
-ROWS_PER_BLOCK = 1024  # rows (steps times batch) of one block of time: what the scratch memory of backward is proportional to
+ROWS_PER_BLOCK = (
+    1024  # rows (steps times batch) of one block of time: what the scratch memory of backward is proportional to
+)
 
 
 class Layer:
@@ -80,7 +82,9 @@ class Layer:
             dy, x, h_prev, r, z, n, u, valid, cut = at
             dh, *sums = carry
             dh, dx, parts = run.backward_block(dh, dy, x, h_prev, (r, z, n, u), valid, cut, reverse=not tape.reverse)
-            return (dh, *(total if part is None else total + part for total, part in zip(sums, parts, strict=True))), (dx,)
+            return (dh, *(total if part is None else total + part for total, part in zip(sums, parts, strict=True))), (
+                dx,
+            )
 
         def zeros(like: Any, shape: tuple[int, ...]) -> Any:
             return None if like is None else self.xp.zeros(shape, dtype=run.dtype, device=self.backend.device_of(like))
@@ -108,7 +112,7 @@ class Layer:
     def _scan_blocks(
         self, block: Any, carry: Any, xs: tuple[Any, ...], *, T: int, size: int, reverse: bool
     ) -> tuple[Any, Any]:
-        """Scan over blocks of `size` steps, the rest of the division standing at the end of time: carry and output (T, ...)."""
+        """Scan over blocks of `size` steps, the rest standing at the end of time: carry and output (T, ...)."""
         whole, rest = divmod(T, size)
         parts = [(0, whole, size)] * (whole > 0) + [(whole * size, 1, rest)] * (rest > 0 or T == 0)
         outs = []
@@ -165,7 +169,7 @@ class _Run:
         self, dh: Any, dy: Any, x: Any, h_prev: Any, gates: Any, valid: Any, cut: Any, *, reverse: bool
     ) -> tuple[Any, Any, tuple[Any, ...]]:
         """Some steps (T, N, ...) in a row: dh that leaves them, dx, and their part of the weights' gradients."""
-        T, N, I = x.shape
+        T, N, _ = x.shape
         layer, cell, w = self.layer, self.cell, self.w
 
         def rows(a: Any) -> Any:
@@ -196,7 +200,7 @@ class _Run:
 
 
 def cut_before(valid: Any, resets: Any, reverse: bool, xp: Any) -> Any:
-    """Where the state is set to zero before a step: (T, N, 1) or None. The reverse direction is cut at the same boundaries."""
+    """Where the state is set to zero before a step: (T, N, 1) or None. Both directions have the same cuts."""
     if resets is None:
         return None
     cut = resets if valid is None else resets & valid

@@ -7,7 +7,8 @@ from typing import Any
 
 from .backend import Backend
 from .checks import Sizes, sizes_of, structured
-from .dispatch import Place, convert, load as load_backend, owner, place_for, selection
+from .dispatch import Place, convert, owner, place_for, selection
+from .dispatch import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
 from .functional import PreparedParams, gru, gru_backward, gru_forward, map_params, owned_at, place_of
 from .params import GRUGrads, GRUSpec, Params, Tape
@@ -105,7 +106,7 @@ class GRU:
 
     @property
     def params(self) -> Params:
-        """A tuple of layers, each a tuple of directions, each `CellParams`: read-only, or a copy where there is no such thing.
+        """A tuple of layers, each a tuple of directions, each `CellParams`; read-only, or copies where that cannot be.
 
         Assigning copies, from any library, and keeps the sizes.
         """
@@ -190,9 +191,7 @@ class GRU:
     ) -> tuple[Any, Any]:
         """Inference: as `gru`, with x (N, T, I), y (N, T, D*H) and resets (N, T) if `batch_first`. Without dropout."""
         x, resets = self._time_first(x), self._time_first(resets)
-        y, h_n = gru(
-            x, self._at(x, backend), h0, lengths=lengths, resets=resets, spec=self.spec, backend=backend
-        )
+        y, h_n = gru(x, self._at(x, backend), h0, lengths=lengths, resets=resets, spec=self.spec, backend=backend)
         return self._time_first(y), h_n
 
     def forward(
@@ -264,7 +263,7 @@ class GRU:
         return backend.xp.zeros(shape, dtype=like.dtype, device=backend.device_of(like))
 
     def step(self, x_t: Any, state: Any, *, reset: Any = None, backend: str | Backend | None = None) -> tuple[Any, Any]:
-        """One step of a stream: x_t (N, I), state (L, N, H) -> y_t (N, H), the next state. Without a batch (I,), (L, H).
+        """One step of a stream: x_t (N, I), state (L, N, H) -> y_t (N, H), next state. Without a batch (I,), (L, H).
 
         `reset` (N,) booleans set a row's state to zero before the step. Step by step is the same as the whole sequence.
         """
@@ -290,7 +289,7 @@ class GRU:
         safetensors.save(self, path)
 
 
-def load(path: str | PathLike[str], *, backend: str | Backend | None = None) -> GRU:
+def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
     """Read a model that `GRU.save` wrote, into the selected backend, by default NumPy. Nothing is ever unpickled."""
     from .formats import safetensors
 
@@ -298,7 +297,7 @@ def load(path: str | PathLike[str], *, backend: str | Backend | None = None) -> 
 
 
 def _dtype_name(dtype: Any) -> str:
-    """ "float32" from "float32", numpy.float32, numpy.dtype("float32"), torch.float32, ..."""
+    """The name "float32" from "float32", numpy.float32, numpy.dtype("float32"), torch.float32, ..."""
     if isinstance(dtype, str):
         name = dtype
     else:

@@ -43,7 +43,17 @@ class Stack:
         return x, self._stacked(states, x)
 
     def forward(
-        self, x: Array, h0: Array, params: Params, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any, save: str
+        self,
+        x: Array,
+        h0: Array,
+        params: Params,
+        /,
+        *,
+        spec: GRUSpec,
+        valid: Any,
+        resets: Any,
+        dropout_masks: Any,
+        save: str,
     ) -> tuple[Any, Any, tuple[tuple[LayerTape, ...], ...]]:
         """As `inference`, and the layers' tapes."""
         states, tapes = [], []
@@ -85,6 +95,6 @@ class Stack:
         return states[0][None, ...] if len(states) == 1 and y.shape[0] > 0 else self.xp.stack(states)
 
     def _between(self, outs: list[Any], index: int, dropout_masks: Any) -> Any:
-        """The directions' outputs (T, N, H) side by side, and through the dropout that stands above this layer, if any."""
+        """The directions' outputs (T, N, H) side by side, and through the dropout above this layer, if any."""
         y = outs[0] if len(outs) == 1 else self.xp.concat(outs, axis=-1)
         return y if dropout_masks is None or index == dropout_masks.shape[0] else y * dropout_masks[index, ...]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..checks import assert_shape, sizes_of, structured
-from ..dispatch import owner
-from ..errors import ShapeError, StructureError
-from ..params import CellParams, Params
+from gru_xp.checks import assert_shape, sizes_of, structured
+from gru_xp.dispatch import owner
+from gru_xp.errors import ShapeError, StructureError
+from gru_xp.params import CellParams, Params
 
 __all__ = ["ArraymancerParams", "from_arraymancer", "to_arraymancer"]
 
@@ -18,8 +18,8 @@ class ArraymancerParams(NamedTuple):
     W3s0: Any  # (3H, I)
     W3sN: Any  # (L-1, 3H, H)
     U3s: Any  # (L, 3H, H)
-    bW3s: Any  # (L, 1, 3H)
-    bU3s: Any  # (L, 1, 3H)
+    bW3s: Any  # (L, 1, 3H)  # noqa: N815
+    bU3s: Any  # (L, 1, 3H)  # noqa: N815
 
 
 def from_arraymancer(W3s0: Any, W3sN: Any, U3s: Any, bW3s: Any, bU3s: Any) -> Params:

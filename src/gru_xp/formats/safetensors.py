@@ -1,7 +1,7 @@
-"""Models as safetensors files (https://huggingface.co/docs/safetensors) with PyTorch's names and a header that describes them.
+"""Models as safetensors files (https://huggingface.co/docs/safetensors), with PyTorch's names and a header.
 
-The header's `__metadata__` holds `format`, `version` and `model`, the latter as JSON. The values are stored as they are,
-bit for bit. The file is written beside its place and then renamed, so it is there whole or not at all.
+The header's `__metadata__` holds `format`, `version` and `model`, the latter as JSON. The values are stored as they
+are, bit for bit. The file is written beside its place and then renamed, so it is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -15,19 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Backend
-from ..dispatch import Place, convert, place_for, selection
-from ..dispatch import load as load_backend
-from ..errors import BackendError, FileFormatError, GRUError
-from ..module import GRU
-from ..params import CellParams, GRUSpec
+from gru_xp.backend import Backend
+from gru_xp.dispatch import Place, convert, place_for, selection
+from gru_xp.dispatch import load as load_backend
+from gru_xp.errors import BackendError, FileFormatError, GRUError
+from gru_xp.module import GRU
+from gru_xp.params import CellParams, GRUSpec
 
 __all__ = ["load", "save"]
 
 FORMAT, VERSION = "gru_xp", "1"
 TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 FIELDS = {"W_ih": "weight_ih", "W_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
-OPTIONS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "reset_after")
+OPTIONS: dict[str, type] = {
+    "input_size": int,
+    "hidden_size": int,
+    "num_layers": int,
+    "bias": bool,
+    "batch_first": bool,
+    "dropout": float,
+    "bidirectional": bool,
+    "reset_after": bool,
+}
 
 
 def save(model: GRU, path: str | PathLike[str]) -> None:
@@ -58,7 +67,9 @@ def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
         tensors = dict(library.deserialize(data))
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except Exception as error:
-        raise FileFormatError(f"{path}: expected a safetensors file, but it is damaged or something else: {error}") from None
+        raise FileFormatError(
+            f"{path}: expected a safetensors file, but it is damaged or something else: {error}"
+        ) from None
     options = _options(header.get("__metadata__"), path)
     L, D = options["num_layers"], 2 if options["bidirectional"] else 1
     fields = CellParams._fields if options["bias"] else CellParams._fields[:2]
@@ -73,7 +84,8 @@ def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
         return _array(tensors[_key(field, layer, d)], place, path) if field in fields else None
 
     params = tuple(
-        tuple(CellParams(*(array(field, layer, d) for field in CellParams._fields)) for d in range(D)) for layer in range(L)
+        tuple(CellParams(*(array(field, layer, d) for field in CellParams._fields)) for d in range(D))
+        for layer in range(L)
     )
     try:
         model = GRU.from_params(
@@ -86,7 +98,9 @@ def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
         raise FileFormatError(f"{path}: the arrays do not make a model: {error}") from None
     for name in ("input_size", "hidden_size"):
         if getattr(model, name) != options[name]:
-            raise FileFormatError(f"{path}: the header says {name} = {options[name]}, the arrays say {getattr(model, name)}")
+            raise FileFormatError(
+                f"{path}: the header says {name} = {options[name]}, the arrays say {getattr(model, name)}"
+            )
     return model
 
 
@@ -102,16 +116,18 @@ def _options(metadata: Any, path: Any) -> dict[str, Any]:
         )
     try:
         options = json.loads(metadata["model"])
-        kinds = {name: float if name == "dropout" else bool for name in OPTIONS}
-        kinds |= dict.fromkeys(OPTIONS[:3], int)
-        assert isinstance(options, dict) and set(options) == set(OPTIONS)
-        assert all(type(options[name]) is kind for name, kind in kinds.items())
-        assert options["num_layers"] >= 1
-    except (KeyError, TypeError, ValueError, AssertionError, RecursionError):
+    except (KeyError, TypeError, ValueError, RecursionError):
+        options = None
+    fits = (
+        isinstance(options, dict)
+        and {name: type(value) for name, value in options.items()} == OPTIONS
+        and options["num_layers"] >= 1
+    )
+    if not fits:
         raise FileFormatError(
             f"{path}: expected {', '.join(OPTIONS)} in the header's `model`, got {str(metadata.get('model'))[:200]!r}"
-        ) from None
-    return options
+        )
+    return dict(options)
 
 
 def _array(tensor: dict[str, Any], place: Place, path: Any) -> Any:
