@@ -1,0 +1,296 @@
+"""The backward pass of one layer and direction, for one of the threads that work on it together.
+
+Time goes backwards in blocks. In a block, first the loop over its steps: one product with W_hh each, and from its sums at
+once the gates' gradients of the step before, so dh is never stored and threads meet once in a step. Then all at once what
+does not depend on time: dx, and the weights' gradients as products over all rows of the block.
+
+One format serves all of it, blocked [column block][row][V]. The gates' gradients D are written so, in four parts da_n r,
+da_r, da_z, da_n: the first three are dgh, the last three dgi. They are left operands as they stand, for dh and dx, and
+transposed for the weights' gradients, whose right operands are x and h_prev in the same format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .code import Code, Pointer, Record, Unit, Value
+from .cover import chunks, cover, share
+from .pointwise import SAVE_GATES
+from .tiles import columns_shapes, gates_shapes, weight_units
+
+__all__ = ["FIELDS", "backward"]
+
+FIELDS = """data_at T N I H first last reverse steps unit_parts has_valid has_cut has_bias recompute has_dh_n fresh
+ ^x x_row ^h_prev ^r ^z ^n ^u ^W_ih ^W_hh ^b_ih ^b_hh ^dy dy_row dy_step ^dh_n ^valid ^cut
+ ^dx ^dh0 ^dW_ih ^dW_hh ^db_ih ^db_hh
+ *columns_ih *columns_hh *panels_ih *panels_hh *start_gi *start_gh
+ *carry *D *X *P *gates *dy_clean *totals"""
+
+#: rows that one pass over the input weights serves, and rows that one pass of the weights' gradients sums
+CHUNK, DEPTH = 64, 256
+
+
+def backward(unit: Unit) -> None:
+    """Emit `backward(fields, part, parts, sync)`."""
+    with unit.function("backward", "@fields part parts @sync", public=True) as c:
+        _Backward(c, c.record(c.fields, FIELDS)).write()
+
+
+class _Backward:
+    def __init__(self, c: Code, a: Record):
+        self.c, self.a, self.V = c, a, c.unit.lanes
+        V = self.V
+        self.gates, self.columns = gates_shapes(c.unit), columns_shapes(c.unit)
+        self.units, self.most = weight_units(c.unit)
+        room = max(
+            *(3 * groups * rows for rows, groups in enumerate(self.gates.groups, 1)),
+            *(groups * rows for rows, groups in enumerate(self.columns.groups, 1)),
+            self.units * self.most,
+        )
+        self.sums, self.gi, self.none = c.room(room), c.room(room), c.room(room)
+        for i in range(room):
+            self.none.put(c.constant(0.0), i * V)
+        self.met = c.variable(0)
+        self.J, self.K = (a.H + (V - 1)) / V, (a.I + (V - 1)) / V
+        together = max(1, self.units // V)  # blocks that one tile of the weights' gradients reads
+        self.JD = (self.J + (together - 1)) / together * together
+        self.n0, self.n1 = share(a.N, c.part / a.unit_parts, c.parts / a.unit_parts)
+        self.j0, self.j1 = share(self.J, c.part % a.unit_parts, a.unit_parts)
+        self.between = a.N * V
+
+    def write(self) -> None:
+        c, a = self.c, self.a
+        with c.when(a.fresh > 0):
+            self.prepare()
+        with c.loop_while(a.last, lambda s: s > a.first) as block:
+            s1 = block.get()
+            s0 = (s1 - a.steps).max(a.first)
+            low = c.select(a.reverse > 0, a.T - s1, s0)
+            self.ready(low, s1 - s0)
+            self.loop(s0, s1, low)
+            self.meet(c.parts > 1)
+            self.dx(low, s1 - s0)
+            self.weights(s1 - s0, c.select(s1 < a.T, c.integer(1), 0))
+            self.meet(c.parts > 1)
+            block.set(s0)
+        with c.when(a.first.equals(0)):
+            carry, n = a.carry.at(self.n0 * self.V), self.n0
+            c.call("from_blocked", carry, self.between, self.n1 - n, a.H, a.dh0.at(n * a.H), a.H, self.j0, self.j1)
+
+    def meet(self, condition: Value) -> None:
+        with self.c.when(condition):
+            self.met.set(self.met.get() + self.c.parts)
+            self.c.call("meet", self.c.sync, self.met.get())
+
+    def time(self, s: Value) -> Value:
+        return self.c.select(self.a.reverse > 0, self.a.T - 1 - s, s)
+
+    def prepare(self) -> None:
+        """Pack the weights, take up the gradient of the last state, and zero what is read but never written."""
+        c, a, V, JD = self.c, self.a, self.V, self.JD
+        k0, k1 = share(a.H, c.part, c.parts)
+        depth, pad = JD * V * (3 * V), JD * V - a.H
+        for W, columns, target, blocks, order in (
+            (a.W_hh, a.H, a.columns_hh, self.J, (2, 0, 1)),
+            (a.W_ih, a.I, a.columns_ih, self.K, (0, 1, 2)),
+        ):
+            for part, gate in enumerate(order):
+                begin = target.at(JD * V * (part * V))
+                source = W.at((a.H * gate + k0) * columns)
+                c.call("to_blocked", source, columns, k1 - k0, columns, begin.at(k0 * V), depth, 0, blocks)
+                with c.when(c.part.equals(0)):
+                    c.call("zero_block_rows", begin.at(a.H * V), depth, pad, 0, blocks)
+        with c.when(a.recompute > 0):
+            j0, j1 = share(self.J, c.part, c.parts)
+            c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
+            c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
+            c.call("pack_bias", a.has_bias, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
+        with c.when(c.part.equals(0)), c.when(self.J < JD):
+            for part in range(4):
+                rows = a.steps * a.N
+                begin = a.D.at((JD * part + self.J) * (rows * V))
+                c.call("zero_block_rows", begin, rows * V, rows, 0, JD - self.J)
+        carry, rows, n = a.carry.at(self.n0 * V), self.n1 - self.n0, self.n0
+        c.either(
+            a.has_dh_n > 0,
+            lambda: c.call("to_blocked", a.dh_n.at(n * a.H), a.H, rows, a.H, carry, self.between, self.j0, self.j1),
+            lambda: c.call("zero_block_rows", carry, self.between, rows, self.j0, self.j1),
+        )
+        self.meet(c.parts > 1)
+
+    # ---- before the loop over a block of time -------------------------------------------------------------------------
+
+    def ready(self, low: Value, steps: Value) -> None:
+        """x and h_prev in the blocked format; dy without the padding's; the gates, where they were not saved."""
+        c, a, V = self.c, self.a, self.V
+        M = steps * a.N
+        self.ld = a.steps * self.between
+        m0, m1 = share(M, c.part, c.parts)
+        row = low * a.N + m0
+        c.call("to_blocked", a.x.at(row * a.x_row), a.x_row, m1 - m0, a.I, a.X.at(m0 * V), self.ld, 0, self.K)
+        c.call("to_blocked", a.h_prev.at(row * a.H), a.H, m1 - m0, a.H, a.P.at(m0 * V), self.ld, 0, self.J)
+        with c.when(a.has_valid > 0):
+            first = (self.j0 * V).min(a.H)
+            columns = (self.j1 * V).min(a.H) - first
+            with c.loop(0, steps) as i:
+                m = i * a.N + self.n0
+                dy = a.dy.at((low + i) * a.dy_step + self.n0 * a.dy_row + first)
+                valid, target = c.bytes_at(a.valid).at(low * a.N + m), a.dy_clean.at(m * a.H + first)
+                c.call("copy_valid", dy, a.dy_row, self.n1 - self.n0, columns, valid, target, a.H)
+        with c.when(a.recompute > 0):
+            self.meet(c.parts > 1)
+            self.recompute(low, steps)
+
+    def recompute(self, low: Value, steps: Value) -> None:
+        """r, z, n and u of this thread's rows and units, as the forward pass had them."""
+        c, a, V, ld = self.c, self.a, self.V, self.ld
+        size = a.steps * a.N * a.H
+
+        def rows(first: Value, count: Value) -> None:
+            def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
+                row, panels, block = first + m, j * (3 * V), groups * (3 * V)
+                c.call_from("gates", index, a.X.at(row * V), V, ld, a.I, a.panels_ih.at(panels * a.I), a.I * (3 * V), a.start_gi.at(panels), self.gi)
+                with c.when(a.has_valid > 0), c.loop(0, take) as i:
+                    with c.when(c.bytes_at(a.valid).load(low * a.N + row + i).equals(0)), c.loop(0, groups) as g:
+                        self.gi.put(c.constant(float("inf")), i * block + g * (3 * V) + V)
+                h = a.P.at(row * V)
+                c.call_from("gates", index, h, V, ld, a.H, a.panels_hh.at(panels * a.H), a.H * (3 * V), a.start_gh.at(panels), self.sums)
+                at, place = row * a.H + j * V, j * ld
+                gates = (a.gates.at(size * i + at) for i in range(4))
+                c.call(
+                    "gates_forward", self.sums, take, groups, self.gi, block, 3 * V, h.at(place), h.at(place), ld,
+                    a.H - j * V, SAVE_GATES, self.gi, 0, self.gi, *gates, a.H,
+                )  # fmt: skip
+
+            cover(c, self.gates, count, self.j0, self.j1, tile)
+
+        self.runs(steps, rows)
+
+    def runs(self, steps: Value, body: Callable[[Value, Value], None]) -> None:
+        """body(row, rows) for all rows of a block of time that are this thread's."""
+        c, a = self.c, self.a
+        own = self.n1 - self.n0
+        whole = own.equals(a.N)
+        count, length = c.select(whole, c.integer(1), steps), c.select(whole, steps * a.N, own)
+        with c.loop(0, count) as run:
+            begin = run * a.N + self.n0
+            chunks(c, length, CHUNK, lambda m, rows: body(begin + m, rows))
+
+    # ---- the loop over a block of time --------------------------------------------------------------------------------
+
+    def loop(self, s0: Value, s1: Value, low: Value) -> None:
+        """dh of each step, from the last to the first, and the gates' gradients."""
+        c, a, V = self.c, self.a, self.V
+        rows, last = self.n1 - self.n0, s1 - 1
+
+        def begin(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
+            self.gate_gradients(self.none, last, low, self.n0 + m, take, j, groups)
+
+        cover(c, self.columns, rows, self.j0, self.j1, begin)
+        with c.loop(0, s1 - s0) as i:
+            s = last - i
+            self.meet(a.unit_parts > 1)
+            row = (self.time(s) - low) * a.N
+
+            def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
+                n, depth = self.n0 + m, self.JD * (3 * V)
+                left = a.D.at((row + n) * V)
+                c.call_from("columns", index, left, V, self.ld, depth, a.columns_hh.at(j * depth * V), depth * V, self.none, self.sums)
+                c.either(
+                    s > s0,
+                    lambda: self.gate_gradients(self.sums, s - 1, low, n, take, j, groups),
+                    lambda: c.call("add_to_carry", self.sums, take, groups, a.carry.at(j * self.between + n * V), self.between),
+                )
+
+            cover(c, self.columns, rows, self.j0, self.j1, tile)
+            with c.when(a.has_cut > 0), c.loop(self.n0, self.n1) as n:
+                with c.when(c.bytes_at(a.cut).load(self.time(s) * a.N + n) > 0):
+                    self.begin_again(s, s0, low, n)
+
+    def begin_again(self, s: Value, s0: Value, low: Value, n: Value) -> None:
+        """A row that was reset before step s: nothing flows further back, and step s - 1 has only its dy."""
+        c, a = self.c, self.a
+        c.call("zero_block_rows", a.carry.at(n * self.V), self.between, 1, self.j0, self.j1)
+        with c.when(s > s0), c.loop(self.j0, self.j1) as j:
+            self.gate_gradients(self.none, s - 1, low, n, c.integer(1), j, c.integer(1))
+
+    def gate_gradients(self, sums: Pointer, s: Value, low: Value, n: Value, take: Value, j: Value, groups: Value) -> None:
+        """D of step s and the new carry, for some rows and groups, from the sums that stand for dgh @ W_hh."""
+        c, a, V = self.c, self.a, self.V
+        t = self.time(s)
+        row, column = (t - low) * a.N + n, j * V
+        at = (t * a.N + n) * a.H + column
+        again, dy = a.recompute > 0, a.dy.at(t * a.dy_step + n * a.dy_row + column)
+        size, local = a.steps * a.N * a.H, row * a.H + column
+        gates = [
+            c.select_pointer(again, a.gates.at(size * i + local), saved.at(at))
+            for i, saved in enumerate((a.r, a.z, a.n, a.u))
+        ]
+        clean = a.has_valid > 0
+        c.call(
+            "gates_backward", sums, take, groups, a.carry.at(j * self.between + n * V), self.between,
+            c.select_pointer(clean, a.dy_clean.at(local), dy), c.select(clean, a.H, a.dy_row),
+            a.h_prev.at(at), *gates, a.H, a.D.at(j * self.ld + row * V), self.ld, self.JD * self.ld, a.H - column,
+        )  # fmt: skip
+
+    # ---- after it -----------------------------------------------------------------------------------------------------
+
+    def dx(self, low: Value, steps: Value) -> None:
+        """dx = dgi @ W_ih, for a share of the rows."""
+        c, a, V = self.c, self.a, self.V
+        m0, m1 = share(steps * a.N, c.part, c.parts)
+        depth = self.JD * (3 * V)
+
+        def rows(first: Value, count: Value) -> None:
+            def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
+                row = m0 + first + m
+                dgi = a.D.at(self.JD * self.ld + row * V)
+                c.call_from("columns", index, dgi, V, self.ld, depth, a.columns_ih.at(j * depth * V), depth * V, self.none, self.sums)
+                out = a.dx.at((low * a.N + row) * a.I + j * V)
+                c.call("write_rows", self.sums, take, groups, out, a.I, a.I - j * V)
+
+            cover(c, self.columns, count, 0, self.K, tile)
+
+        chunks(c, m1 - m0, CHUNK, rows)
+
+    def weights(self, steps: Value, more: Value) -> None:
+        """dW_hh = dgh.T @ h_prev, dW_ih = dgi.T @ x and the sums of both, for a share of the units."""
+        c, a, V, ld = self.c, self.a, self.V, self.ld
+        rows, size = steps * a.N, self.units
+        tiles = (a.H + (size - 1)) / size
+        q0, q1 = share(tiles * 3, c.part, c.parts)
+        part = self.JD * ld
+        for right, out, columns, blocks, first, turn in (
+            (a.P, a.dW_hh, a.H, self.J, 0, 2),
+            (a.X, a.dW_ih, a.I, self.K, 1, 0),
+        ):
+            with c.loop(0, rows, DEPTH) as k:
+                depth = (rows - k).min(DEPTH)
+                again = c.select(k > 0, c.integer(1), more)
+                turns = (blocks + (self.most - 1)) / self.most
+                with c.loop(0, turns) as g:
+                    j, after = share(blocks, g, turns)
+                    groups = after - j
+                    with c.loop(q0, q1) as q:
+                        unit = q % tiles * size
+                        gate = (q / tiles + turn) % 3
+                        D = a.D.at((q / tiles + first) * part + unit / V * ld + unit % V + k * V)
+                        c.call_from("weights", groups - 1, D, 0, ld, depth, right.at(j * ld + k * V), ld, self.none, self.sums)
+                        target = out.at((gate * a.H + unit) * columns + j * V)
+                        c.call("add_weights", self.sums, (a.H - unit).min(size), groups, target, columns, columns - j * V, again)
+        with c.when(a.has_bias > 0):
+            b0, b1 = share(self.J * 4, c.part, c.parts)
+            with c.loop(b0, b1) as q:
+                c.call("sum_rows", a.D.at(q / self.J * part + q % self.J * ld), rows, a.totals.at(q * V), more)
+                self.bias(q / self.J, q % self.J)
+
+    def bias(self, part: Value, j: Value) -> None:
+        """Write one sum. Part 0 of D is db_hh's n, parts 1 and 2 are r and z of both, part 3 is db_ih's n."""
+        c, a, V = self.c, self.a, self.V
+        total = a.totals.at((part * self.J + j) * V)
+        gate = (part + 2) % 3
+        at = gate * a.H + j * V
+        with c.when(part > 0):
+            c.call("write_rows", total, 1, 1, a.db_ih.at(at), 0, a.H - j * V)
+        with c.when(part < 3):
+            c.call("write_rows", total, 1, 1, a.db_hh.at(at), 0, a.H - j * V)

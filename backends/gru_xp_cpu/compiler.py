@@ -1,0 +1,151 @@
+"""From Python to machine code, once: a unit's functions are compiled at their first use and kept on disk.
+
+A file in the cache is named by everything that it depends on: this package's source, LLVM, the processor with its features,
+the width and the dtype. It carries a checksum, so a damaged one is compiled anew; it is put in place by renaming, so two
+processes cannot disturb each other; and where the folder cannot be read or written everything works, only slower.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from .target import Target
+
+if TYPE_CHECKING:
+    from .code import Unit
+
+__all__ = ["Machine", "cache_folder", "image_of", "machine"]
+
+VARIABLE = "GRU_XP_CACHE_DIR"
+_lock = threading.RLock()
+
+
+class Machine:
+    """Compiled code: `address(name)` of its public functions."""
+
+    def __init__(self, target: Target, image: bytes):
+        empty = llvm.parse_assembly("")
+        empty.triple = target.triple
+        self._engine = llvm.create_mcjit_compiler(empty, _llvm_machine(target))
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(image))
+        self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        found: int = self._engine.get_function_address(name)
+        return found
+
+
+def _llvm_machine(target: Target) -> Any:
+    return llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
+    )
+
+
+def machine(target: Target, kind: str, dtype: str) -> Machine:
+    """The code of one kind ("forward", "backward", ...) for a target and a dtype, from memory, from disk, or made now."""
+    with _lock:
+        return _machine(target, kind, dtype)
+
+
+@cache
+def _machine(target: Target, kind: str, dtype: str) -> Machine:
+    path = _path(target, kind, dtype)
+    image = None if path is None else _read(path)
+    if image is None:
+        image = _compile(target, kind, dtype)
+        if path is not None:
+            _write(path, image)
+    return Machine(target, image)
+
+
+def _compile(target: Target, kind: str, dtype: str) -> bytes:
+    from .kernels import build  # the writing of code is loaded only where code is written
+
+    return image_of(build(target, kind, dtype))
+
+
+def image_of(unit: Unit) -> bytes:
+    """The object file of a unit."""
+    target, module = unit.target, llvm.parse_assembly(str(unit.module))
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    compiler = _llvm_machine(target)
+    passes = llvm.create_pass_builder(compiler, options)
+    passes.getModulePassManager().run(module, passes)
+    image: bytes = compiler.emit_object(module)
+    return image
+
+
+# ---- on disk ------------------------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path | None:
+    """Where compiled code is kept: GRU_XP_CACHE_DIR, else the user's cache folder; None for GRU_XP_CACHE_DIR=off."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen:
+        return None if chosen == "off" else Path(chosen)
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "gru_xp" / "cpu"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "gru_xp" / "cpu"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "gru_xp" / "cpu"
+
+
+@cache
+def _source() -> bytes:
+    """A digest of this package's source."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.digest()
+
+
+def _path(target: Target, kind: str, dtype: str) -> Path | None:
+    folder = cache_folder()
+    if folder is None:
+        return None
+    try:
+        key: list[Any] = [_source(), llvmlite.__version__, llvm.llvm_version_info, target, kind, dtype]
+    except OSError:  # the package lies in an archive, say
+        return None
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+    return folder / f"{kind}-{dtype}-{target.bits}-{digest}.o"
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        stored = path.read_bytes()
+    except OSError:
+        return None
+    image = stored[32:]
+    return image if hashlib.sha256(image).digest() == stored[:32] else None
+
+
+def _write(path: Path, image: bytes) -> None:
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(image).digest() + image)
+            os.replace(name, path)
+        except OSError:
+            os.unlink(name)
+
+

@@ -1,0 +1,33 @@
+"""What is compiled together: the units by name."""
+
+from __future__ import annotations
+
+from .backward import backward
+from .code import Unit
+from .forward import forward
+from .meeting import meet, serve_and_launch
+from .packing import packing
+from .pointwise import pointwise
+from .target import Target
+from .tiles import columns_shapes, gates_shapes, tiles, weight_tiles
+
+__all__ = ["build"]
+
+
+def build(target: Target, kind: str, dtype: str) -> Unit:
+    """The unit of one kind: "forward", "backward" or "threads"."""
+    unit = Unit(target, dtype)
+    if kind == "threads":
+        serve_and_launch(unit)
+        return unit
+    meet(unit)
+    packing(unit)
+    pointwise(unit)
+    tiles(unit, "gates", gates_shapes(unit))
+    if kind == "forward":
+        forward(unit)
+    else:
+        tiles(unit, "columns", columns_shapes(unit))
+        weight_tiles(unit, "weights")
+        backward(unit)
+    return unit

@@ -1,0 +1,78 @@
+"""What is decided before a kernel runs: threads and how they share the work, blocks of time, the places in scratch memory."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from .target import Target
+
+__all__ = ["Plan", "plan"]
+
+#: multiply-adds below which a second thread costs more than it brings
+SMALL = 400_000
+#: rows (steps times batch) of a block of time
+ROWS_FORWARD, ROWS_BACKWARD = 512, 1024
+#: multiply-adds of one call into native code, between two of which Python can see a Ctrl-C
+SEGMENT = 4e9
+#: a batch is shared by rows if there are so many for each thread
+ROWS_EACH = 8
+#: bytes of weights that every core may read at each step; beyond it the units are shared, so that each reads its own part
+WEIGHTS_EACH = 1 << 20
+
+
+class Plan(NamedTuple):
+    """Offsets are in bytes, in the order of the kernel's last fields."""
+
+    threads: int
+    unit_parts: int
+    steps: int
+    segment: int  # steps of one call into native code
+    offsets: tuple[int, ...]
+    size: int
+
+
+@lru_cache(maxsize=1024)
+def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, threads: int, recompute: bool) -> Plan:
+    """For `kind` "forward" or "backward"; `threads` is what may be used."""
+    V, size = target.lanes(dtype), 4 if dtype == "float32" else 8
+    J, K = -(-H // V), -(-I // V)
+    per_step = N * 3 * H * (I + H)
+    if per_step * T < SMALL:
+        threads = 1
+    threads, unit_parts = _share(N, H, J, size, threads)
+    rows = ROWS_FORWARD if kind == "forward" else ROWS_BACKWARD
+    steps = max(1, min(T, rows // max(N, 1)))
+    segment = steps * max(1, int(SEGMENT / max(1, per_step * steps)))
+    panels = (J * I * 3 * V, J * H * 3 * V, J * 3 * V, J * 3 * V)
+    M = steps * N
+    if kind == "forward":
+        parts: tuple[int, ...] = (*panels, M * J * 3 * V, 2 * J * N * V)
+    else:
+        units = 8 if target.registers == 32 else 4
+        together = max(1, units // V)
+        JD = -(-J // together) * together
+        depth = 3 * JD * V
+        if not recompute:
+            panels = (0, 0, 0, 0)
+        D = (4 * JD + together) * M * V
+        gates = 4 * M * H if recompute else 0
+        parts = (K * depth * V, J * depth * V, *panels, J * N * V, D, K * M * V, J * M * V, gates, M * H, 4 * J * V)
+    offsets, at = [], 0
+    for part in parts:
+        offsets.append(at)
+        at += -(-part * size // 64) * 64 + 128
+    return Plan(threads, unit_parts, steps, segment, tuple(offsets), at)
+
+
+def _share(N: int, H: int, J: int, size: int, threads: int) -> tuple[int, int]:
+    """Threads, and into how many parts the units go; the batch goes into threads / parts."""
+    if threads == 1:
+        return 1, 1
+    if N >= ROWS_EACH * threads and 3 * H * H * size <= WEIGHTS_EACH:
+        return threads, 1
+    if J >= threads:
+        return threads, threads
+    if N >= threads * J:
+        return threads // J * J, J
+    return max(1, J), max(1, J)

@@ -1,0 +1,83 @@
+"""Which processor: the width of its vectors, the number of its registers and what LLVM is told of it.
+
+The width follows the machine. `GRU_XP_CPU_WIDTH` (512, 256 or 128 bits) forces a narrower one, so that the code for other
+processors can be tested on this one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+
+import llvmlite.binding as llvm
+
+__all__ = ["Target", "current", "why_none"]
+
+VARIABLE = "GRU_XP_CPU_WIDTH"
+AVX2 = ("avx", "avx2", "fma", "f16c", "bmi", "bmi2")
+SIZES = {"float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A processor, or the part of it that may be used."""
+
+    bits: int  # of a vector: 512, 256, 128
+    registers: int  # how many vectors they hold
+    triple: str
+    cpu: str
+    features: str
+    x86: bool
+
+    def lanes(self, dtype: str) -> int:
+        """Elements in a vector."""
+        return self.bits // 8 // SIZES[dtype]
+
+
+@cache
+def _host() -> tuple[str, str, frozenset[str]]:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    features = frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
+    return llvm.get_process_triple(), llvm.get_host_cpu_name(), features
+
+
+@cache
+def _widths() -> tuple[int, ...]:
+    """The widths that this processor can run, the widest first; empty where the kernels cannot run at all."""
+    triple, _, features = _host()
+    if triple.startswith(("aarch64", "arm64")):
+        return (128,)
+    if triple.startswith("x86_64") and features.issuperset(AVX2):
+        wide = features.issuperset(("avx512f", "avx512vl", "avx512dq", "avx512bw"))
+        return (512, 256, 128) if wide else (256, 128)
+    return ()
+
+
+def why_none(width: str | None = None) -> str | None:
+    """Why the kernels cannot run here, or None."""
+    if not _widths():
+        return "the processor has neither AVX2 nor NEON"
+    width = os.environ.get(VARIABLE) if width is None else width
+    if width and width not in map(str, _widths()):
+        return f"{VARIABLE}={width}: this processor has {', '.join(map(str, _widths()))}"
+    return None
+
+
+@cache
+def _target(bits: int) -> Target:
+    triple, cpu, names = _host()
+    x86 = triple.startswith("x86_64")
+    if x86 and bits < 512:
+        names = frozenset(name for name in names if not name.startswith(("avx512", "avx10", "amx", "evex512")))
+    # the name of the processor would bring back what was left out, so a narrower one has none
+    cpu = cpu if bits == _widths()[0] else "x86-64-v3" if x86 else "generic"
+    features = ",".join(f"+{name}" for name in sorted(names))
+    return Target(bits, 32 if bits == 512 or not x86 else 16, triple, cpu, features, x86)
+
+
+def current() -> Target:
+    """The target of this process, as the environment says now."""
+    width = os.environ.get(VARIABLE)
+    return _target(int(width) if width else _widths()[0])

@@ -1,0 +1,133 @@
+"""How many threads, and the workers that wait for kernels.
+
+Workers are Python threads that live in native code: they sleep until a kernel comes, work on their part of it and sleep
+again. One kernel at a time has them; a second caller waits its turn, so that results never depend on who else computes.
+After a fork the child starts with none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gru_xp.errors import VariableError
+
+from .compiler import machine
+from .meeting import LOCKS, SYNC
+from .target import Target
+
+__all__ = ["run", "thread_count"]
+
+VARIABLE = "GRU_XP_NUM_THREADS"
+MOST = 64
+
+
+def thread_count() -> int:
+    """The threads that a call may use: GRU_XP_NUM_THREADS, else the cores that this process may use."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen:
+        if not chosen.isdecimal() or not 1 <= int(chosen) <= MOST:
+            raise VariableError(f"{VARIABLE}: expected a number from 1 to {MOST}, got {chosen!r}")
+        return int(chosen)
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _quota(), MOST))
+
+
+@cache
+def _quota() -> int:
+    """The cores that the control group grants, rounded down, or a large number."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        group = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        limits = []
+        folder = Path("/sys/fs/cgroup") / group[3:].lstrip("/")
+        for place in (folder, *folder.parents):
+            with contextlib.suppress(OSError):
+                quota, period = (place / "cpu.max").read_text().split()
+                if quota != "max":
+                    limits.append(int(quota) // int(period))
+            if place == Path("/sys/fs/cgroup"):
+                break
+        return max(1, min(limits)) if limits else MOST
+    with contextlib.suppress(OSError, ValueError):
+        folder = Path("/sys/fs/cgroup/cpu")
+        quota_us, period_us = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return max(1, quota_us // period_us) if quota_us > 0 else MOST
+    return MOST
+
+
+def run(target: Target, kernel: int, fields: bytes, threads: int) -> None:
+    """Run a kernel on some threads, this one among them; returns when all are done."""
+    pool = _pools[0]
+    with pool.turn:
+        pool.grow(target, threads)
+        pool.launch(pool.address, kernel, fields, threads)
+
+
+class _Pool:
+    """The workers of this process."""
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self.workers = 0
+        # aligned to cache lines, and never freed: workers look at it as long as the process lives
+        memory = np.zeros(LOCKS + MOST + 8, np.int64)
+        self.sync: Any = memory[-memory.ctypes.data % 64 // 8 :]
+        self.address = self.sync.ctypes.data
+        self.launch: Any = None
+
+    def grow(self, target: Target, threads: int) -> None:
+        """Have at least so many threads, the caller's own among them."""
+        if self.workers >= threads - 1 and self.launch is not None:
+            return
+        code = machine(target, "threads", "float32")
+        if self.launch is None:
+            kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64)
+            self.launch = kind(code.address("launch"))
+            self.sync[SYNC["give_way"]] = _address_of_give_way()
+            for name in ("acquire", "release"):
+                function = getattr(ctypes.pythonapi, f"PyThread_{name}_lock")
+                self.sync[SYNC[name]] = ctypes.cast(function, ctypes.c_void_p).value
+        serve = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(code.address("serve"))
+        allocate = ctypes.pythonapi.PyThread_allocate_lock
+        allocate.restype, acquire = ctypes.c_void_p, ctypes.pythonapi.PyThread_acquire_lock
+        while self.workers < threads - 1:
+            part = self.workers + 1
+            lock = allocate()
+            acquire(ctypes.c_void_p(lock), 1)
+            self.sync[LOCKS + part] = lock
+            thread = threading.Thread(target=serve, args=(self.address, part), name=f"gru_xp_cpu-{part}", daemon=True)
+            thread.start()
+            self.workers = part
+
+
+def _address_of_give_way() -> int:
+    """The system's function that lets another thread run, or 0."""
+    try:
+        if sys.platform == "win32":
+            function = ctypes.WinDLL("kernel32").SwitchToThread
+        else:
+            function = ctypes.CDLL(None).sched_yield
+    except (OSError, AttributeError):
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+_pools = [_Pool()]
+
+
+def _after_fork() -> None:
+    _pools[0] = _Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,137 @@
+"""The products' inner loops: tiles whose sums stay in registers.
+
+A tile is `rows` x `groups` x `width` vectors of sums over k:
+
+    dst[row][group][w] = first[group][w] + sum_k A[row, k] * B[group][k][w]
+
+The left operand is read one number at a time, so it may lie anywhere: A[row, k] stands at row * a_row + (k / V) * a_block
++ k % V, V being the lanes of a vector. With a_block = V that is a plain matrix with rows of a_row, with a_row = V and
+a_block = V * rows it is the blocked format [column block][row][V]. The right operand is packed: `width` vectors for each k,
+groups b_group apart; `first` and `dst` are compact.
+
+The weights' gradients sum over rows of time instead: there k is a row of a blocked A and the tile's rows are its columns.
+
+Every tile of some table exists for 1 to `rows` rows, so that what is left of a batch costs what it must.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .code import Pointer, Unit, Value, Variable
+
+__all__ = ["Shapes", "columns_shapes", "gates_shapes", "tiles", "weight_tiles", "weight_units"]
+
+ARGUMENTS = "*A a_row a_block K *B b_group *first *dst"
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Which tiles are used on a machine: the most groups for each number of rows, the first entry for one row."""
+
+    groups: tuple[int, ...]
+    width: int
+
+    @property
+    def rows(self) -> int:
+        """The most rows of a tile."""
+        return len(self.groups)
+
+
+def gates_shapes(unit: Unit) -> Shapes:
+    """Three gates side by side: what 32 or 16 registers hold, and enough sums to hide the multiply-add's latency."""
+    return Shapes((4, 2, 2, 1, 1, 1, 1, 1) if unit.target.registers == 32 else (3, 2, 1, 1), 3)
+
+
+def columns_shapes(unit: Unit) -> Shapes:
+    """Plain columns."""
+    return Shapes((8, 6, 4, 3, 3, 3, 3, 3) if unit.target.registers == 32 else (6, 4, 3, 3), 1)
+
+
+def tiles(unit: Unit, name: str, shapes: Shapes) -> None:
+    """All tiles of some width, and a table of them: [rows - 1][groups - 1], `max(groups)` to a row."""
+    most = max(shapes.groups)
+    names = []
+    for rows, groups in enumerate(shapes.groups, 1):
+        for group in range(1, most + 1):
+            if group <= groups:
+                _tile(unit, f"{name}_{rows}x{group}", rows, group, shapes.width)
+            names.append(f"{name}_{rows}x{min(group, groups)}")
+    unit.table(name, names)
+
+
+def _chains(unit: Unit, sums: int) -> int:
+    """Independent sums over k that hide the latency where a tile has few."""
+    return 1 if sums >= 8 else min(unit.lanes, 2 if sums >= 4 else 4)
+
+
+def _tile(unit: Unit, name: str, rows: int, groups: int, width: int) -> None:
+    V, columns, shift = unit.lanes, groups * width, unit.lanes.bit_length() - 1
+    chains = _chains(unit, rows * columns)
+    unroll = max(chains, min(V, 1 if rows * columns >= 16 else 2))
+    with unit.function(name, ARGUMENTS) as c:
+        zero = c.constant(0.0)
+        start = [c.first.vector(j * V) for j in range(columns)]
+        sums = [c.variable(start[i % columns] if i < rows * columns else zero) for i in range(rows * columns * chains)]
+        lines = [c.A.at(c.a_row * m) for m in range(rows)]
+        panels = [c.B.at(c.b_group * g) for g in range(groups)]
+
+        def multiply(k: Value, count: int) -> None:
+            offset = (k >> shift) * c.a_block + (k & (V - 1))
+            base = k * (width * V)
+            for i in range(count):
+                weights = [p.vector(base + (i * width + w) * V) for p in panels for w in range(width)]
+                for m in range(rows):
+                    a = c.splat(lines[m].load(offset + i))
+                    for j, weight in enumerate(weights):
+                        total = sums[(i % chains) * rows * columns + m * columns + j]
+                        total.set(c.fma(weight, a, total.get()))
+
+        whole = c.K - c.K % unroll
+        with c.loop(0, whole, unroll) as k:
+            multiply(k, unroll)
+        if unroll > 1:
+            with c.loop(whole, c.K) as k:
+                multiply(k, 1)
+        _finish(c.dst, sums, rows * columns, V)
+
+
+def weight_units(unit: Unit) -> tuple[int, int]:
+    """The units of a tile of the weights' gradients, and its most groups."""
+    return (8, 3) if unit.target.registers == 32 else (4, 3)
+
+
+def weight_tiles(unit: Unit, name: str) -> None:
+    """Tiles that sum over time, for each number of groups, and their table."""
+    units, most = weight_units(unit)
+    for groups in range(1, most + 1):
+        _weight_tile(unit, f"{name}_{groups}", units, groups)
+    unit.table(name, [f"{name}_{groups}" for groups in range(1, most + 1)])
+
+
+def _weight_tile(unit: Unit, name: str, units: int, groups: int) -> None:
+    """dst[unit][group] = sum over K rows of A[unit / V][row][unit % V] * B[group][row]; A's blocks are a_block apart."""
+    V = unit.lanes
+    with unit.function(name, ARGUMENTS) as c:
+        sums = [c.variable(c.constant(0.0)) for _ in range(units * groups)]
+        panels = [c.B.at(c.b_group * g) for g in range(groups)]
+        blocks = [c.A.at(c.a_block * i) for i in range(-(-units // V))]
+        with c.loop(0, c.K) as k:
+            row = k * V
+            values = [p.vector(row) for p in panels]
+            for m in range(units):
+                a = c.splat(blocks[m // V].load(row + m % V))
+                for j, value in enumerate(values):
+                    total = sums[m * groups + j]
+                    total.set(c.fma(value, a, total.get()))
+        _finish(c.dst, sums, units * groups, V)
+
+
+def _finish(dst: Pointer, sums: list[Variable], count: int, V: int) -> None:
+    """Add the chains pairwise and store what is left."""
+    values = [total.get() for total in sums]
+    while len(values) > count:
+        half = len(values) // 2
+        values = [a + b for a, b in zip(values[:half], values[half:], strict=True)]
+    for i, value in enumerate(values):
+        dst.put(value, i * V)

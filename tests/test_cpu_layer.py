@@ -1,0 +1,196 @@
+"""The fused CPU layer against the plain layer and against the reference, at every width of vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite")
+
+import array_api_compat.numpy as xp
+from gru_xp.backend import Backend
+from gru_xp.cell import Gates
+from gru_xp.layer import Layer
+from gru_xp.params import CellParams, GRUSpec, LayerTape
+from gru_xp_conformance import reference, tolerance
+from gru_xp_cpu import CpuLayer
+from gru_xp_cpu.target import _widths
+
+PLAIN, FUSED = Layer(Backend("numpy", xp), Gates(xp)), CpuLayer()
+QUANTITIES = "y h_n h_prev r z n u dx dh0 dW_ih dW_hh db_ih db_hh".split()
+SIZES = [  # T, N, I, H
+    (1, 1, 1, 1),
+    (5, 1, 3, 7),
+    (4, 3, 33, 16),
+    (7, 9, 20, 33),
+    (3, 17, 5, 50),
+    (2, 8, 16, 64),
+    (0, 3, 4, 5),
+    (3, 0, 4, 5),
+    (9, 33, 30, 40),
+    (3, 2, 1, 130),
+]
+
+KNOWN: dict[Any, Any] = {}  # what the plain layer says, in the case's dtype and in long double, for all widths and threads
+
+
+@pytest.fixture(params=[f"{bits}" for bits in _widths()])
+def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("GRU_XP_CPU_WIDTH", request.param)
+    return str(request.param)
+
+
+class Case:
+    """Random arrays for one call; padding is NaN."""
+
+    def __init__(self, sizes: tuple[int, int, int, int], dtype: str, *, bias: bool = True, lengths: bool = False,
+                 resets: bool = False, reverse: bool = False, save: str = "all", dy: bool = True, dh_n: bool = True):  # fmt: skip
+        T, N, I, H = sizes
+        rng = np.random.default_rng([*sizes, lengths, resets])
+        self.key = sizes, dtype, bias, lengths, resets, reverse, dy, dh_n
+        k = H**-0.5
+
+        def normal(*shape: int) -> Any:
+            return rng.standard_normal(shape).astype(dtype)
+
+        def weight(*shape: int) -> Any:
+            return rng.uniform(-k, k, shape).astype(dtype)
+
+        biases = (weight(3 * H), weight(3 * H)) if bias else (None, None)
+        self.w = CellParams(weight(3 * H, I), weight(3 * H, H), *biases)
+        self.x, self.h0, self.dy, self.dh_n = normal(T, N, I), normal(N, H), normal(T, N, H), normal(N, H)
+        self.lengths = rng.integers(0, T + 1, N) if lengths else None
+        self.valid = None if self.lengths is None else np.arange(T)[:, None] < self.lengths
+        self.resets = rng.random((T, N)) < 0.3 if resets else None
+        if self.valid is not None:
+            self.x[~self.valid] = self.dy[~self.valid] = np.nan
+        self.dtype, self.reverse, self.save = dtype, reverse, save
+        self.dy, self.dh_n = self.dy if dy else None, self.dh_n if dh_n else None
+
+    def run(self, layer: Any, dtype: str) -> dict[str, Any]:
+        def of(a: Any) -> Any:
+            return None if a is None else a.astype(dtype)
+
+        options: Any = {"spec": GRUSpec(), "valid": self.valid, "resets": self.resets, "reverse": self.reverse}
+        w = CellParams(*map(of, self.w))
+        y, h_n, tape = layer.forward(of(self.x), of(self.h0), w, save=self.save, **options)
+        dx, dh0, dw = layer.backward(tape, of(self.dy), of(self.dh_n))
+        again = layer.inference(of(self.x), of(self.h0), w, **options)
+        np.testing.assert_array_equal(y, again[0])
+        np.testing.assert_array_equal(h_n, again[1])
+        return dict(zip(QUANTITIES, [y, h_n, tape.h_prev, tape.r, tape.z, tape.n, tape.u, dx, dh0, *dw], strict=True))
+
+    def check(self) -> None:
+        if self.key not in KNOWN:
+            KNOWN[self.key] = self.run(PLAIN, self.dtype), self.run(PLAIN, "longdouble")
+        got, (plain, ref) = self.run(FUSED, self.dtype), KNOWN[self.key]
+        for name in QUANTITIES:
+            if not (self.save == "states" and name in "rznu"):
+                close(name, got[name], plain[name], ref[name], self.dtype)
+
+
+def close(name: str, got: Any, plain: Any, ref: Any, dtype: str) -> None:
+    if ref is None:
+        assert got is None, name
+        return
+    assert got.dtype == dtype and got.shape == ref.shape, name
+    if ref.size:
+        # a single small number may come from the difference of numbers near one: they set the scale too
+        bound = tolerance.bound(float(np.max(np.abs(plain - ref))), np.append(ref, 1.0), dtype)
+        assert np.max(np.abs(got - ref)) <= bound, name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_every_option(sizes: tuple[int, int, int, int], dtype: str, width: str) -> None:
+    for lengths in (False, True):
+        for resets in (False, True):
+            for reverse in (False, True):
+                for save in ("all", "states"):
+                    Case(sizes, dtype, lengths=lengths, resets=resets, reverse=reverse, save=save).check()
+    Case(sizes, dtype, bias=False).check()
+    Case(sizes, dtype, bias=False, save="states", dy=False).check()
+    Case(sizes, dtype, dh_n=False).check()
+    Case(sizes, dtype, lengths=True, dy=False, dh_n=False).check()
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "3", "7"])
+@pytest.mark.parametrize(
+    "sizes", [(80, 8, 64, 96), (50, 33, 64, 96), (30, 1, 300, 257), (60, 5, 100, 40), (600, 17, 20, 30)], ids=str
+)
+def test_threads_and_blocks_of_time(
+    sizes: tuple[int, int, int, int], threads: str, width: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRU_XP_NUM_THREADS", threads)
+    for options in ({}, {"save": "states"}, {"lengths": True, "resets": True, "reverse": True, "save": "states"}):
+        case = Case(sizes, "float32", **options)  # type: ignore[arg-type]
+        case.check()
+        first, second = case.run(FUSED, "float32"), case.run(FUSED, "float32")
+        for name in QUANTITIES:
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_long_calls_in_pieces(width: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call goes into native code several times, so that Ctrl-C is seen; the result does not show it."""
+    from gru_xp_cpu import plan
+
+    case = Case((700, 9, 6, 20), "float32", lengths=True, resets=True, reverse=True)
+    whole = case.run(FUSED, "float32")
+    monkeypatch.setattr(plan, "SEGMENT", 1.0)
+    plan.plan.cache_clear()
+    try:
+        pieces = case.run(FUSED, "float32")
+    finally:
+        plan.plan.cache_clear()
+    for name in QUANTITIES:
+        np.testing.assert_array_equal(whole[name], pieces[name])
+
+
+def test_against_the_reference() -> None:
+    """A loop over rows, steps and gates, written without a look at the layer."""
+    for reverse in (False, True):
+        case = Case((6, 3, 5, 9), "float64", lengths=True, resets=True, reverse=reverse)
+        options = reference.Options(lengths=list(case.lengths), resets=case.resets)  # type: ignore[arg-type]
+        x, dy = np.nan_to_num(case.x), np.nan_to_num(case.dy)
+        w = reference.Weights(*case.w)
+        run = reference.walk(x, case.h0, w, options, reverse)
+        dx, dh0, dw = reference.walk_back(run, dy, case.dh_n, w, options, reverse)  # type: ignore[arg-type]
+        got = case.run(FUSED, "float64")
+        for name, want in zip(("y", "h_n", "dx", "dh0", *QUANTITIES[-4:]), (run.y, run.h_n, dx, dh0, *dw), strict=True):
+            close(name, got[name], want, want, "float64")
+
+
+def test_arrays_of_any_layout() -> None:
+    """Strides, read-only memory, foreign byte order: taken as they are or copied, never written to."""
+    case = Case((5, 3, 6, 10), "float32")
+    options: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "reverse": False}
+    y, h_n, tape = FUSED.forward(case.x, case.h0, case.w, save="all", **options)
+    grads = FUSED.backward(tape, case.dy, case.dh_n)
+    for a in (case.x, case.h0, case.dy, case.dh_n, *case.w):
+        a.flags.writeable = False
+
+    def odd(a: Any) -> Any:
+        return np.asfortranarray(a)[..., ::-1].copy(order="F")[..., ::-1]
+
+    wide = np.zeros((5, 3, 30), np.float32)
+    wide[..., 10:20] = case.dy
+    views = CellParams(*map(odd, case.w))
+    y2, h2, tape2 = FUSED.forward(odd(case.x), odd(case.h0), views, save="all", **options)
+    grads2 = FUSED.backward(tape2, wide[..., 10:20], odd(case.dh_n))
+    swapped = CellParams(*(a.astype(a.dtype.newbyteorder()) for a in case.w))
+    y3, h3 = FUSED.inference(case.x.astype(">f4"), case.h0, swapped, **options)
+    for a, b in ((y, y2), (h_n, h2), (y, y3), (h_n, h3), *zip((*grads[:2], *grads[2]), (*grads2[:2], *grads2[2]), strict=True)):
+        np.testing.assert_array_equal(a, b)
+    assert y.flags.c_contiguous and y.flags.writeable
+
+
+def test_tapes_are_exchanged_with_the_plain_path() -> None:
+    case = Case((6, 3, 5, 9), "float64", lengths=True, resets=True, reverse=True)
+    options: Any = {"spec": GRUSpec(), "valid": case.valid, "resets": case.resets, "reverse": True}
+    tapes: list[LayerTape] = [layer.forward(case.x, case.h0, case.w, save="all", **options)[2] for layer in (PLAIN, FUSED)]
+    results = [layer.backward(tape, case.dy, case.dh_n) for layer in (PLAIN, FUSED) for tape in tapes]
+    for dx, dh0, dw in results[1:]:
+        for got, want in zip((dx, dh0, *dw), (*results[0][:2], *results[0][2]), strict=True):
+            close("gradient", got, want, want, "float64")
