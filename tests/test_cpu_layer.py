@@ -22,6 +22,7 @@ PLAIN, FUSED = Layer(Backend("numpy", xp), Gates(xp)), CpuLayer()
 QUANTITIES = "y h_n h_prev r z n u dx dh0 dW_ih dW_hh db_ih db_hh".split()
 SIZES = [  # T, N, I, H
     (1, 1, 1, 1),
+    (1, 1, 5, 70),
     (5, 1, 3, 7),
     (4, 3, 33, 16),
     (7, 9, 20, 33),

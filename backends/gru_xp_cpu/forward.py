@@ -114,8 +114,8 @@ class _Forward:
             def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
                 at = source.at((low * a.N + first + m) * row)
                 gi = a.gi.at((j * M + first + m) * (3 * V))
-                begin = a.start_gi.at(j * (3 * V))
-                c.call_from("gates", index, at, row, V, a.I, a.panels_ih.at(j * a.I * (3 * V)), 0, begin, gi)
+                begin, panels = a.start_gi.at(j * (3 * V)), a.I * (3 * V)
+                c.call_from("gates", index, at, row, V, a.I, a.panels_ih.at(j * panels), panels, begin, gi)
 
             cover(c, self.shapes, count, self.j0, self.j1, tile, limit=limit)
             with c.when(a.has_valid > 0), c.loop(first, first + count) as m:
