@@ -54,7 +54,7 @@ class NumpyBackend(Backend):
         # tensor that writes to a read-only array.
         array = self.canonical(array)
         flags = array.flags
-        return array if flags.c_contiguous and flags.writeable else array.copy(order="C")
+        return array if flags.c_contiguous and flags.writeable and flags.aligned else array.copy(order="C")
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
         imported = np.from_dlpack(array)

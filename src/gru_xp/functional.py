@@ -377,11 +377,9 @@ class _Open:
             names.append("h0")
             others.append(h0)
         if dropout_masks is not None:
-            width = sizes.D * sizes.H
-            letters, shape = ("(L-1, T, N, D*H)", (sizes.L - 1, T, N, width))
-            if not self.batched:
-                letters, shape = "(L-1, T, D*H)", (sizes.L - 1, T, width)
-            assert_shape(dropout_masks, "dropout_masks", letters, shape, "L, D and H come from params, T and N from x")
+            letters = "(L-1, T, N, D*H)" if self.batched else "(L-1, T, D*H)"
+            wanted = (sizes.L - 1, *x.shape[:-1], sizes.D * sizes.H)
+            assert_shape(dropout_masks, "dropout_masks", letters, wanted, "L, D and H come from params, T and N from x")
             names.append("dropout_masks")
             others.append(dropout_masks)
         self.others = others

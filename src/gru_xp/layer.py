@@ -204,6 +204,6 @@ def cut_before(valid: Any, resets: Any, reverse: bool, xp: Any) -> Any:
     if resets is None:
         return None
     cut = resets if valid is None else resets & valid
-    if reverse:
+    if reverse and cut.shape[0] > 0:
         cut = xp.concat([cut[1:, :], xp.zeros_like(cut[:1, :])], axis=0)
     return cut[..., None]

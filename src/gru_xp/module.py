@@ -62,6 +62,8 @@ class GRU:
                 raise StructureError(f"{name}: expected an integer, got {value!r}")
             if value < (0 if name == "input_size" else 1):
                 raise RangeError(f"{name}: expected at least {0 if name == 'input_size' else 1}, got {value}")
+        if seed is not None:
+            _assert_seed(seed, "seed")
         numpy = load_backend("numpy")
         place = place_for(selection(backend), None)
         drawn = numpy.draw_params(
@@ -245,6 +247,7 @@ class GRU:
         return backend.xp.permute_dims(a, (1, 0, 2)[: a.ndim])
 
     def _draw_masks(self, x: Any, seed: int) -> Any:
+        _assert_seed(seed, "dropout_seed")
         numpy, source = load_backend("numpy"), owner(x, "x")
         sizes = self._own.sizes
         masks = numpy.draw_dropout_masks(seed, self.dropout, (sizes.L - 1, *x.shape[:-1], sizes.D * sizes.H))
@@ -294,6 +297,11 @@ def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
     from .formats import safetensors
 
     return safetensors.load(path, backend=backend)
+
+
+def _assert_seed(seed: Any, name: str) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise StructureError(f"{name}: expected an integer of at least 0, got {seed!r}")
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -1,0 +1,86 @@
+"""JAX: under jit, traced lengths and resets, a tape through jit, compilation that does not grow with T."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import gru_xp
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gru_xp.functional import map_params
+from helpers import assert_close, random_problem, run_everything
+
+PROBLEM = random_problem(0)
+EXPECTED = run_everything(PROBLEM, lambda a: a)
+X, PARAMS, H0 = jnp.asarray(PROBLEM.x), map_params(jnp.asarray, PROBLEM.params), jnp.asarray(PROBLEM.h0)
+RESETS, MASKS = jnp.asarray(PROBLEM.resets), jnp.asarray(PROBLEM.dropout_masks)
+
+
+def test_traced_everything() -> None:
+    @jax.jit
+    def train(x, params, h0, lengths, resets, masks, dy, dh_n):
+        y, h_n, tape = gru_xp.gru_forward(x, params, h0, lengths=lengths, resets=resets, dropout_masks=masks)
+        grads = gru_xp.gru_backward(tape, dy, dh_n)
+        return y, h_n, grads.x, grads.h0
+
+    lengths = jnp.asarray(PROBLEM.lengths)
+    found = train(X, PARAMS, H0, lengths, RESETS, MASKS, jnp.asarray(PROBLEM.dy), jnp.asarray(PROBLEM.dh_n))
+    names = ("y", "h_n", "dx", "dh0")
+    assert_close(dict(zip(names, found, strict=True)), {name: EXPECTED[name] for name in names}, 1e-13)
+
+
+def test_a_tape_leaves_jit_and_enters_another() -> None:
+    forward = jax.jit(partial(gru_xp.gru_forward, lengths=PROBLEM.lengths, resets=RESETS, dropout_masks=MASKS))
+    _, _, tape = forward(X, PARAMS, H0)
+    for backward in (gru_xp.gru_backward, jax.jit(gru_xp.gru_backward)):
+        grads = backward(tape, jnp.asarray(PROBLEM.dy), jnp.asarray(PROBLEM.dh_n))
+        assert_close({"dx": grads.x, "dh0": grads.h0}, {name: EXPECTED[name] for name in ("dx", "dh0")}, 1e-13)
+
+
+def test_grad_through_the_front_door_is_the_explicit_gradient() -> None:
+    def loss(x, params, h0):
+        y, h_n = gru_xp.gru(x, params, h0, lengths=PROBLEM.lengths, resets=RESETS, dropout_masks=MASKS)
+        return jnp.sum(y * PROBLEM.dy) + jnp.sum(h_n * PROBLEM.dh_n)
+
+    dx, dparams, dh0 = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(X, PARAMS, H0)
+    assert_close({"dx": dx, "dh0": dh0}, {name: EXPECTED[name] for name in ("dx", "dh0")}, 1e-12)
+    assert isinstance(dparams[1][0], gru_xp.CellParams)
+    assert_close({"W": dparams[1][1].W_hh}, {"W": EXPECTED["dW_hh[1][1]"]}, 1e-12)
+
+
+def test_vmap_over_the_front_door() -> None:
+    batch = jnp.stack([X, 2.0 * X])
+    y = jax.vmap(lambda x: gru_xp.gru(x, PARAMS, H0)[0])(batch)
+    assert_close({"y": y[1]}, {"y": gru_xp.gru(2.0 * X, PARAMS, H0)[0]}, 1e-13)
+
+
+def test_a_thousand_steps_compile_in_seconds() -> None:
+    """A loop unrolled over T would take minutes; so the bound is far from both."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(1000, 3, 5)))
+
+    @jax.jit
+    def train(x):
+        y, _, tape = gru_xp.gru_forward(x, PARAMS, lengths=[1000, 10, 500])
+        return gru_xp.gru_backward(tape, jnp.ones_like(y)).x
+
+    start = time.perf_counter()
+    train(x).block_until_ready()
+    assert time.perf_counter() - start < 20.0
+
+
+def test_outside_jit_the_second_call_does_not_compile() -> None:
+    gru_xp.gru(X, PARAMS)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    try:
+        gru_xp.gru(X + 1.0, PARAMS)
+        compiled.clear()
+        gru_xp.gru(X + 2.0, PARAMS)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert compiled == []

@@ -1,0 +1,126 @@
+"""The kernel door, and the two fused gates pairs against the plain one."""
+
+from __future__ import annotations
+
+import gru_xp
+import numpy as np
+import pytest
+from gru_xp import dispatch, kernels
+from gru_xp.cell import Gates
+from helpers import assert_close, random_problem, run_everything, to_library
+
+FUSED = [("numpy", "gru_xp_numpy.gates"), ("torch", "gru_xp_torch.gates")]
+ROUNDING = {"float64": 1e-15, "float32": 5e-7}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 3, 5), (2, 0)])
+@pytest.mark.parametrize(("library", "module"), FUSED)
+def test_gates_pair_equals_the_plain_one(library: str, module: str, shape: tuple[int, ...], dtype: str) -> None:
+    from importlib import import_module
+
+    kernel, plain = import_module(module).kernel, Gates(dispatch.load(library).xp)
+    rng = np.random.default_rng(0)
+    H = shape[-1]
+    wide = (*shape[:-1], 3 * H)
+
+    def draw(*, scale: float = 1.0, of: tuple[int, ...] = shape):
+        return to_library(library, rng.normal(scale=scale, size=of).astype(dtype))
+
+    gi, gh, h, dh1 = draw(scale=3.0, of=wide), draw(of=wide), draw(), draw()
+    names = ("h1", "r", "z", "n", "u")
+    expected = dict(zip(names, plain.forward(gi, gh, h), strict=True))
+    assert_close(dict(zip(names, kernel.forward(gi, gh, h), strict=True)), expected, ROUNDING[dtype])
+    assert_close({"h1": kernel.inference(gi, gh, h)}, {"h1": expected["h1"]}, ROUNDING[dtype])
+    gates = (h, expected["r"], expected["z"], expected["n"], expected["u"])
+    names = ("dgi", "dgh", "dh")
+    assert_close(
+        dict(zip(names, kernel.backward(dh1, *gates), strict=True)),
+        dict(zip(names, plain.backward(dh1, *gates), strict=True)),
+        ROUNDING[dtype],
+    )
+
+
+@pytest.mark.parametrize(("library", "module"), FUSED)
+def test_saturated_gates_stand_still_and_keep_nan(library: str, module: str) -> None:
+    from importlib import import_module
+
+    kernel = import_module(module).kernel
+    gi = to_library(library, np.array([[-1e4, np.inf, 3.0], [1e4, -1e4, 1e4], [0.0, np.nan, 0.0]]))
+    gh = to_library(library, np.zeros((3, 3)))
+    h = to_library(library, np.array([[0.3], [0.3], [0.3]]))
+    h1 = np.asarray(kernel.forward(gi, gh, h)[0])
+    assert h1[0, 0] == 0.3  # z = 1: exactly
+    assert h1[1, 0] == 1.0  # z = 0: the candidate
+    assert np.isnan(h1[2, 0])
+
+
+@pytest.mark.parametrize(("library", "module"), FUSED)
+def test_required_kernels_give_the_plain_numbers(library: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = random_problem(0)
+    monkeypatch.setenv("GRU_XP_KERNELS", "off")
+    plain = run_everything(problem, lambda a: to_library(library, a))
+    monkeypatch.setenv("GRU_XP_KERNELS", "require")
+    for save in ("all", "states"):
+        assert_close(run_everything(problem, lambda a: to_library(library, a), save=save), plain, 1e-13)
+
+
+def test_forward_on_one_path_and_backward_on_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = random_problem(0)
+    y, _, tape = gru_xp.gru_forward(problem.x, problem.params, problem.h0)
+    fused = gru_xp.gru_backward(tape, problem.dy)
+    monkeypatch.setenv("GRU_XP_KERNELS", "off")
+    plain = gru_xp.gru_backward(tape, problem.dy)
+    assert_close({"dx": fused.x, "dh0": fused.h0}, {"dx": plain.x, "dh0": plain.h0}, 1e-14)
+
+
+def test_require_says_what_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = random_problem(0)
+    monkeypatch.setenv("GRU_XP_KERNELS", "require")
+    with pytest.raises(gru_xp.KernelError, match=r"numpy-gates \(gates\): with reset_after=False"):
+        gru_xp.gru(problem.x, problem.params, spec=gru_xp.GRUSpec(reset_after=False))
+    with pytest.raises(gru_xp.KernelError, match="none is installed"):
+        gru_xp.gru(problem.x, problem.params, backend="array_api_strict")
+
+
+def test_kernels_are_asked_in_order_of_level_and_failures_are_not_hidden() -> None:
+    class Failing:
+        name, level = "failing", "stack"
+
+        def refuses(self, call):
+            asked.append(call)
+
+        def inference(self, *args, **options):
+            raise ZeroDivisionError("a bug")
+
+    class Declining(Failing):
+        name = "declining"
+
+        def refuses(self, call):
+            return "it is Tuesday"
+
+    asked: list[kernels.Call] = []
+    problem = random_problem(0)
+
+    class Backend(type(dispatch.load("numpy"))):
+        def kernels(self):
+            return (Declining(), Failing())
+
+    backend = Backend()
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        gru_xp.gru(problem.x, problem.params, lengths=problem.lengths, backend=backend)
+    (call,) = asked
+    assert (call.T, call.N, call.I, call.H, call.L, call.D) == (7, 4, 5, 3, 2, 2)
+    assert (call.function, call.dtype, call.lengths, call.resets) == ("inference", "float64", True, False)
+    assert "it is Tuesday" in str(gru_xp.explain(problem.x, problem.params, backend=backend))
+
+
+def test_a_tensor_that_is_watched_takes_the_plain_path() -> None:
+    import torch
+
+    w = gru_xp.CellParams(torch.zeros(12, 3), torch.zeros(12, 4), torch.zeros(12), torch.zeros(12))
+    x = torch.zeros(2, 1, 3)
+    assert gru_xp.explain(x, ((w,),), function="gru").kernel == "torch-gates"
+    watched = w._replace(b_hh=torch.zeros(12, requires_grad=True))
+    assert gru_xp.explain(x, ((watched,),), function="gru").kernel == "plain"
+    assert gru_xp.explain(x, ((watched,),), function="inference").kernel == "torch-gates"

@@ -1,0 +1,242 @@
+"""`GRU`: torch.nn.GRU's arguments, parameters that are its own, initialisers, streaming."""
+
+from __future__ import annotations
+
+import gru_xp
+import numpy as np
+import pytest
+import torch
+from helpers import LIBRARIES, assert_close, to_library, to_numpy
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(6, 3, 4)).astype("f4")
+
+
+def torch_twin(model: gru_xp.GRU) -> torch.nn.GRU:
+    twin = torch.nn.GRU(
+        model.input_size,
+        model.hidden_size,
+        model.num_layers,
+        bias=model.bias,
+        batch_first=model.batch_first,
+        bidirectional=model.bidirectional,
+    )
+    weights = [a for layer in model.params for w in layer for a in w if a is not None]
+    with torch.no_grad():
+        for parameter, weight in zip(twin.parameters(), weights, strict=True):
+            parameter.copy_(torch.tensor(np.array(weight)))
+    return twin
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_arguments_are_torchs(num_layers: int, bias: bool, batch_first: bool, bidirectional: bool) -> None:
+    model = gru_xp.GRU(4, 5, num_layers, bias, batch_first, bidirectional=bidirectional, seed=1)
+    twin = torch_twin(model)
+    D = 2 if bidirectional else 1
+    h0 = RNG.normal(size=(num_layers * D, 6 if batch_first else 3, 5)).astype("f4")
+    for state in (None, h0):
+        x = torch.tensor(X, requires_grad=True)
+        y_t, h_n_t = twin(x, None if state is None else torch.tensor(state))
+        y, h_n = model(X, state)
+        found, expected = {"y": y, "h_n": h_n}, {"y": y_t, "h_n": h_n_t}
+        y, h_n, tape = model.forward(X, state)
+        y_t.sum().backward()
+        grads = model.backward(tape, np.ones_like(y))
+        found |= {"y2": y, "h_n2": h_n, "dx": grads.x}
+        assert_close(found, expected | {"y2": y_t, "h_n2": h_n_t, "dx": x.grad}, 2e-6)
+    y_t, h_n_t = twin(torch.tensor(X[:, 0]))  # without a batch
+    y, h_n = model(X[:, 0])
+    assert_close({"y": y, "h_n": h_n}, {"y": y_t, "h_n": h_n_t}, 2e-6)
+
+
+def test_batch_first_carries_resets_and_lengths() -> None:
+    first = gru_xp.GRU(4, 5, batch_first=True, seed=0)
+    usual = gru_xp.GRU(4, 5, seed=0)
+    resets = RNG.random((6, 3)) < 0.3
+    expected, _ = usual(X, lengths=[6, 2, 0], resets=resets)
+    for given in (resets.T, resets.T.tolist()):
+        y, _ = first(X.transpose(1, 0, 2), lengths=[6, 2, 0], resets=given)
+        np.testing.assert_array_equal(y, expected.transpose(1, 0, 2))
+
+
+@pytest.mark.parametrize("initializer", ["pytorch", "keras", "arraymancer"])
+def test_one_seed_gives_one_model_everywhere(initializer: str) -> None:
+    models = [gru_xp.GRU(4, 5, 2, initializer=initializer, seed=3, backend=name) for name in LIBRARIES]
+    expected = models[0].params
+    for model, library in zip(models, LIBRARIES, strict=True):
+        assert model.backend == f"{library}:cpu"
+        for layer, layer_expected in zip(model.params, expected, strict=True):
+            for got, wanted in zip(layer[0], layer_expected[0], strict=True):
+                np.testing.assert_array_equal(to_numpy(got), wanted)
+    other = gru_xp.GRU(4, 5, 2, initializer=initializer, seed=4)
+    assert not np.array_equal(other.params[0][0].W_hh, expected[0][0].W_hh)
+
+
+def test_initialisers_draw_what_they_are_named_after() -> None:
+    I, H, L = 40, 50, 3
+    bound = 1 / np.sqrt(H)
+    for w in (layer[0] for layer in gru_xp.GRU(I, H, L, seed=0).params):
+        for a in w:
+            assert 0.9 * bound < np.abs(a).max() <= bound
+    for index, layer in enumerate(gru_xp.GRU(I, H, L, initializer="keras", seed=0, dtype="float64").params):
+        (w,) = layer
+        limit = np.sqrt(6 / ((I if index == 0 else H) + 3 * H))
+        assert 0.9 * limit < np.abs(w.W_ih).max() <= limit
+        np.testing.assert_allclose(w.W_hh.T @ w.W_hh, np.eye(H), atol=1e-12)
+        assert not w.b_ih.any()
+        assert not w.b_hh.any()
+    for index, layer in enumerate(gru_xp.GRU(I, H, L, initializer="arraymancer", seed=0, dtype="float64").params):
+        (w,) = layer
+        limit = np.sqrt(6 / (I + 3 * H if index == 0 else (3 * H + L - 1) * H))
+        assert 0.9 * limit < np.abs(w.W_ih).max() <= limit
+        np.testing.assert_allclose(w.W_hh.std(), 1 / (np.sqrt(3) * H), rtol=0.05)
+
+
+def test_parameters_belong_to_the_model() -> None:
+    model = gru_xp.GRU(4, 5, seed=0)
+    y, _ = model(X)
+    with pytest.raises(ValueError, match="read-only"):
+        model.params[0][0].W_hh[0, 0] = 1.0
+    mine = np.zeros((15, 5), "f4")
+    model.params = ((model.params[0][0]._replace(W_hh=mine),),)
+    changed, _ = model(X)
+    assert not np.array_equal(y, changed)
+    mine[...] = 1.0
+    np.testing.assert_array_equal(model(X)[0], changed)
+    tensors = gru_xp.GRU(4, 5, seed=0, backend="torch")
+    before = tensors(torch.tensor(X))[0]
+    tensors.params[0][0].W_hh.zero_()  # a copy
+    assert torch.equal(tensors(torch.tensor(X))[0], before)
+    with pytest.raises(gru_xp.ShapeError, match="params: expected the sizes"):
+        model.params = gru_xp.GRU(4, 6).params
+
+
+def test_arrays_of_another_library_bring_the_parameters_there_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = gru_xp.GRU(4, 5, seed=0)
+    expected, _ = model(X)
+    for library in LIBRARIES:
+        y, _ = model(to_library(library, X))
+        assert_close({"y": y}, {"y": expected}, 1e-6)
+    brought = model._brought["torch", "cpu"]
+    model(torch.tensor(X))
+    assert model._brought["torch", "cpu"] is brought
+    model.params = gru_xp.GRU(4, 5, seed=1).params  # nothing stale
+    y, _ = model(torch.tensor(X))
+    assert_close({"y": y}, {"y": model(X)[0]}, 1e-6)
+
+
+def test_dropout_acts_in_training_and_between_layers_only() -> None:
+    model = gru_xp.GRU(4, 5, 3, dropout=0.5, seed=0)
+    y, _ = model(X)
+    np.testing.assert_array_equal(y, model(X)[0])
+    with pytest.raises(gru_xp.StructureError, match="dropout_seed: expected an integer, because dropout is on"):
+        model.forward(X)
+    a, b, c = (model.forward(X, dropout_seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a[0], b[0])
+    assert not np.array_equal(a[0], c[0])
+    assert not np.array_equal(a[0], y)
+    masks = a[2].dropout_masks
+    assert masks.shape == (2, 6, 3, 5)
+    assert set(np.unique(masks)) == {np.float32(0.0), np.float32(2.0)}
+    for library in LIBRARIES[1:]:
+        drawn = model.forward(to_library(library, X), dropout_seed=1)
+        np.testing.assert_array_equal(to_numpy(drawn[2].dropout_masks), masks)
+    assert gru_xp.GRU(4, 5, 1, dropout=0.5).forward(X)[0].shape == (6, 3, 5)  # never after the last
+    everything = gru_xp.GRU(4, 5, 2, dropout=1.0).forward(X, dropout_seed=0)[2].dropout_masks
+    assert not everything.any()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_step_by_step_is_the_whole_sequence(library: str) -> None:
+    model = gru_xp.GRU(4, 5, 2, seed=0)
+    x = to_library(library, X)
+    resets = RNG.random((6, 3)) < 0.3
+    expected, h_n = model(x, resets=resets)
+    state = model.initial_state(3, like=x)
+    outs = []
+    for t in range(6):
+        y_t, state = model.step(x[t, ...], state, reset=to_library(library, resets[t]))
+        outs.append(to_numpy(y_t))
+    tolerance = 0.0 if library in ("numpy", "array_api_strict") else 1e-6
+    assert_close({"y": np.stack(outs), "h": state}, {"y": expected, "h": h_n}, tolerance)
+
+
+def test_step_without_a_batch() -> None:
+    model = gru_xp.GRU(4, 5, 2, seed=0)
+    expected, h_n = model(X[:, 0])
+    state = model.initial_state()
+    for t in range(6):
+        y_t, state = model.step(X[t, 0], state, reset=False)
+        np.testing.assert_allclose(y_t, expected[t], rtol=0, atol=1e-7)
+    assert state.shape == h_n.shape == (2, 5)
+
+
+def test_chunks_are_the_whole_sequence() -> None:
+    model = gru_xp.GRU(4, 5, 2, seed=0)
+    expected, h_n = model(X)
+    first, state = model(X[:2])
+    second, state = model(X[2:], state)
+    np.testing.assert_array_equal(np.concatenate([first, second]), expected)
+    np.testing.assert_array_equal(state, h_n)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((4.0, 5), {}, gru_xp.StructureError, "input_size: expected an integer, got 4.0"),
+        ((4, 0), {}, gru_xp.RangeError, "hidden_size: expected at least 1, got 0"),
+        ((4, 5, 0), {}, gru_xp.RangeError, "num_layers: expected at least 1, got 0"),
+        ((4, 5), {"dropout": 1.5}, gru_xp.RangeError, "dropout: expected a probability from 0 to 1, got 1.5"),
+        ((4, 5), {"dtype": "int32"}, gru_xp.DTypeError, "dtype: expected float32, .* got 'int32'"),
+        ((4, 5), {"dtype": "bfloat16"}, gru_xp.BackendError, "numpy has no dtype bfloat16; it has float16, float32, float64"),
+        ((4, 5), {"initializer": "lecun"}, gru_xp.StructureError, "initializer: expected one of 'pytorch', .* got 'lecun'"),
+        ((4, 5), {"backend": "cupy"}, gru_xp.BackendError, "its library is missing"),
+        ((4, 5), {"seed": "x"}, gru_xp.StructureError, "seed: expected"),
+    ],
+)
+def test_bad_arguments(arguments, options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        gru_xp.GRU(*arguments, **options)
+
+
+def test_bad_steps() -> None:
+    two = gru_xp.GRU(4, 5, bidirectional=True)
+    with pytest.raises(gru_xp.StructureError, match="step: expected a model in one direction"):
+        two.step(X[0], two.initial_state(3))
+    model = gru_xp.GRU(4, 5)
+    with pytest.raises(gru_xp.ShapeError, match=r"x_t: expected \(N, I\), or \(I,\) without a batch, got \(6, 3, 4\)"):
+        model.step(X, model.initial_state(3))
+    with pytest.raises(gru_xp.ShapeError, match=r"h0: expected \(L\*D, N, H\) = \(1, 3, 5\), got \(1, 2, 5\)"):
+        model.step(X[0], model.initial_state(2))
+    with pytest.raises(gru_xp.DTypeError, match="params: expected float64, as x has, got float32"):
+        model(X.astype("f8"))
+
+
+def test_dtypes_and_repr() -> None:
+    for dtype in (np.float64, np.dtype("f8"), torch.float64, "float64"):
+        assert gru_xp.GRU(4, 5, dtype=dtype).dtype == "float64"
+    assert gru_xp.GRU(4, 5, dtype="bfloat16", backend="torch", seed=0).params[0][0].W_hh.dtype == torch.bfloat16
+    model = gru_xp.GRU(4, 5, 2, batch_first=True, dropout=0.25, reset_after=False)
+    assert repr(model) == (
+        "GRU(4, 5, num_layers=2, batch_first=True, dropout=0.25, reset_after=False, dtype='float32', backend='numpy:cpu')"
+    )
+
+
+def test_arraymancer_both_ways() -> None:
+    for L in (1, 3):
+        params = gru_xp.GRU(4, 5, L, seed=0).params
+        stacked = gru_xp.to_arraymancer(params)
+        assert [a.shape for a in stacked] == [(15, 4), (L - 1, 15, 5), (L, 15, 5), (L, 1, 15), (L, 1, 15)]
+        back = gru_xp.from_arraymancer(*stacked)
+        for layer, expected in zip(back, params, strict=True):
+            for a, b in zip(layer[0], expected[0], strict=True):
+                np.testing.assert_array_equal(a, b)
+    with pytest.raises(gru_xp.StructureError, match="expected one direction"):
+        gru_xp.to_arraymancer(gru_xp.GRU(4, 5, bidirectional=True).params)
+    with pytest.raises(gru_xp.StructureError, match="expected biases"):
+        gru_xp.to_arraymancer(gru_xp.GRU(4, 5, bias=False).params)
+    with pytest.raises(gru_xp.ShapeError, match=r"bU3s: expected \(L, 1, 3H\) = \(3, 1, 15\), got \(3, 15\)"):
+        gru_xp.from_arraymancer(*stacked._replace(bU3s=stacked.bU3s[:, 0]))
