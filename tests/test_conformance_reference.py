@@ -1,4 +1,4 @@
-"""The reference is itself judged: by complex steps, by autograd through torch.nn.GRU in float64, and by its own laws."""
+"""The reference is itself judged: by complex steps, by torch.nn.GRU and its autograd in float64, by its own laws."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+
 from gru_xp_conformance import reference
+from gru_xp_conformance.tolerance import OF_REFERENCE, STEP
 
 A = npt.NDArray[Any]
-STEP = 1e-30  # of a complex step: nothing is subtracted, so that it may be as small as one likes
-CLOSE = {"rtol": 1e-11, "atol": 1e-13}
 
 
-def make(L: int = 2, D: int = 2, T: int = 5, N: int = 3, I: int = 2, H: int = 3, bias: bool = True, seed: int = 0) -> Any:
+def make(
+    L: int = 2, D: int = 2, T: int = 5, N: int = 3, I: int = 2, H: int = 3, bias: bool = True, seed: int = 0
+) -> Any:
     """Random parameters, x, h0, dy, dh_n, all different."""
     rng = np.random.default_rng(seed)
 
@@ -71,7 +73,7 @@ def test_gradients_are_complex_steps_of_the_forward_pass(kind: str, reset_after:
     for a, got, rerun in checks:
         for flat in rng.choice(a.size, size=min(a.size, 6), replace=False):
             at = np.unravel_index(flat, a.shape)
-            np.testing.assert_allclose(got[at], derivative(a, at, rerun), **CLOSE)
+            np.testing.assert_allclose(got[at], derivative(a, at, rerun), **OF_REFERENCE)
 
 
 def torch_gru(params: Any, bias: bool) -> torch.nn.GRU:
@@ -104,18 +106,18 @@ def test_agrees_with_torch(L: int, D: int, bias: bool, lengths: list[int] | None
         packed = torch.nn.utils.rnn.pack_padded_sequence(tx, torch.tensor(lengths), enforce_sorted=False)
         out, h_n = module(packed, th0)
         y, _ = torch.nn.utils.rnn.pad_packed_sequence(out, total_length=x.shape[0])
-    np.testing.assert_allclose(run.y, y.detach().numpy(), **CLOSE)
-    np.testing.assert_allclose(run.h_n, h_n.detach().numpy(), **CLOSE)
+    np.testing.assert_allclose(run.y, y.detach().numpy(), **OF_REFERENCE)
+    np.testing.assert_allclose(run.h_n, h_n.detach().numpy(), **OF_REFERENCE)
 
     torch.autograd.backward([y, h_n], [torch.tensor(dy), torch.tensor(dh_n)])
-    np.testing.assert_allclose(grads.x, tx.grad.numpy(), **CLOSE)
-    np.testing.assert_allclose(grads.h0, th0.grad.numpy(), **CLOSE)
+    np.testing.assert_allclose(grads.x, tx.grad.numpy(), **OF_REFERENCE)
+    np.testing.assert_allclose(grads.h0, th0.grad.numpy(), **OF_REFERENCE)
     for layer in range(L):
         for d in range(D):
             for name, got in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), grads.params[layer][d], strict=True):
                 if got is not None:
                     wanted = getattr(module, f"{name}_l{layer}{'_reverse' * d}").grad.numpy()
-                    np.testing.assert_allclose(got, wanted, **CLOSE)
+                    np.testing.assert_allclose(got, wanted, **OF_REFERENCE)
 
 
 def test_saturated_gates_and_nothing_at_all() -> None:
@@ -146,7 +148,9 @@ def test_imports_nothing_that_it_judges() -> None:
     modules = {
         name
         for node in ast.walk(ast.parse(inspect.getsource(reference)))
-        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")])
+        for name in (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
+        )
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
     assert not [name for name in modules if "gru_xp" in name or name == ""], modules

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
 from gru_xp.dispatch import available, load
 from gru_xp.errors import DTypeError
 
-from .cases import EVERYTHING, Case, _only_doors
+from .cases import EVERYTHING, Case, assert_doors
+from .environment import variables
 from .implementation import Arguments
-from .judge import Judge, Mismatch, NotRun, Target
+from .judge import Judge, MismatchError, NotRunError, Target
 from .problems import of_forward, of_gradients
 
-__all__ = ["conversion_cases", "variables"]
-
-
-@contextmanager
-def variables(**values: str | None) -> Iterator[None]:
-    """Environment variables for a while; None takes one away."""
-    before = {name: os.environ.get(name) for name in values}
-
-    def put(settings: dict[str, str | None]) -> None:
-        for name, value in settings.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-    put(values)
-    try:
-        yield
-    finally:
-        put(before)
+__all__ = ["conversion_cases"]
 
 
 def conversion_cases() -> Iterator[Case]:
@@ -47,7 +28,6 @@ def conversion_cases() -> Iterator[Case]:
             f"arrays of {name}",
             "results of another library, device or dtype than the caller's, or computed elsewhere than was asked for",
             _from(name),
-            quick=name == "numpy",
         )
     yield Case(
         "conversion",
@@ -56,18 +36,20 @@ def conversion_cases() -> Iterator[Case]:
         _strange_arrays,
         quick=False,
     )
-    yield Case("conversion", "a dtype that is not there", "float64 that silently becomes float32", _no_float64, quick=False)
+    yield Case(
+        "conversion", "a dtype that is not there", "float64 that silently becomes float32", _no_float64, quick=False
+    )
 
 
 def _from(name: str) -> Callable[[Judge], None]:
     def check(judge: Judge) -> None:
-        _only_doors(judge)
+        assert_doors(judge)
         device = load(name).devices()[0]
         if (name, device) == (judge.target.name, judge.target.device):
-            raise NotRun("computed where they are; see the other groups")
+            raise NotRunError("computed where they are; see the other groups")
         caller = Judge(Target(name, device), judge.dtype, judge.gru)
         if judge.dtype not in caller.backend.float_names():
-            raise NotRun(f"{name} has no {judge.dtype}")
+            raise NotRunError(f"{name} has no {judge.dtype}")
         _assert_same_numbers(judge, caller, caller.arguments(EVERYTHING))
 
     return check
@@ -88,17 +70,17 @@ def _assert_same_numbers(judge: Judge, caller: Judge, args: Arguments) -> None:
     for (quantity, a), (_, b) in zip(got, wanted, strict=True):
         caller.assert_belongs(a, str(quantity), tuple(b.shape))
         if hasattr(a, "flags") and hasattr(a.flags, "writeable") and not a.flags.writeable:
-            raise Mismatch(f"{quantity}: expected a writable array, got a read-only one")
+            raise MismatchError(f"{quantity}: expected a writable array, got a read-only one")
         if not np.array_equal(caller.host(a), judge.host(b)):
-            raise Mismatch(f"{quantity}: expected the numbers of {judge.target}, got others")
+            raise MismatchError(f"{quantity}: expected the numbers of {judge.target}, got others")
     judge.assert_forward(EVERYTHING, y, h_n)
     judge.assert_belongs(tape.layers[0][0].x, "tape.layers[0][0].x", (EVERYTHING.T, EVERYTHING.N, EVERYTHING.I))
 
 
 def _strange_arrays(judge: Judge) -> None:
-    _only_doors(judge)
+    assert_doors(judge)
     if judge.target.name == "numpy":
-        raise NotRun("computed where they are; see the group memory")
+        raise NotRunError("computed where they are; see the group memory")
     caller = Judge(Target("numpy", "cpu"), judge.dtype, judge.gru)
 
     def locked(a: Any) -> Any:
@@ -116,16 +98,16 @@ def _strange_arrays(judge: Judge) -> None:
         before = args.x.copy()
         try:
             _assert_same_numbers(judge, caller, args)
-        except Mismatch as mismatch:
-            raise Mismatch(f"arrays {name}: {mismatch}") from None
+        except MismatchError as mismatch:
+            raise MismatchError(f"arrays {name}: {mismatch}") from None
         if not np.array_equal(args.x, before):
-            raise Mismatch(f"x: expected to be as before ({name}), got written to")
+            raise MismatchError(f"x: expected to be as before ({name}), got written to")
 
 
 def _no_float64(judge: Judge) -> None:
-    _only_doors(judge)
+    assert_doors(judge)
     if "float64" in judge.backend.float_names() or judge.dtype != "float32":
-        raise NotRun(f"{judge.target.name} has float64")
+        raise NotRunError(f"{judge.target.name} has float64")
     caller = Judge(Target("numpy", "cpu"), "float64", judge.gru)
     args = caller.arguments(replace(EVERYTHING))
     with variables(GRU_XP_BACKEND=f"{judge.target.name}:{judge.target.device}"):
@@ -133,4 +115,4 @@ def _no_float64(judge: Judge) -> None:
             y, _ = caller.inference(EVERYTHING, args)
         except DTypeError:
             return
-    raise Mismatch(f"float64 on {judge.target.name}: expected a DTypeError, got {y.dtype}")
+    raise MismatchError(f"float64 on {judge.target.name}: expected a DTypeError, got {y.dtype}")

@@ -1,4 +1,4 @@
-"""What a report has to say of the machine: versions, processor, devices, drivers, precision modes, commit."""
+"""Environment variables for a while, and what a report has to say of the machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -15,9 +16,7 @@ from typing import Any
 import gru_xp
 from gru_xp.dispatch import load
 
-from .judge import Target
-
-__all__ = ["describe"]
+__all__ = ["describe", "variables"]
 
 #: variables that change numbers or who computes them
 VARIABLES = (
@@ -35,10 +34,29 @@ VARIABLES = (
 )
 
 
-def describe(rows: Iterable[Target]) -> dict[str, Any]:
-    """Names and values, all of them text."""
-    names = dict.fromkeys(["numpy", *(target.name for target in rows)])
-    modes = {name: getattr(load(name), "modes", dict)() for name in names}
+@contextmanager
+def variables(**values: str | None) -> Iterator[None]:
+    """Environment variables for a while; None takes one away."""
+    before = {name: os.environ.get(name) for name in values}
+
+    def put(settings: dict[str, str | None]) -> None:
+        for name, value in settings.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    put(values)
+    try:
+        yield
+    finally:
+        put(before)
+
+
+def describe(names: Iterable[str]) -> dict[str, Any]:
+    """Versions, processor, devices, driver, precision modes, commit: names and values, all of them text."""
+    names = tuple(dict.fromkeys(["numpy", *names]))
+    modes = {name: load(name).modes() for name in names}
     return {
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "gru_xp": gru_xp.__version__,

@@ -6,16 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gru_xp
 import numpy as np
+
+import gru_xp
 from gru_xp.dispatch import Place
 from gru_xp.kernels import Call, Kernel, stack_for
 from gru_xp.params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
 
-__all__ = ["Arguments", "Assembled", "Library", "Refused", "public"]
+__all__ = ["Arguments", "Assembled", "Library", "RefusedError", "public"]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The kernel declined, with a reason: the case does not run."""
 
 
@@ -90,41 +91,39 @@ class Assembled(Library):
     def __init__(self, place: Place, kernel: Kernel | None):
         self.place, self.kernel = place, kernel
 
-    def gru(self, x: Any, params: Any, h0: Any = None, **options: Any) -> Any:  # type: ignore[override]
+    def gru(self, x: Any, params: Any, h0: Any = None, **options: Any) -> Any:
         return self.gru_inference(x, params, h0, **options)
 
-    def gru_inference(self, x: Any, params: Any, h0: Any = None, **options: Any) -> Any:  # type: ignore[override]
+    def gru_inference(self, x: Any, params: Any, h0: Any = None, **options: Any) -> Any:
         arrays, options = self._opened("inference", x, params, h0, **options)
         with self._computing():
             return self._stack().inference(*arrays, **options)
 
-    def gru_forward(  # type: ignore[override]
-        self, x: Any, params: Any, h0: Any = None, *, save: str = "all", **options: Any
-    ) -> Any:
+    def gru_forward(self, x: Any, params: Any, h0: Any = None, *, save: str = "all", **options: Any) -> Any:
         arrays, options = self._opened("forward", x, params, h0, save=save, **options)
         with self._computing():
             y, h_n, layers = self._stack().forward(*arrays, **options, save=save)
         rest = {name: options[name] for name in ("valid", "resets", "dropout_masks", "spec")}
-        return y, h_n, Tape(layers, params, **rest, batched=True, caller=None)
+        return y, h_n, Tape(layers, params, **rest, batched=True, place=self.place, caller=self.place)
 
-    def gru_backward(self, tape: Any, dy: Any = None, dh_n: Any = None) -> Any:  # type: ignore[override]
+    def gru_backward(self, tape: Any, dy: Any = None, dh_n: Any = None) -> Any:
         x, w = tape.layers[0][0].x, tape.params
         save = "states" if tape.layers[0][0].r is None else "all"
         self._ask("backward", x, w, tape.spec, tape.valid, tape.resets, tape.dropout_masks, save)
         with self._computing():
             return GRUGrads(*self._stack().backward(tape.layers, dy, dh_n, dropout_masks=tape.dropout_masks))
 
-    def gru_cell(self, x: Any, h: Any, w: Any, **options: Any) -> Any:  # type: ignore[override]
-        return self.gru_cell_inference(x, h, w, **options)
+    def gru_cell(self, x: Any, h: Any, params: Any, **options: Any) -> Any:
+        return self.gru_cell_inference(x, h, params, **options)
 
-    def gru_cell_inference(self, x: Any, h: Any, w: Any, **options: Any) -> Any:  # type: ignore[override]
-        return self.gru_inference(x[None, ...], ((w,),), h[None, ...], **options)[1][0, ...]
+    def gru_cell_inference(self, x: Any, h: Any, params: Any, **options: Any) -> Any:
+        return self.gru_inference(x[None, ...], ((params,),), h[None, ...], **options)[1][0, ...]
 
-    def gru_cell_forward(self, x: Any, h: Any, w: Any, **options: Any) -> Any:  # type: ignore[override]
-        _, h_n, tape = self.gru_forward(x[None, ...], ((w,),), h[None, ...], **options)
+    def gru_cell_forward(self, x: Any, h: Any, params: Any, **options: Any) -> Any:
+        _, h_n, tape = self.gru_forward(x[None, ...], ((params,),), h[None, ...], **options)
         return h_n[0, ...], tape
 
-    def gru_cell_backward(self, tape: Any, dh1: Any) -> Any:  # type: ignore[override]
+    def gru_cell_backward(self, tape: Any, dh1: Any) -> Any:
         grads = self.gru_backward(tape, None, dh1[None, ...])
         return CellGrads(grads.x[0, ...], grads.h0[0, ...], grads.params[0][0])
 
@@ -166,13 +165,15 @@ class Assembled(Library):
         """Let the kernel decline, as the library does, before any work."""
         if self.kernel is None:
             return
-        w = params[0][0]
+        w, (T, N, I) = params[0][0], x.shape
         call = Call(
             function,
             self.place.backend,
             self.place.device,
             self.place.backend.dtype_name(x.dtype),
-            *x.shape,
+            T,
+            N,
+            I,
             w.W_hh.shape[1],
             len(params),
             len(params[0]),
@@ -186,4 +187,4 @@ class Assembled(Library):
         )
         reason = self.kernel.refuses(call)
         if reason is not None:
-            raise Refused(reason)
+            raise RefusedError(reason)

@@ -1,4 +1,4 @@
-"""The judge: makes native arrays of a problem, calls what is judged, compares everything, and says what is off, and where."""
+"""The judge: makes native arrays of a problem, calls what is judged, compares, and says what is wrong, and where."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from gru_xp.backend import Backend
 from gru_xp.dispatch import Place, load, owner
 from gru_xp.kernels import Kernel, kernels_of
@@ -30,17 +31,17 @@ from .problems import (
     within,
 )
 
-__all__ = ["Judge", "Mismatch", "NotRun", "Target"]
+__all__ = ["Judge", "MismatchError", "NotRunError", "Target"]
 
 A = npt.NDArray[Any]
 GATES = ("r", "z", "n")
 
 
-class Mismatch(AssertionError):
+class MismatchError(AssertionError):
     """A result is wrong; the message says which quantity, gate and time step."""
 
 
-class NotRun(Exception):
+class NotRunError(Exception):
     """The case has nothing to judge here; the message says why."""
 
 
@@ -110,7 +111,9 @@ class Judge:
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
-    def inference(self, config: Config, args: Arguments | None = None, function: str = "gru_inference") -> tuple[Any, Any]:
+    def inference(
+        self, config: Config, args: Arguments | None = None, function: str = "gru_inference"
+    ) -> tuple[Any, Any]:
         args = self.arguments(config) if args is None else args
         y, h_n = getattr(self.gru, function)(*args.positional, **args.options(config.reset_after))
         return y, h_n
@@ -123,7 +126,7 @@ class Judge:
     def gradients(self, config: Config, args: Arguments | None = None, save: str = "all") -> GRUGrads:
         args = self.arguments(config) if args is None else args
         _, _, tape = self.forward(config, args, save)
-        return self.gru.gru_backward(tape, args.dy, args.dh_n)  # type: ignore[no-any-return]
+        return self.gru.gru_backward(tape, args.dy, args.dh_n)
 
     # ---- comparisons ------------------------------------------------------------------------------------------------
 
@@ -136,7 +139,7 @@ class Judge:
         self.assert_quantities(config, of_gradients(grads))
 
     def assert_quantities(self, config: Config, got: Iterable[tuple[Quantity, Any]]) -> None:
-        """Each has the place, dtype and shape that it should have, and is as near to the reference as its bound says."""
+        """Each has the place, dtype and shape that it should have, and is within its bound of the reference."""
         wanted, plain = expected(config, self.dtype), plain_errors(config, self.dtype)
         wrong: list[_Wrong] = []
         right: list[Quantity] = []
@@ -144,7 +147,7 @@ class Judge:
             ref = wanted[quantity]
             if ref is None or (array is None and quantity.kind in ON_TAPE):  # no biases; gates that were not saved
                 if ref is None and array is not None:
-                    raise Mismatch(f"{quantity}: expected None, got an array of shape {tuple(array.shape)}")
+                    raise MismatchError(f"{quantity}: expected None, got an array of shape {tuple(array.shape)}")
                 continue
             self.assert_belongs(array, str(quantity), ref.shape, gate=quantity.kind in GATES_ON_TAPE)
             limit = tolerance.bound(plain[quantity], ref, self.dtype)
@@ -157,23 +160,25 @@ class Judge:
             else:
                 wrong.append(_Wrong(quantity, values, ref, limit, config))
         if wrong:
-            raise Mismatch(_report(wrong, right, config, self))
+            raise MismatchError(_report(wrong, right, config, self))
 
     def assert_belongs(self, array: Any, name: str, shape: tuple[int, ...], *, gate: bool = False) -> None:
         """The array is of the backend, the dtype and the device, and has the shape. Gates may be wider than 16 bits."""
         if array is None:
-            raise Mismatch(f"{name}: expected an array of shape {shape}, got None")
+            raise MismatchError(f"{name}: expected an array of shape {shape}, got None")
         backend = self.backend
         if owner(array, name) is not backend:
-            raise Mismatch(f"{name}: expected an array of {backend.name}, got {type(array).__module__}.{type(array).__name__}")
+            raise MismatchError(
+                f"{name}: expected an array of {backend.name}, got {type(array).__module__}.{type(array).__name__}"
+            )
         dtype = backend.dtype_name(array.dtype)
         if dtype != self.dtype and not (gate and dtype == "float32" and self.dtype in ("float16", "bfloat16")):
-            raise Mismatch(f"{name}: expected {self.dtype}, got {dtype}")
+            raise MismatchError(f"{name}: expected {self.dtype}, got {dtype}")
         if tuple(array.shape) != shape:
-            raise Mismatch(f"{name}: expected the shape {shape}, got {tuple(array.shape)}")
+            raise MismatchError(f"{name}: expected the shape {shape}, got {tuple(array.shape)}")
         device = backend.device_name(backend.device_of(array))
         if device != backend.device_name(self.place.device):
-            raise Mismatch(f"{name}: expected on {backend.device_name(self.place.device)}, got on {device}")
+            raise MismatchError(f"{name}: expected on {backend.device_name(self.place.device)}, got on {device}")
 
     def assert_agree(self, config: Config, quantity: Quantity, one: A, other: A, what: str) -> None:
         """Two results for one quantity, each within its bound of the truth, are within two bounds of one another.
@@ -182,17 +187,19 @@ class Judge:
         """
         ref = expected(config, self.dtype)[quantity]
         assert ref is not None
-        limit = tolerance.bound(plain_errors(config, self.dtype)[quantity], ref, self.dtype, results=tolerance.TWO_RESULTS)
+        limit = tolerance.bound(
+            plain_errors(config, self.dtype)[quantity], ref, self.dtype, results=tolerance.TWO_RESULTS
+        )
         error = largest_error(one, other)
         self.note(quantity.kind, error, limit)
         if not error <= limit:
-            raise Mismatch(f"{what}: {_Wrong(quantity, one, other, limit, config)}\n  in {config}, {self.dtype}")
+            raise MismatchError(f"{what}: {_Wrong(quantity, one, other, limit, config)}\n  in {config}, {self.dtype}")
 
     def assert_identical(self, one: Any, other: Any, what: str) -> None:
         """Two native arrays have the same bits."""
         a, b = self.host(one), self.host(other)
         if a.shape != b.shape or not np.array_equal(a, b, equal_nan=True):
-            raise Mismatch(f"{what}: expected the same bits, got a difference of {largest_error(a, b):.2g}")
+            raise MismatchError(f"{what}: expected the same bits, got a difference of {largest_error(a, b):.2g}")
 
     def note(self, kind: str, error: float, limit: float) -> None:
         """Remember the worst error as a fraction of its bound."""
@@ -263,11 +270,16 @@ class _Wrong:
             first = "first computed" if self.quantity.d or self.quantity.kind == "dx" else "first"
             words += f", at t = {_listed(sorted(self.steps))} of {len(self.got)}, {first} at t = {self.steps[0]}"
         times = distance[at] / self.limit if self.limit > 0 else float("inf")
-        return f"{words}; worst at {list(at)}: got {self.got[at]:.9g}, expected {self.ref[at]:.9g}, {times:.3g} times the bound"
+        words += f"; worst at {list(at)}: got {self.got[at]:.9g}, expected {self.ref[at]:.9g}"
+        return f"{words}, {times:.3g} times the bound"
 
 
 def _listed(steps: list[int]) -> str:
-    return ", ".join(map(str, steps)) if len(steps) <= 8 else f"{steps[0]}, {steps[1]} ... {steps[-1]} ({len(steps)} steps)"
+    return (
+        ", ".join(map(str, steps))
+        if len(steps) <= 8
+        else f"{steps[0]}, {steps[1]} ... {steps[-1]} ({len(steps)} steps)"
+    )
 
 
 def _report(wrong: list[_Wrong], right: list[Quantity], config: Config, judge: Judge) -> str:

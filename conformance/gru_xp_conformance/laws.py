@@ -1,4 +1,4 @@
-"""The laws: what must hold between calls, whatever the configuration. Hypothesis draws the configurations, the same each time."""
+"""The laws: what must hold between calls, whatever the configuration. Hypothesis draws those, always the same ones."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from .cases import Case
-from .implementation import Arguments, Assembled, Refused
-from .judge import Judge, Mismatch
+from .implementation import Arguments, Assembled, RefusedError
+from .judge import Judge, MismatchError
 from .problems import Config, Quantity, of_gradients
 
 __all__ = ["law_cases"]
 
 A = npt.NDArray[Any]
-EXAMPLES, EXAMPLES_OF_COMPILERS = 12, 4
+EXAMPLES, EXAMPLES_OF_COMPILERS = 50, 4
 Y, H_N, DX, DH0 = (Quantity(kind) for kind in ("y", "h_n", "dx", "dh0"))
 
 
@@ -47,9 +47,11 @@ def configs(draw: st.DrawFn, *, ragged: bool = True, D: int | None = None, L: in
 def law_cases() -> Iterator[Case]:
     """A case for each law."""
 
-    def law(name: str, catches: str, strategy: Any, holds: Callable[[Judge, Config], None], quick: bool = False) -> Case:
+    def law(
+        name: str, catches: str, strategy: Any, holds: Callable[[Judge, Config], None], quick: bool = False
+    ) -> Case:
         def check(judge: Judge) -> None:
-            refusals: list[Refused | None] = []
+            refusals: list[RefusedError | None] = []
 
             @settings(
                 derandomize=True,
@@ -65,7 +67,7 @@ def law_cases() -> Iterator[Case]:
                 try:
                     holds(judge, config)
                     refusals.append(None)
-                except Refused as refusal:  # the kernel does not take this one
+                except RefusedError as refusal:  # the kernel does not take this one
                     refusals.append(refusal)
 
             everywhere()
@@ -79,9 +81,19 @@ def law_cases() -> Iterator[Case]:
     yield law("rows alone are the batch", "rows that see one another, or their order", configs(), rows)
     yield law("lengths are cutting", "padding that is seen", configs(), lengths_cut)
     yield law("resets are separate sequences", "a state that passes a boundary", configs(D=1), resets_separate)
-    yield law("two directions are two runs and a flip", "directions that share something", configs(ragged=False, D=2), directions)
+    yield law(
+        "two directions are two runs and a flip",
+        "directions that share something",
+        configs(ragged=False, D=2),
+        directions,
+    )
     yield law("a stack is its layers one by one", "layers that share something", configs(L=2), stack_of_layers)
-    yield law("the reverse direction reads backwards", "a reverse that is no reverse", configs(ragged=False, D=2), reversed_input)
+    yield law(
+        "the reverse direction reads backwards",
+        "a reverse that is no reverse",
+        configs(ragged=False, D=2),
+        reversed_input,
+    )
     yield law("gradients are linear in what flows in", "a gradient that depends on dy", configs(), linear, quick=True)
     yield law("forward here, backward there", "a tape that only its maker can read", configs(), two_paths, quick=True)
 
@@ -132,7 +144,9 @@ def rows(judge: Judge, config: Config) -> None:
             else:
                 total[quantity] = total.get(quantity, 0.0) + part
     for quantity, summed in total.items():
-        judge.assert_agree(config, quantity, summed, grads[quantity], f"{quantity} of the rows, summed, and of the batch")
+        judge.assert_agree(
+            config, quantity, summed, grads[quantity], f"{quantity} of the rows, summed, and of the batch"
+        )
 
 
 def _row(args: Arguments, row: int) -> Arguments:
@@ -165,9 +179,13 @@ def lengths_cut(judge: Judge, config: Config) -> None:
             what = f"{quantity} of row {row} cut off at {length} and with that length"
             judge.assert_agree(config, quantity, judge.host(part)[:, 0], judge.host(whole)[:length, row], what)
             if judge.host(whole)[length:, row].any():
-                raise Mismatch(f"{quantity}: expected zeros past the length {length} of row {row}, got others")
+                raise MismatchError(f"{quantity}: expected zeros past the length {length} of row {row}, got others")
         judge.assert_agree(
-            config, H_N, judge.host(h_row)[:, 0], judge.host(h_n)[:, row], f"h_n of row {row} cut off at {length} and with that length"
+            config,
+            H_N,
+            judge.host(h_row)[:, 0],
+            judge.host(h_n)[:, row],
+            f"h_n of row {row} cut off at {length} and with that length",
         )
 
 
@@ -219,7 +237,9 @@ def stack_of_layers(judge: Judge, config: Config) -> None:
         x, h = judge.inference(config, replace(args, x=x, params=(args.params[layer],), h0=args.h0[rows, ...]))
         states.append(judge.host(h))
     judge.assert_agree(config, Y, judge.host(x), judge.host(y), "y of the layers one by one and of the stack")
-    judge.assert_agree(config, H_N, np.concatenate(states), judge.host(h_n), "h_n of the layers one by one and of the stack")
+    judge.assert_agree(
+        config, H_N, np.concatenate(states), judge.host(h_n), "h_n of the layers one by one and of the stack"
+    )
 
 
 def reversed_input(judge: Judge, config: Config) -> None:
@@ -240,7 +260,9 @@ def reversed_input(judge: Judge, config: Config) -> None:
     values = judge.host(y_swapped)[::-1]
     values = np.concatenate([values[..., H:], values[..., :H]], axis=-1)
     judge.assert_agree(config, Y, values, judge.host(y), "y of the mirrored problem and of the problem")
-    judge.assert_agree(config, H_N, judge.host(h_swapped)[::-1], judge.host(h_n), "h_n of the mirrored problem and of the problem")
+    judge.assert_agree(
+        config, H_N, judge.host(h_swapped)[::-1], judge.host(h_n), "h_n of the mirrored problem and of the problem"
+    )
     grads, mirrored = judge.gradients(config, args), judge.gradients(config, swapped)
     what = "dx of the mirrored problem and of the problem"
     judge.assert_agree(config, DX, judge.host(mirrored.x)[::-1], judge.host(grads.x), what)
@@ -257,7 +279,9 @@ def linear(judge: Judge, config: Config) -> None:
     for quantity, whole in both.items():
         summed = one[quantity] + other[quantity]
         judge.assert_agree(config, quantity, summed, whole, f"{quantity} of dy plus that of dh_n, and of both")
-        judge.assert_agree(config, quantity, twice[quantity] / 2.0, whole, f"{quantity} of twice as much, halved, and of once")
+        judge.assert_agree(
+            config, quantity, twice[quantity] / 2.0, whole, f"{quantity} of twice as much, halved, and of once"
+        )
 
 
 def two_paths(judge: Judge, config: Config) -> None:

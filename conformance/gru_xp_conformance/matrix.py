@@ -6,19 +6,19 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+
 from gru_xp.dispatch import available, entries, load
 from gru_xp.errors import GRUError
 from gru_xp.kernels import kernels_of
 
 from .cases import Case, all_cases
-from .conversion import variables
-from .implementation import Library, Refused
-from .judge import Judge, Mismatch, NotRun, Target
+from .environment import describe, variables
+from .implementation import Library, RefusedError
+from .judge import Judge, MismatchError, NotRunError, Target
 
 __all__ = ["Missing", "Outcome", "Result", "chosen", "judge_case", "promises_broken", "run", "targets"]
 
@@ -135,26 +135,29 @@ def one_of_each_kind(devices: Iterable[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def judge_case(
-    target: Target, case: Case, dtype: str, implementation: Library | None = None
-) -> Outcome:
+def judge_case(target: Target, case: Case, dtype: str, implementation: Library | None = None) -> Outcome:
     """One case on one target in one dtype."""
     started = time.perf_counter()
     judge = Judge(target, dtype, implementation)
     status, reason = PASSED, ""
-    full_precision = getattr(judge.backend, "full_precision", nullcontext)
     try:
-        with variables(GRU_XP_BACKEND=None, GRU_XP_KERNELS="off"), full_precision(), np.errstate(all="ignore"):
+        with (
+            variables(GRU_XP_BACKEND=None, GRU_XP_KERNELS="off"),
+            judge.backend.full_precision(),
+            np.errstate(all="ignore"),
+        ):
             case.check(judge)
-    except Mismatch as mismatch:
+    except MismatchError as mismatch:
         status, reason = FAILED, str(mismatch)
-    except NotRun as nothing:
+    except NotRunError as nothing:
         status, reason = NOT_RUN, str(nothing)
-    except Refused as refusal:
+    except RefusedError as refusal:
         status, reason = NOT_RUN, f"refused: {refusal}"
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        status, reason = FAILED, f"{type(error).__name__}: {error} ({where.filename}:{where.lineno}, in {where.name})"
+        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))  # Hypothesis: the configuration
+        kind = type(error).__name__
+        status, reason = FAILED, f"{kind}: {error} ({where.filename}:{where.lineno}, in {where.name}){notes}"
     return Outcome(target, case.name, case.group, dtype, status, reason, judge.errors, time.perf_counter() - started)
 
 
@@ -179,8 +182,6 @@ def run(
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> Result:
     """Judge what is named, or everything that is here."""
-    from .environment import describe
-
     started = time.perf_counter()
     rows, missing = targets(names)
     steps = plan(rows, quick)
@@ -191,7 +192,7 @@ def run(
     progress(len(steps), len(steps), "")
     broken = promises_broken(rows, missing, names, required)
     seconds = time.perf_counter() - started
-    return Result(tuple(outcomes), missing, broken, describe(rows), quick, seconds)
+    return Result(tuple(outcomes), missing, broken, describe(target.name for target in rows), quick, seconds)
 
 
 def promises_broken(
@@ -204,9 +205,13 @@ def promises_broken(
     broken = [f"{name}: {reasons[name]}" for name in names if name in reasons]
     for text in required:
         name, _, device = text.partition(":")
-        there = [t for t in rows if t.name == name and (not device or t.device == device or t.device.startswith(f"{device}:"))]
+        there = [
+            t
+            for t in rows
+            if t.name == name and (not device or t.device == device or t.device.startswith(f"{device}:"))
+        ]
         if not there:
-            broken.append(f"{text}: required by GRU_XP_REQUIRE, {reasons.get(text, reasons.get(name, 'not among the rows'))}")
+            broken.append(
+                f"{text}: required by GRU_XP_REQUIRE, {reasons.get(text, reasons.get(name, 'not among the rows'))}"
+            )
     return tuple(dict.fromkeys(broken))
-
-

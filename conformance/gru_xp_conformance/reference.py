@@ -1,8 +1,8 @@
 """The reference: a gated recurrent unit in float64, one row of the batch, one time step and one gate at a time.
 
-It is slow on purpose, shares nothing with the code that it judges, and takes other roads to the same numbers: padding is
-never walked over, a reset begins a new piece of the sequence, the reverse direction walks each row backwards, and the
-gradient is the adjoint of one line of the forward step after the other.
+It is slow on purpose, shares nothing with the code that it judges, and takes other roads to the same numbers: padding
+is never walked over, a reset begins a new piece of the sequence, the reverse direction walks each row backwards, and
+the gradient is the adjoint of one line of the forward step after the other.
 
     T N I H L D   time steps, batch, input size, hidden size, layers, directions
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -95,10 +96,10 @@ Gates: TypeAlias = "tuple[Gate, Gate, Gate]"
 
 def gates_of(w: Weights) -> Gates:
     """The reset gate's weights, the update gate's and the candidate's."""
-    b = (0.0, 0.0, 0.0) if w.b_ih is None else np.split(w.b_ih, 3)
-    c = (0.0, 0.0, 0.0) if w.b_hh is None else np.split(w.b_hh, 3)
-    r, z, n = (Gate(*parts) for parts in zip(np.split(w.W_ih, 3), np.split(w.W_hh, 3), b, c, strict=True))
-    return r, z, n
+    b: Sequence[A | float] = (0.0, 0.0, 0.0) if w.b_ih is None else np.split(w.b_ih, 3)
+    c: Sequence[A | float] = (0.0, 0.0, 0.0) if w.b_hh is None else np.split(w.b_hh, 3)
+    W, V = np.split(w.W_ih, 3), np.split(w.W_hh, 3)
+    return Gate(W[0], V[0], b[0], c[0]), Gate(W[1], V[1], b[1], c[1]), Gate(W[2], V[2], b[2], c[2])
 
 
 def sigmoid(a: A) -> A:
@@ -192,7 +193,7 @@ def pieces(T: int, row: int, options: Options, reverse: bool) -> Iterator[tuple[
     end = T if options.lengths is None else int(options.lengths[row])
     bounds = [] if options.resets is None else [t for t in range(end) if options.resets[t, row]]
     edges = [0, *bounds, end]
-    spans = [list(range(a, b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    spans = [list(range(a, b)) for a, b in pairwise(edges)]
     cuts = [False] + [True] * len(bounds)
     if reverse:  # what is cut off is now the piece on the other side; nothing lies on the other side of step 0
         spans = [span[::-1] for span in reversed(spans)]

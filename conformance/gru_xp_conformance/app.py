@@ -1,0 +1,79 @@
+"""The command: `python -m gru_xp_conformance`, which is also `gru-xp conformance`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .matrix import Result, chosen, run
+from .report import html as page
+from .report import markdown, print_matrix, put_table, table_differs
+
+__all__ = ["app", "main"]
+
+WIDTH = 160  # of the matrix where nobody says how wide the page is
+
+app = typer.Typer(add_completion=False, help="Is every backend, device and kernel right, and where not?")
+
+
+@app.command()
+def conformance(
+    backends: Annotated[
+        list[str] | None,
+        typer.Argument(help="name or name:device, such as torch jax:cpu; by default all that are here"),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="the shorter cases, in float32")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="write one self-contained page")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result for machines")] = None,
+    table: Annotated[bool, typer.Option("--table", help="print the support table as Markdown")] = False,
+    write_table: Annotated[Path | None, typer.Option("--write-table", help="put the support table into a file")] = None,
+    check_table: Annotated[
+        Path | None, typer.Option("--check-table", help="fail if the table in a file differs")
+    ] = None,
+) -> None:
+    """Judge backends, devices and kernels against the reference.
+
+    GRU_XP_BACKEND chooses what is judged where no names are given. GRU_XP_REQUIRE=torch:cuda,cupy makes a failure of
+    what does not run. The exit status is 0 if all that was promised passed.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    result = _run(chosen(backends or ()), quick, console)
+    print_matrix(result, console)
+    if html is not None:
+        html.write_text(page(result), encoding="utf-8")
+    if json_file is not None:
+        json_file.write_text(json.dumps(result.as_json(), indent=1) + "\n", encoding="utf-8")
+    if table:
+        print(markdown(result))
+    if write_table is not None:
+        put_table(write_table, result)
+    differs = check_table is not None and table_differs(check_table, result)
+    if differs:
+        console.print(f"[red]the support table in {check_table} differs[/]; write it with --write-table {check_table}")
+    raise typer.Exit(0 if result.passed and not differs else 1)
+
+
+def _run(names: tuple[str, ...], quick: bool, console: Console) -> Result:
+    """The run with a progress bar; the variable was the choice of what to judge and must choose nothing any more."""
+    os.environ.pop("GRU_XP_BACKEND", None)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("")
+
+        def show(done: int, total: int, text: str) -> None:
+            bar.update(task, completed=done, total=total, description=text)
+
+        return run(names, quick=quick, progress=show)
+
+
+def main() -> None:
+    """The entry point of the command."""
+    app()

@@ -1,0 +1,298 @@
+"""The report: the matrix for a terminal, one HTML page with a picture of where errors lie, the table for a README."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from .cases import GROUPS, all_cases
+from .judge import Target
+from .matrix import FAILED, NOT_RUN, PASSED, Outcome, Result
+
+__all__ = ["BEGIN", "END", "html", "markdown", "print_matrix", "put_table", "table_differs"]
+
+BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
+KINDS = ("y", "h_n", "x", "h_prev", "r", "z", "u", "n", "dx", "dh0", "dW_ih", "dW_hh", "db_ih", "db_hh")
+
+
+def _counts(outcomes: Iterable[Outcome]) -> Counter[str]:
+    return Counter(outcome.status for outcome in outcomes)
+
+
+def _worst(outcomes: Iterable[Outcome]) -> float:
+    return max((outcome.worst for outcome in outcomes if outcome.errors), default=0.0)
+
+
+def _reasons(outcomes: Iterable[Outcome], status: str) -> dict[str, list[Outcome]]:
+    """What did not run, or failed, by reason."""
+    found: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.status == status:
+            found.setdefault(outcome.reason, []).append(outcome)
+    return found
+
+
+# ---- for a terminal --------------------------------------------------------------------------------------------------
+
+
+def print_matrix(result: Result, console: Console) -> None:
+    """The matrix, what failed, and what did not run with its reason."""
+    table = Table(
+        title="cases passed, and the worst error as a fraction of its bound", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("backend", no_wrap=True)
+    for group in GROUPS:
+        table.add_column(group, justify="right")
+    for target in result.targets:
+        table.add_row(str(target), *(_cell_text(result.cell(target, group)) for group in GROUPS))
+    console.print(table)
+    for reason, outcomes in _reasons(result.outcomes, FAILED).items():
+        first = outcomes[0]
+        also = f" and {len(outcomes) - 1} more" if len(outcomes) > 1 else ""
+        console.print(
+            f"[red]failed[/] {first.target}  {first.group}: {first.case}  {first.dtype}{also}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        catches = next(
+            (case.catches for case in all_cases() if (case.group, case.name) == (first.group, first.case)), ""
+        )
+        console.print(f"  [dim]this case catches: {catches}[/]", highlight=False, soft_wrap=True)
+        console.print("  " + reason, markup=False, highlight=False, soft_wrap=True)
+    for target in result.targets:
+        mine = [outcome for outcome in result.outcomes if outcome.target == target]
+        for reason, outcomes in _reasons(mine, NOT_RUN).items():
+            words = (
+                f"not run  {target}  {len(outcomes)} in {', '.join(dict.fromkeys(o.group for o in outcomes))}: {reason}"
+            )
+            console.print(words, markup=False, highlight=False, style="dim", soft_wrap=True)
+    for one in result.missing:
+        console.print(f"not here  {one.name}: {one.reason}", markup=False, highlight=False, style="dim", soft_wrap=True)
+    for broken in result.broken_promises:
+        console.print(f"[red]promised, not run[/] {broken}", highlight=False, soft_wrap=True)
+    total = _counts(result.outcomes)
+    words = ", ".join(f"{total[status]} {status}" for status in (PASSED, FAILED, NOT_RUN))
+    verdict = "[green]all that was promised passed[/]" if result.passed else "[red]not conformant[/]"
+    console.print(
+        f"{verdict}: {words}, in {result.seconds:.1f} s{' (quick)' if result.quick else ''}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _cell_text(outcomes: list[Outcome]) -> str:
+    count = _counts(outcomes)
+    if count[FAILED]:
+        return f"[red]{count[FAILED]} failed[/]"
+    if not count[PASSED]:
+        return "[dim]-[/]"
+    return f"[green]{count[PASSED]}[/] [dim]{_worst(outcomes):.2f}[/]"
+
+
+# ---- for a README ----------------------------------------------------------------------------------------------------
+
+
+def markdown(result: Result) -> str:
+    """The support table: a row per backend, device and kernel; the same wherever the same passes."""
+    names = list(GROUPS)
+    lines = [
+        "| backend | device | kernel | " + " | ".join(names) + " |",
+        "|---|---|---|" + ":-:|" * len(names),
+    ]
+    for target in result.targets:
+        cells = [_mark(result.cell(target, group)) for group in names]
+        lines.append(f"| {target.name} | {target.device} | {target.kernel} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "✓ all cases passed, ✗ some failed, - nothing to judge there: conversion belongs to the doors, not to kernels.",
+    ]
+    if result.missing:
+        lines.append(f"Not here when this was written: {', '.join(one.name for one in result.missing)}.")
+    return "\n".join(lines)
+
+
+def _mark(outcomes: list[Outcome]) -> str:
+    count = _counts(outcomes)
+    return "✗" if count[FAILED] else "✓" if count[PASSED] else "-"
+
+
+def put_table(path: Path, result: Result) -> None:
+    """Write the support table between its markers."""
+    path.write_text(_with_table(path, result), encoding="utf-8")
+
+
+def table_differs(path: Path, result: Result) -> bool:
+    """Whether the support table in the file is another than this run gives."""
+    return path.read_text(encoding="utf-8") != _with_table(path, result)
+
+
+def _with_table(path: Path, result: Result) -> str:
+    text = path.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise ValueError(
+            f"{path}: expected the markers {BEGIN} and {END}, found none; put them where the table should stand"
+        )
+    between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    return between.sub(lambda _: f"{BEGIN}\n{markdown(result)}\n{END}", text, count=1)
+
+
+# ---- one page --------------------------------------------------------------------------------------------------------
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --faint: #6b7280; --line: #d8dce2; --good: #1a7f37;
+        --bad: #c62828; --head: #f4f6f8 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --paper: #15181c; --faint: #9aa3ad; --line: #333a42; --good: #4ac26b; --bad: #ff6b6b;
+          --head: #1e2329 } }
+body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
+       max-width: 78rem; padding: 0 1rem }
+h1 { font-size: 1.5rem }
+h2 { font-size: 1.15rem; margin-top: 2.2rem }
+table { border-collapse: collapse; font-size: .86rem }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .55rem }
+th { text-align: left; background: var(--head) }
+td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+pre { white-space: pre-wrap; background: var(--head); padding: .7rem; border-radius: 4px; font-size: .8rem }
+summary { cursor: pointer; padding: .25rem 0 }
+svg text { fill: var(--ink); font: 11px system-ui, sans-serif }
+svg .faint { fill: var(--faint) }
+.good { color: var(--good) }
+.bad { color: var(--bad); font-weight: 600 }
+.faint { color: var(--faint) }
+.wide { overflow-x: auto }
+"""
+
+PICTURES = """<h2>Where errors lie</h2>
+<p class='faint'>Each row is a case, each column a quantity; the colour is the worst error in any dtype as a fraction of
+its bound: pale green far inside it, amber near it, red past it. Pointing at a square shows the figure.</p>"""
+
+
+def html(result: Result) -> str:
+    """Everything on one page, which needs nothing from elsewhere."""
+    verdict = "all that was promised passed" if result.passed else "not conformant"
+    total = _counts(result.outcomes)
+    counts = ", ".join(f"{total[status]} {status}" for status in (PASSED, FAILED, NOT_RUN))
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+        f"<title>gru_xp conformance: {verdict}</title><style>{STYLE}</style></head><body>",
+        f"<h1>gru_xp conformance: <span class='{'good' if result.passed else 'bad'}'>{verdict}</span></h1>",
+        f"<p>{counts}, in {result.seconds:.1f} s{' (quick run)' if result.quick else ''}.</p>",
+        *(f"<p class='bad'>promised, not run: {escape(broken)}</p>" for broken in result.broken_promises),
+        "<h2>The matrix</h2><p class='faint'>Cases passed, and the worst error as a fraction of its bound.</p>",
+        _html_matrix(result),
+        _html_failures(result),
+        PICTURES,
+        *(_html_picture(result, target) for target in result.targets),
+        _html_not_run(result),
+        _html_environment(result),
+        f"<script type='application/json' id='result'>{_script_json(result)}</script></body></html>",
+    ]
+    return "\n".join(parts)
+
+
+def _script_json(result: Result) -> str:
+    return json.dumps(result.as_json(), separators=(",", ":")).replace("</", "<\\/")
+
+
+def _html_matrix(result: Result) -> str:
+    head = "".join(f"<th title='{escape(text)}'>{group}</th>" for group, text in GROUPS.items())
+    rows = []
+    for target in result.targets:
+        cells = "".join(_html_cell(result.cell(target, group)) for group in GROUPS)
+        rows.append(f"<tr><th>{escape(str(target))}</th>{cells}</tr>")
+    return f"<div class='wide'><table><tr><th>backend</th>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def _html_cell(outcomes: list[Outcome]) -> str:
+    count = _counts(outcomes)
+    title = escape(", ".join(f"{count[status]} {status}" for status in (PASSED, FAILED, NOT_RUN)))
+    if count[FAILED]:
+        return f"<td class='n bad' title='{title}'>{count[FAILED]} failed</td>"
+    if not count[PASSED]:
+        return f"<td class='n faint' title='{title}'>-</td>"
+    figures = f"<span class='good'>{count[PASSED]}</span> <span class='faint'>{_worst(outcomes):.2f}</span>"
+    return f"<td class='n' title='{title}'>{figures}</td>"
+
+
+def _html_failures(result: Result) -> str:
+    found = _reasons(result.outcomes, FAILED)
+    if not found:
+        return ""
+    items = [
+        f"<p>{escape(str(outcomes[0].target))}, {escape(outcomes[0].group)}: {escape(outcomes[0].case)}, "
+        f"{', '.join(dict.fromkeys(outcome.dtype for outcome in outcomes))}</p><pre>{escape(reason)}</pre>"
+        for reason, outcomes in found.items()
+    ]
+    return "<h2>What failed</h2>" + "".join(items)
+
+
+def _html_picture(result: Result, target: Target) -> str:
+    """A square for each case and quantity."""
+    worst: dict[tuple[str, str], dict[str, float]] = {}
+    for outcome in result.outcomes:
+        if outcome.target == target and outcome.errors:
+            row = worst.setdefault((outcome.group, outcome.case), {})
+            for kind, error in outcome.errors.items():
+                row[kind] = max(error, row.get(kind, 0.0))
+    if not worst:
+        return ""
+    side, left, top = 16, 330, 46
+    kinds = [kind for kind in KINDS if any(kind in row for row in worst.values())]
+    width, height = left + side * len(kinds) + 20, top + side * len(worst) + 8
+    parts = [f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img'>"]
+    for column, kind in enumerate(kinds):
+        x = left + side * column + side / 2
+        parts.append(f"<text x='{x}' y='{top - 6}' transform='rotate(-55 {x} {top - 6})'>{kind}</text>")
+    for line, ((group, case), row) in enumerate(worst.items()):
+        y = top + side * line
+        label = f"<tspan class='faint'>{group}</tspan> {escape(case[:44])}"
+        parts.append(f"<text x='{left - 8}' y='{y + 12}' text-anchor='end'>{label}</text>")
+        for column, kind in enumerate(kinds):
+            if kind in row:
+                x, edge, title = (
+                    left + side * column,
+                    side - 1,
+                    f"{group}: {case}; {kind}: {row[kind]:.3g} of its bound",
+                )
+                square = f"<rect x='{x}' y='{y}' width='{edge}' height='{edge}' fill='{_colour(row[kind])}'>"
+                parts.append(f"{square}<title>{escape(title)}</title></rect>")
+    parts.append("</svg>")
+    state = " open" if target == result.targets[0] else ""
+    return f"<details{state}><summary>{escape(str(target))}</summary><div class='wide'>{''.join(parts)}</div></details>"
+
+
+def _colour(fraction: float) -> str:
+    """Pale green far inside the bound, amber close to it, red past it."""
+    if fraction > 1.0:
+        return "#d32f2f"
+    shades = ((0.5, "#f2a33a"), (0.25, "#e8cf62"), (0.125, "#b9d77c"), (0.03, "#8fcf95"), (0.0, "#cfe8d4"))
+    return next(colour for limit, colour in shades if fraction >= limit)
+
+
+def _html_not_run(result: Result) -> str:
+    items = [f"<li>{escape(one.name)}: {escape(one.reason)}</li>" for one in result.missing]
+    for target in result.targets:
+        mine = [outcome for outcome in result.outcomes if outcome.target == target]
+        for reason, outcomes in _reasons(mine, NOT_RUN).items():
+            cases = ", ".join(dict.fromkeys(f"{outcome.group}: {outcome.case}" for outcome in outcomes))
+            items.append(
+                f"<li>{escape(str(target))}: {escape(reason)} <span class='faint'>({escape(cases)})</span></li>"
+            )
+    return f"<h2>What did not run, and why</h2><ul>{''.join(items)}</ul>" if items else ""
+
+
+def _html_environment(result: Result) -> str:
+    rows = []
+    for name, value in result.environment.items():
+        text = "; ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        rows.append(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>")
+    return f"<h2>Where it ran</h2><table>{''.join(rows)}</table>"

@@ -1,0 +1,189 @@
+"""What the author of a wrong kernel is told, and what a run leaves behind: status, matrix, page, figures, table."""
+
+from __future__ import annotations
+
+import json
+import re
+import tokenize
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import gru_xp_conformance
+from gru_xp_conformance import mutants
+from gru_xp_conformance.app import app
+from gru_xp_conformance.cases import BASE, EVERYTHING, all_cases
+from gru_xp_conformance.environment import variables
+from gru_xp_conformance.judge import Judge, MismatchError, Target
+from gru_xp_conformance.matrix import targets
+from gru_xp_conformance.mutants import Mutant
+from gru_xp_conformance.report import BEGIN, END
+from gru_xp_conformance.tolerance import C
+
+PACKAGE = Path(gru_xp_conformance.__file__).parent
+ROOT = Path(__file__).parents[1]
+NUMPY = Target("numpy", "cpu")
+
+
+def told(kind: type, config: Any = BASE, *, backward: bool = False, dtype: str = "float32") -> list[str]:
+    """The lines of the report about a broken implementation."""
+    judge = Judge(NUMPY, dtype, Mutant(kind, "").implementation())
+
+    def judged() -> None:
+        if backward:
+            judge.assert_gradients(config, judge.gradients(config))
+        else:
+            judge.assert_forward(config, *judge.forward(config))
+
+    with pytest.raises(MismatchError) as caught:
+        judged()
+    return str(caught.value).splitlines()
+
+
+# ---- what the author is told -----------------------------------------------------------------------------------------
+
+
+def test_the_first_line_names_the_gate_and_the_time_step() -> None:
+    first = told(mutants.CandidateBiasDroppedAtFirst, BASE.but(h0=False))[0]
+    assert first.startswith("u of layer 0, forward direction")
+    assert "first at t = 0" in first
+    assert re.search(r"worst at \[0, \d, \d\]: got 0, expected -?\d", first)
+
+
+def test_the_cause_stands_before_what_follows_from_it() -> None:
+    lines = told(mutants.ResetForgotten)
+    assert lines[0].startswith("n of layer 0")
+    assert [line.split()[0] for line in lines[1:] if "wrong" in line][-2:] == ["y:", "h_n:"]
+    assert lines[-2].strip().startswith("right: x")
+
+
+def test_a_gradient_names_the_gate_and_says_which_are_right() -> None:
+    lines = told(mutants.UpdateGradientFlipped, BASE.but(T=1), backward=True)
+    assert any(line.strip().startswith("db_ih") and "in gate z (r and n right)" in line for line in lines)
+    lines = told(mutants.CandidateGradientWithoutReset, BASE.but(T=1), backward=True)
+    assert not any(line.strip().startswith("db_ih") for line in lines)
+    assert any(line.strip().startswith("db_hh") and "in gate n (r and z right)" in line for line in lines)
+
+
+def test_dx_names_the_step_where_the_way_back_first_goes_wrong() -> None:
+    lines = told(mutants.ResetsForgottenBackward, BASE.but(resets=((3, 0), (3, 1), (3, 2))), backward=True)
+    assert any(line.strip().startswith("dx:") and "first computed at t = 2" in line for line in lines)
+
+
+def test_a_wrong_dtype_is_told_before_values() -> None:
+    assert told(mutants.NarrowResult, dtype="float64") == ["y: expected float64, got float32"]
+
+
+def test_the_report_says_what_was_computed() -> None:
+    assert "T=5, N=3, I=9, H=7, L=2, D=2, lengths=[5, 0, 3]" in told(mutants.GatesSwapped, EVERYTHING)[-1]
+
+
+# ---- the run ---------------------------------------------------------------------------------------------------------
+
+
+def ran(*arguments: str, **settings: str | None) -> Any:
+    with variables(**{"GRU_XP_BACKEND": None, "GRU_XP_REQUIRE": None, "COLUMNS": "200", **settings}):
+        return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A quick run of NumPy, and where it wrote."""
+    folder = tmp_path_factory.mktemp("quick")
+    page, figures = folder / "page.html", folder / "figures.json"
+    return ran("numpy", "--quick", "--html", str(page), "--json", str(figures), "--table"), folder
+
+
+def test_a_run_that_passes_has_status_0_and_ends_with_the_matrix(quick: tuple[Any, Path]) -> None:
+    done, _ = quick
+    assert done.exit_code == 0, done.output
+    assert "numpy:cpu plain" in done.output
+    assert "numpy:cpu numpy-gates" in done.output
+    assert "all that was promised passed" in done.output
+    assert "not run  numpy:cpu plain  1 in memory: numpy has one device here, cpu" in done.output
+    assert "| numpy | cpu | plain | ✓ |" in done.output
+
+
+def test_figures_for_machines(quick: tuple[Any, Path]) -> None:
+    told = json.loads((quick[1] / "figures.json").read_text())
+    assert told["passed"]
+    assert {"commit", "processor", "driver", "modes", "versions", "devices"} <= set(told["environment"])
+    assert {outcome["kernel"] for outcome in told["outcomes"]} >= {"plain", "numpy-gates"}
+    assert all(outcome.get("reason") for outcome in told["outcomes"] if outcome["status"] == "not run")
+
+
+def test_the_page_needs_nothing_from_elsewhere(quick: tuple[Any, Path]) -> None:
+    page = (quick[1] / "page.html").read_text()
+    assert "<svg" in page
+    assert "dW_hh" in page
+    assert not re.search(r"(src|href)=|url\(|@import", page)
+
+
+def test_what_is_required_and_missing_is_a_failure() -> None:
+    done = ran("numpy", "--quick", GRU_XP_REQUIRE="numpy,nonsense:cuda")
+    assert done.exit_code == 1
+    assert "promised, not run nonsense:cuda: required by GRU_XP_REQUIRE" in done.output
+
+
+def test_what_is_named_and_missing_is_a_failure() -> None:
+    done = ran("nonsense", "--quick")
+    assert done.exit_code == 1
+    assert "unknown backend 'nonsense'" in done.output
+
+
+def test_the_variable_chooses_what_is_judged() -> None:
+    done = ran("--quick", GRU_XP_BACKEND="numpy:cpu")
+    assert done.exit_code == 0
+    assert "torch:cpu" not in done.output
+
+
+def test_the_table_in_a_file_is_written_and_checked(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# title\n\n{BEGIN}\nold\n{END}\n\nmore\n")
+    assert ran("numpy", "--quick", "--check-table", str(readme)).exit_code == 1
+    assert ran("numpy", "--quick", "--write-table", str(readme)).exit_code == 0
+    assert ran("numpy", "--quick", "--check-table", str(readme)).exit_code == 0
+    text = readme.read_text()
+    assert "| numpy | cpu | plain | ✓ |" in text
+    assert text.startswith("# title")
+    assert text.endswith("\n\nmore\n")
+
+
+# ---- the house -------------------------------------------------------------------------------------------------------
+
+
+def test_every_case_says_which_mistake_it_catches_and_has_a_name_of_its_own() -> None:
+    cases = all_cases()
+    assert all(case.catches and "\n" not in case.catches for case in cases)
+    assert len({(case.group, case.name) for case in cases}) == len(cases)
+
+
+def test_tolerances_stand_in_one_file() -> None:
+    sources = [*PACKAGE.glob("*.py"), *Path(__file__).parent.glob("test_conformance_*.py")]
+    for source in sources:
+        if source.name != "tolerance.py":
+            with source.open("rb") as lines:
+                small = [token for token in tokenize.tokenize(lines.readline) if is_small(token)]
+            assert not small, f"{source.name}:{small[0].start[0]}: {small[0].string} belongs in tolerance.py"
+
+
+def is_small(token: tokenize.TokenInfo) -> bool:
+    return token.type == tokenize.NUMBER and "e-" in token.string.lower()
+
+
+def test_the_constants_are_twice_what_was_measured() -> None:
+    measured = json.loads((ROOT / "conformance" / "results" / "tolerance.json").read_text())
+    assert measured["c"] == C
+    for row, dtypes in measured["worst"].items():
+        for dtype, kinds in dtypes.items():
+            for kind, one in kinds.items():
+                assert 2 * one["units"] <= C[dtype], f"{row} {dtype} {kind}: {one}"
+
+
+def test_rows_are_backends_devices_and_kernels() -> None:
+    rows, missing = targets(("numpy", "nonsense"))
+    assert rows[0] == Target("numpy", "cpu", "plain")
+    assert Target("numpy", "cpu", "numpy-gates") in rows
+    assert [one.name for one in missing] == ["nonsense"]
