@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from gru_xp.cell import Gates
 from gru_xp.layer import Layer
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_conformance import reference, tolerance
-from gru_xp_cpu import CpuLayer
+from gru_xp_cpu import CpuLayer, layer, target
 from gru_xp_cpu.target import _widths
 
 PLAIN, FUSED = Layer(Backend("numpy", xp), Gates(xp)), CpuLayer()
@@ -38,9 +39,13 @@ KNOWN: dict[Any, Any] = {}  # what the plain layer says, in the case's dtype and
 
 
 @pytest.fixture(params=[f"{bits}" for bits in _widths()])
-def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("GRU_XP_CPU_WIDTH", request.param)
-    return str(request.param)
+    for remembered in (target.current, layer.kernel):
+        remembered.cache_clear()
+    yield str(request.param)
+    for remembered in (target.current, layer.kernel):
+        remembered.cache_clear()
 
 
 class Case:

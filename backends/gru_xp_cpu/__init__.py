@@ -2,10 +2,32 @@
 
 Machine code is written through llvmlite for the processor at hand at the first call, and kept on disk. Importing this
 package compiles nothing and loads neither llvmlite nor a compiler.
+
+`numpy_layer` is the kernel for NumPy; `AdaptedLayer` makes one for another library with arrays in host memory; `warmup`
+fills the cache on disk; `stream.Stream` is inference step by step.
 """
 
-from .layer import AdaptedLayer, CpuLayer
+from __future__ import annotations
 
-__all__ = ["AdaptedLayer", "CpuLayer", "numpy_layer"]
+from .layer import AdaptedLayer, CpuLayer, PackedCell
+
+__all__ = ["AdaptedLayer", "CpuLayer", "PackedCell", "numpy_layer", "warmup"]
 
 numpy_layer = CpuLayer()
+
+
+def warmup(dtypes: tuple[str, ...] = ("float32", "float64")) -> str:
+    """Compile what has not been compiled on this machine; where it is kept, in words."""
+    from .compiler import cache_folder, machine
+    from .layer import unusable
+    from .target import current
+
+    reason = unusable()
+    if reason is not None:
+        return f"no fused CPU kernels here: {reason}"
+    for dtype in dtypes:
+        for kind in ("forward", "backward"):
+            machine(current(), kind, dtype)
+    machine(current(), "threads", "float32")
+    folder = cache_folder()
+    return f"fused CPU kernels for vectors of {current().bits} bits: {folder or 'in memory only'}"

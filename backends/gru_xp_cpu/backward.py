@@ -15,16 +15,11 @@ from collections.abc import Callable
 
 from .code import Code, Pointer, Record, Unit, Value
 from .cover import chunks, cover, share
+from .fields import BACKWARD
 from .pointwise import SAVE_GATES
 from .tiles import columns_shapes, gates_shapes, weight_units
 
-__all__ = ["FIELDS", "backward"]
-
-FIELDS = """data_at T N I H first last reverse steps unit_parts has_valid has_cut has_bias recompute has_dh_n fresh
- ^x x_row ^h_prev ^r ^z ^n ^u ^W_ih ^W_hh ^b_ih ^b_hh ^dy dy_row dy_step ^dh_n ^valid ^cut
- ^dx ^dh0 ^dW_ih ^dW_hh ^db_ih ^db_hh
- *columns_ih *columns_hh *panels_ih *panels_hh *start_gi *start_gh
- *carry *D *X *P *gates *dy_clean *totals"""
+__all__ = ["backward"]
 
 #: rows that one pass over the input weights serves, and rows that one pass of the weights' gradients sums
 CHUNK, DEPTH = 64, 256
@@ -33,7 +28,7 @@ CHUNK, DEPTH = 64, 256
 def backward(unit: Unit) -> None:
     """Emit `backward(fields, part, parts, sync)`."""
     with unit.function("backward", "@fields part parts @sync", public=True) as c:
-        _Backward(c, c.record(c.fields, FIELDS)).write()
+        _Backward(c, c.record(c.fields, BACKWARD)).write()
 
 
 class _Backward:

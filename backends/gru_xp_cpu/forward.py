@@ -13,13 +13,10 @@ from collections.abc import Callable
 
 from .code import Code, Pointer, Record, Unit, Value
 from .cover import chunks, cover, share
+from .fields import FORWARD
 from .tiles import gates_shapes
 
-__all__ = ["FIELDS", "forward"]
-
-FIELDS = """data_at T N I H first last reverse what steps unit_parts has_valid has_cut has_bias pack
- ^x x_row ^h0 ^W_ih ^W_hh ^b_ih ^b_hh ^y y_row ^h_n ^h_prev ^r ^z ^n ^u ^x_clean ^valid ^cut
- *panels_ih *panels_hh *start_gi *start_gh *gi *state"""
+__all__ = ["forward"]
 
 #: rows that one pass over the input's panels serves
 CHUNK = 96
@@ -28,7 +25,7 @@ CHUNK = 96
 def forward(unit: Unit) -> None:
     """Emit `forward(fields, part, parts, sync)`."""
     with unit.function("forward", "@fields part parts @sync", public=True) as c:
-        _Forward(c, c.record(c.fields, FIELDS)).write()
+        _Forward(c, c.record(c.fields, FORWARD)).write()
 
 
 class _Forward:

@@ -11,19 +11,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 
+from .fields import BACKWARD, FORWARD
+from .memory import block, scratch
+
 if TYPE_CHECKING:
-    from gru_xp.kernels import Call
+    from gru_xp.kernels import Call, Level
+
+    from .plan import Plan
 
 __all__ = ["AdaptedLayer", "CpuLayer"]
 
 DTYPES = ("float32", "float64")
 
 
+class PackedCell(CellParams):
+    """Weights of which the kernels' panels have been made; copies, so that they cannot become stale."""
+
+    panels: tuple[int, ...]  # the addresses of the last fields but two
+    memory: Any
+
+
 class CpuLayer:
     """Fused inference, forward and backward for NumPy arrays, as `gru_xp.kernels.LayerKernel`."""
 
     name = "cpu"
-    level = "layer"
+    level: Level = "layer"
 
     def refuses(self, call: Call, /) -> str | None:
         """Why not, or None."""
@@ -37,6 +49,10 @@ class CpuLayer:
         if device.partition(":")[0] != "cpu":
             return f"works in host memory, not on {device}"
         return unusable()
+
+    def prepare(self, w: CellParams, /) -> CellParams:
+        """The same weights, copied and packed, for inference again and again; everything else takes them too."""
+        return pack(w)
 
     def inference(
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
@@ -117,11 +133,14 @@ STEP, STATES, GATES = 1, 2, 4
 
 def _forward(x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: bool, save: str | None) -> tuple[Any, ...]:
     """y, h_n and, if something is saved, x, h_prev and (r, z, n, u) for the tape."""
-    run = _kernel("forward", x.dtype.char)
+    run = kernel("forward", x.dtype.char)
     (T, N, I), H = x.shape, h0.shape[1]
     x, x_row = _rows(x)
     h0 = _compact(h0)
-    W_ih, W_hh, b_ih, b_hh = (_compact(a) for a in w)
+    W_ih, W_hh, b_ih, b_hh = w
+    packed = w.panels if type(w) is PackedCell else None
+    if packed is None:
+        W_ih, W_hh, b_ih, b_hh = _compact(W_ih), _compact(W_hh), _compact(b_ih), _compact(b_hh)
     dtype, empty = x.dtype, np.empty
     y, h_n = empty((T, N, H), dtype), empty((N, H), dtype)
     clean = h_prev = r = z = n = u = None
@@ -135,14 +154,17 @@ def _forward(x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: b
     if valid is not None:
         valid, clean = _compact(valid), empty((T, N, I), dtype)
     plan = run.plan(T, N, I, H, False)
-    address, memory = run.scratch(plan.size)
+    address, memory = scratch(plan.size)
     a = address_of
+    places = [address + at for at in plan.offsets]
+    if packed:
+        places[:4] = packed
     first = 0
     while True:
         last = min(T, first + plan.segment)
         run(plan.threads, DATA_AT[0], T, N, I, H, first, last, reverse, what, plan.steps, plan.unit_parts, valid is not None,
-            cut is not None, b_ih is not None, True, a(x), x_row, a(h0), a(W_ih), a(W_hh), a(b_ih), a(b_hh), a(y), H, a(h_n),
-            a(h_prev), a(r), a(z), a(n), a(u), a(clean), a(valid), a(cut), *(address + at for at in plan.offsets))  # fmt: skip
+            cut is not None, b_ih is not None, not packed, a(x), x_row, a(h0), a(W_ih), a(W_hh), a(b_ih), a(b_hh), a(y), H, a(h_n),
+            a(h_prev), a(r), a(z), a(n), a(u), a(clean), a(valid), a(cut), *places)  # fmt: skip
         first = last
         if first == T:
             break
@@ -151,7 +173,7 @@ def _forward(x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: b
 
 def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams]:
     x, h_prev = tape.x, _compact(tape.h_prev)
-    run = _kernel("backward", x.dtype.char)
+    run = kernel("backward", x.dtype.char)
     (T, N, I), H, dtype = x.shape, h_prev.shape[2], x.dtype
     x, x_row = _rows(x)
     r, z, n, u = (_compact(a) for a in (tape.r, tape.z, tape.n, tape.u))
@@ -168,7 +190,7 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams
     else:
         dy, dy_row, dy_step = _steps(dy)
     plan = run.plan(T, N, I, H, r is None)
-    address, memory = run.scratch(plan.size)
+    address, memory = scratch(plan.size)
     a = address_of
     last = T
     while True:
@@ -183,46 +205,63 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams
     return dx, dh0, CellParams(dW_ih, dW_hh, db_ih, db_hh)
 
 
+def pack(w: CellParams) -> PackedCell:
+    """Copy and pack weights."""
+    packed = PackedCell(*(None if a is None else np.array(a, a.dtype.newbyteorder("="), order="C") for a in w))
+    for array in packed:
+        if array is not None:
+            array.flags.writeable = False
+    W_ih, W_hh, b_ih, b_hh = packed
+    (_, I), H = W_ih.shape, W_hh.shape[1]
+    run = kernel("forward", W_ih.dtype.char)
+    plan = run.plan(0, 0, I, H, False)
+    address, packed.memory = block(plan.size)
+    places = [address + at for at in plan.offsets]
+    a = address_of
+    # nothing but the preparation runs when there are no steps and no rows
+    run(1, DATA_AT[0], 0, 0, I, H, 0, 0, 0, STEP, 1, 1, 0, 0, b_ih is not None, 1, 0, I, 0, a(W_ih), a(W_hh), a(b_ih), a(b_hh),
+        0, H, 0, 0, 0, 0, 0, 0, 0, 0, 0, *places)  # fmt: skip
+    packed.panels = tuple(places[:4])
+    return packed
+
+
 class _Kernel:
     """A kernel for one target and dtype, called with the values of its fields."""
 
-    def __init__(self, target: Any, kind: str, dtype: str):
-        from . import backward, forward
+    def __init__(self, kind: str, dtype: str):
+        from . import threads
         from .compiler import machine
-        from .memory import scratch
-        from .plan import plan
-        from .threads import run, thread_count
+        from .plan import SMALL, plan
+        from .target import current
 
-        fields = forward.FIELDS if kind == "forward" else backward.FIELDS
-        self._pack = Struct(f"{len(fields.split())}q").pack
-        self._address = machine(target, kind, dtype).address(kind)
+        self._target, self._kind, self._dtype = current(), kind, dtype
+        fields = FORWARD if kind == "forward" else BACKWARD
+        self.pack = Struct(f"{len(fields.split())}q").pack
+        self._address = machine(self._target, kind, dtype).address(kind)
         number = ctypes.c_int64
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_char_p, number, number, number)(self._address)
-        self._target, self._kind, self._dtype = target, kind, dtype
-        self._plan, self._threads, self._run, self.scratch = plan, thread_count, run, scratch
+        self.alone = ctypes.CFUNCTYPE(None, ctypes.c_char_p, number, number, number)(self._address)
+        self._plan, self._small, self._threads, self._run = plan, SMALL, threads.thread_count, threads.run
 
-    def plan(self, T: int, N: int, I: int, H: int, recompute: bool) -> Any:
-        from .plan import SMALL
-
-        threads = 1 if T * N * 3 * H * (I + H) < SMALL else self._threads()
+    def plan(self, T: int, N: int, I: int, H: int, recompute: bool) -> Plan:
+        """Where things lie, and on how many threads to run."""
+        threads = 1 if T * N * 3 * H * (I + H) < self._small else self._threads()
         return self._plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
 
     def __call__(self, threads: int, *values: int) -> None:
         if threads == 1:
-            self._alone(self._pack(*values), 0, 1, 0)
+            self.alone(self.pack(*values), 0, 1, 0)
         else:
-            self._run(self._target, self._address, self._pack(*values), threads)
+            self.together(self.pack(*values), threads)
 
-
-def _kernel(kind: str, char: str) -> _Kernel:
-    from .target import current
-
-    return _kernel_for(current(), kind, "float32" if char == "f" else "float64")
+    def together(self, fields: bytes, threads: int) -> None:
+        """Run on several threads."""
+        self._run(self._target, self._address, fields, threads)
 
 
 @cache
-def _kernel_for(target: Any, kind: str, dtype: str) -> _Kernel:
-    return _Kernel(target, kind, dtype)
+def kernel(kind: str, char: str) -> _Kernel:
+    """The kernel "forward" or "backward" for a dtype by its character; compiled, or read from disk, at the first call."""
+    return _Kernel(kind, "float32" if char == "f" else "float64")
 
 
 # ---- arrays -------------------------------------------------------------------------------------------------------------
@@ -247,7 +286,10 @@ DATA_AT = [_where_data_is()]
 
 def _compact(a: Any) -> Any:
     """An array in C order, aligned and of native byte order, itself if possible."""
-    if a is None or (a.flags.carray and a.dtype.isnative):
+    if a is None:
+        return a
+    flags = a.flags
+    if flags.c_contiguous and flags.aligned and a.dtype.isnative:
         return a
     return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 

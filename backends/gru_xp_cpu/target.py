@@ -77,7 +77,8 @@ def _target(bits: int) -> Target:
     return Target(bits, 32 if bits == 512 or not x86 else 16, triple, cpu, features, x86)
 
 
+@cache
 def current() -> Target:
-    """The target of this process, as the environment says now."""
+    """The target of this process: GRU_XP_CPU_WIDTH is read once."""
     width = os.environ.get(VARIABLE)
     return _target(int(width) if width else _widths()[0])

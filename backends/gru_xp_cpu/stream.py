@@ -1,0 +1,77 @@
+"""Weights packed once, and step by step inference that does nothing but compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gru_xp.errors import DTypeError, ShapeError, StructureError
+from gru_xp.params import CellParams
+
+from .layer import DATA_AT, STEP, PackedCell, address_of, kernel, pack
+from .memory import block
+
+__all__ = ["Stream"]
+
+
+class Stream:
+    """A stack of layers in one direction that takes one time step at a time and keeps its state.
+
+    >>> import numpy as np
+    >>> from gru_xp import CellParams
+    >>> rng = np.random.default_rng(0)
+    >>> w = CellParams(rng.normal(size=(12, 3)), rng.normal(size=(12, 4)), rng.normal(size=12), rng.normal(size=12))
+    >>> stream = Stream(((w,),))
+    >>> stream.step(rng.normal(size=(1, 3))).shape
+    (1, 4)
+
+    `params` as for `gru`, L layers in one direction, in float32 or float64; they are copied. `state` (L, N, H) may be read
+    and written to between the steps; zeros at first. A stream serves one thread at a time.
+    """
+
+    def __init__(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int = 1):
+        if any(len(directions) != 1 for directions in params):
+            raise StructureError("params: a stream has one direction; a bidirectional layer needs the whole sequence")
+        cells = [w if isinstance(w, PackedCell) else pack(w) for (w,) in params]
+        H, I, N = cells[0].W_hh.shape[1], cells[0].W_ih.shape[1], batch_size
+        self._dtype = cells[0].W_hh.dtype
+        self._shape = (N, I)
+        self._x = np.zeros((1, N, I), self._dtype)
+        self.state = np.zeros((len(cells), N, H), self._dtype)
+        self._outputs = [np.zeros((1, N, H), self._dtype) for _ in cells]
+        run = kernel("forward", self._dtype.char)
+        self._cells, self._calls = cells, []
+        self._kept: list[Any] = []
+        x = self._x
+        for w, h, y in zip(cells, self.state, self._outputs, strict=True):
+            plan = run.plan(1, N, x.shape[2], H, False)
+            address, memory = block(plan.size)
+            fields = run.pack(
+                DATA_AT[0], 1, N, x.shape[2], H, 0, 1, 0, STEP, 1, plan.unit_parts, 0, 0, w.b_ih is not None, 0,
+                *(address_of(a) for a in (x,)), x.shape[2], *(address_of(a) for a in (h, *w, y)), H, address_of(h),
+                0, 0, 0, 0, 0, 0, 0, 0, *w.panels, *(address + at for at in plan.offsets[4:]),
+            )  # fmt: skip
+            self._kept += [memory, x, h]
+            self._calls.append((plan.threads, fields))
+            x = y
+        self._run, self._alone, self._together = run, run.alone, run.together
+        self._y = self._outputs[-1][0]
+
+    def step(self, x: Any) -> Any:
+        """x (N, I) -> y (N, H), a new array."""
+        if x.shape != self._shape:
+            N, I = self._shape
+            raise ShapeError(f"x: expected (N, I) = ({N}, {I}), got {x.shape}; N is the stream's batch_size")
+        if x.dtype != self._dtype:
+            raise DTypeError(f"x: expected {self._dtype}, as the parameters, got {x.dtype}")
+        self._x[0] = x
+        for threads, fields in self._calls:
+            if threads == 1:
+                self._alone(fields, 0, 1, 0)
+            else:
+                self._together(fields, threads)
+        return self._y.copy()
+
+    def reset(self) -> None:
+        """Begin a new sequence."""
+        self.state[...] = 0

@@ -1,0 +1,240 @@
+"""The fused CPU kernels among threads and processes, and their cache on disk."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite")
+
+from gru_xp.errors import VariableError
+from gru_xp.params import CellParams, GRUSpec
+from gru_xp_cpu import CpuLayer, warmup
+from gru_xp_cpu.stream import Stream
+
+LAYER = CpuLayer()
+OPTIONS: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "reverse": False}
+
+
+def problem(T: int = 30, N: int = 4, I: int = 50, H: int = 96, seed: int = 0) -> tuple[Any, Any, CellParams]:
+    rng = np.random.default_rng(seed)
+    shapes = ((T, N, I), (N, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,))
+    x, h0, *w = (0.2 * rng.standard_normal(shape, np.float32) for shape in shapes)
+    return x, h0, CellParams(*w)
+
+
+def everything(x: Any, h0: Any, w: CellParams) -> list[Any]:
+    """All results of a call forth and back."""
+    y, h_n, tape = LAYER.forward(x, h0, w, save="all", **OPTIONS)
+    dx, dh0, dw = LAYER.backward(tape, y, h_n)
+    return [y, h_n, dx, dh0, *dw]
+
+
+def same(a: list[Any], b: list[Any]) -> bool:
+    return all(np.array_equal(p, q) for p, q in zip(a, b, strict=True))
+
+
+def in_a_process(queue: Any) -> None:
+    queue.put(everything(*problem()))
+
+
+@pytest.fixture
+def three_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRU_XP_NUM_THREADS", "3")
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_processes(method: str) -> None:
+    expected = everything(*problem())
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    processes = [context.Process(target=in_a_process, args=(queue,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    results = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert all(same(result, expected) for result in results)
+    assert same(everything(*problem()), expected)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_many_python_threads() -> None:
+    problems = [problem(N=1 + i, seed=i) for i in range(8)]
+    expected = [everything(*p) for p in problems]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        for _ in range(20):
+            if not same(everything(*problems[i]), expected[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+    assert not wrong
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_beside_the_threads_of_other_libraries() -> None:
+    torch = pytest.importorskip("torch")
+    expected, stop = everything(*problem()), threading.Event()
+
+    def multiply() -> None:
+        a = torch.ones(400, 400)
+        while not stop.is_set():
+            a @ a
+
+    other = threading.Thread(target=multiply)
+    other.start()
+    try:
+        assert all(same(everything(*problem()), expected) for _ in range(50))
+    finally:
+        stop.set()
+        other.join()
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_nothing_spins_between_calls() -> None:
+    everything(*problem())
+    begin = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - begin < 0.1
+
+
+def test_the_number_of_threads_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRU_XP_NUM_THREADS", "many")
+    with pytest.raises(VariableError, match="GRU_XP_NUM_THREADS: expected a number"):
+        everything(*problem())
+
+
+def test_the_number_of_threads_hardly_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for threads in ("1", "2", "5"):
+        monkeypatch.setenv("GRU_XP_NUM_THREADS", threads)
+        results.append(everything(*problem()))
+    for result in results[1:]:
+        for a, b in zip(result, results[0], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+# ---- preparation ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("N", "I", "H"), [(1, 32, 64), (3, 7, 50), (40, 64, 96)])
+def test_a_stream_is_the_sequence(N: int, I: int, H: int, dtype: str) -> None:
+    x, h0, w = problem(6, N, I, H)
+    x, w = x.astype(dtype), CellParams(*(a.astype(dtype) for a in w))
+    top = CellParams(*(a.astype(dtype) for a in problem(1, 1, H, H, seed=5)[2]))
+    y, h = LAYER.inference(x, 0 * h0.astype(dtype), w, **OPTIONS)
+    z, g = LAYER.inference(y, 0 * h0.astype(dtype), top, **OPTIONS)
+    stream = Stream(((w,), (top,)), batch_size=N)
+    for _ in range(2):
+        got = np.stack([stream.step(x_t) for x_t in x])
+        np.testing.assert_allclose(got, z, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(stream.state, np.stack([h, g]), rtol=1e-4, atol=1e-6)
+        stream.reset()
+
+
+def test_prepared_weights_are_a_copy() -> None:
+    x, h0, w = problem()
+    expected = LAYER.inference(x, h0, w, **OPTIONS)[0]
+    prepared = LAYER.prepare(w)
+    np.testing.assert_array_equal(LAYER.inference(x, h0, prepared, **OPTIONS)[0], expected)
+    w.W_hh[...] = 0
+    np.testing.assert_array_equal(LAYER.inference(x, h0, prepared, **OPTIONS)[0], expected)
+    assert not np.array_equal(LAYER.inference(x, h0, w, **OPTIONS)[0], expected)
+    with pytest.raises(ValueError, match="read-only"):
+        prepared.W_hh[...] = 0
+
+
+# ---- processes of their own -----------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys, time
+import gru_xp_cpu
+assert "llvmlite" not in sys.modules
+import numpy as np
+from gru_xp.params import CellParams, GRUSpec
+rng = np.random.default_rng(0)
+x, h0, *w = (rng.standard_normal(s).astype(np.float32) for s in ((5, 2, 3), (2, 4), (12, 3), (12, 4), (12,), (12,)))
+start = time.perf_counter()
+options = dict(spec=GRUSpec(), valid=None, resets=None, reverse=False)
+y, _, tape = gru_xp_cpu.numpy_layer.forward(x, h0, CellParams(*w), save="all", **options)
+gru_xp_cpu.numpy_layer.backward(tape, y, None)
+print(float(y.sum()), time.perf_counter() - start)
+"""
+
+
+def run(folder: Path | str) -> tuple[float, float]:
+    """The program's result and the seconds that it took, with this folder as the cache."""
+    environment = {**os.environ, "GRU_XP_CACHE_DIR": str(folder)}
+    out = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    result, seconds = map(float, out.stdout.split())
+    return result, seconds
+
+
+def test_the_cache(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    result, cold = run(folder)
+    files = sorted(folder.iterdir())
+    assert [path.name.split("-")[0] for path in files] == ["backward", "forward"]
+    again, warm = run(folder)
+    assert again == result
+    assert cold < 15
+    assert warm < cold
+    for path in files:  # damaged: compiled anew, and put right
+        path.write_bytes(path.read_bytes()[:-9] + b"\0" * 9)
+    assert run(folder)[0] == result
+    assert run(folder)[1] < cold
+
+
+def test_no_cache(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    assert run(blocked / "cache")[0] == run("off")[0]
+
+
+def test_warmup_says_where() -> None:
+    assert "bits" in warmup(("float32",))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_long_call_can_be_interrupted() -> None:
+    program = """
+import numpy as np
+from gru_xp.params import CellParams, GRUSpec
+import gru_xp_cpu
+H = 512
+x, h0, *w = (np.zeros(s, np.float32) for s in ((20000, 64, 8), (64, H), (3 * H, 8), (3 * H, H), (3 * H,), (3 * H,)))
+options = dict(spec=GRUSpec(), valid=None, resets=None, reverse=False)
+gru_xp_cpu.numpy_layer.inference(x[:1], h0, CellParams(*w), **options)
+print("ready", flush=True)
+gru_xp_cpu.numpy_layer.inference(x, h0, CellParams(*w), **options)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors
+    assert time.monotonic() - start < 10
