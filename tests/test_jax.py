@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 import time
 from functools import partial
 
@@ -48,6 +52,47 @@ def test_grad_through_the_front_door_is_the_explicit_gradient() -> None:
     assert_close({"dx": dx, "dh0": dh0}, {name: EXPECTED[name] for name in ("dx", "dh0")}, 1e-12)
     assert isinstance(dparams[1][0], gru_xp.CellParams)
     assert_close({"W": dparams[1][1].W_hh}, {"W": EXPECTED["dW_hh[1][1]"]}, 1e-12)
+
+
+def test_a_numpy_model_serves_jax_inside_and_outside_jit() -> None:
+    """The parameters are brought to JAX once; they must not be tracers of the first call."""
+    model = gru_xp.GRU(5, 3, seed=0, dtype="float64")
+    first, second = (jax.jit(lambda x, factor=factor: factor * model(x)[0])(X) for factor in (1.0, 2.0))
+    expected = model(PROBLEM.x)[0]
+    assert_close({"y": first, "y2": second, "y3": model(X)[0]}, {"y": expected, "y2": 2 * expected, "y3": expected}, 1e-13)
+
+
+def test_several_devices() -> None:
+    """Two devices are mixed up: an error that names both. A sharded batch: the unsharded numbers."""
+    code = """
+        import jax, jax.numpy as jnp, gru_xp
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec
+        first, second = jax.devices()
+        put = jax.device_put
+        model = gru_xp.GRU(3, 4, seed=0, backend="jax")
+        x, params = jnp.ones((5, 2, 3)), model.params
+        try:
+            gru_xp.gru(put(x, first), jax.tree.map(lambda a: put(a, second), params))
+        except gru_xp.MixedArraysError as error:
+            print(error)
+        expected = gru_xp.gru(x, params, lengths=[5, 3])[0]
+        sharded = put(x, NamedSharding(Mesh([first, second], "b"), PartitionSpec(None, "b")))
+        y = gru_xp.gru(sharded, params, lengths=[5, 3])[0]
+        print(len(y.devices()), bool(jnp.all(y == expected)))
+        print(gru_xp.gru(x, params, backend="jax:cpu:1")[0].devices() == x.devices())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        "params[0][0].W_ih: expected on cpu, where x is, got on cpu:1; move one of them",
+        "2 True",
+        "True",
+    ], done.stderr
 
 
 def test_vmap_over_the_front_door() -> None:

@@ -43,8 +43,10 @@ class JaxBackend(Backend):
         return tuple(dict.fromkeys(map(self.device_name, [*jax.devices(), *jax.devices("cpu")])))
 
     def device_of(self, array: Any) -> Any:
-        """A device; None for what is traced, the sharding for what lies on several."""
-        return None if isinstance(array, jax.core.Tracer) else array.device
+        """A device; None, which leaves the choice to JAX, for what is traced or lies on several."""
+        if isinstance(array, jax.core.Tracer) or len(array.sharding.device_set) > 1:
+            return None
+        return array.device
 
     def beside(self, first: Any, second: Any) -> bool:
         if isinstance(first, jax.core.Tracer) or isinstance(second, jax.core.Tracer):
@@ -55,9 +57,7 @@ class JaxBackend(Backend):
 
     def device_name(self, device: Any) -> str:
         if device is None:
-            return "traced"
-        if not isinstance(device, jax.Device):
-            return "sharded"
+            return "traced or sharded"
         platform = "cuda" if device.platform == "gpu" else device.platform
         return "cpu" if platform == "cpu" and device.id == 0 else f"{platform}:{device.id}"
 
@@ -65,7 +65,7 @@ class JaxBackend(Backend):
         return next(d for d in [*jax.devices(), *jax.devices("cpu")] if self.device_name(d) == name)
 
     def to_device(self, array: Any, device: Any) -> Any:
-        return array if device is None or array.device == device else jax.device_put(array, device)
+        return array if device is None or self.device_of(array) == device else jax.device_put(array, device)
 
     def refuses_crossing(self, array: Any) -> str | None:
         return "is traced (by jit, grad or vmap)" if isinstance(array, jax.core.Tracer) else None
@@ -79,8 +79,14 @@ class JaxBackend(Backend):
         return array
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
-        # a copy: JAX takes its arrays to be immutable, and others write to theirs
-        return jax.device_put(jax.dlpack.from_dlpack(array, copy=True), device)
+        # Copied, because JAX takes its arrays to be immutable and others write to theirs. On the default device the
+        # result is left uncommitted, so that JAX may bring it to where it is needed.
+        with jax.ensure_compile_time_eval():  # what comes from outside is no part of what is being traced
+            imported = jax.dlpack.from_dlpack(array)
+            if imported.device.platform != "cpu":
+                return jax.device_put(jnp.array(imported, copy=True), device)
+            copied = jax.device_get(imported).copy()
+            return jnp.asarray(copied) if device in (None, jax.devices()[0]) else jax.device_put(copied, device)
 
     def owned(self, array: Any) -> Any:
         return array

@@ -394,10 +394,10 @@ class _Open:
             h0 = None if h0 is None else h0[:, None, :]
             dropout_masks = None if dropout_masks is None else dropout_masks[:, :, None, :]
         self.x, self.h0, self.dropout_masks = x, h0, dropout_masks
-        self.valid = None if lengths is None else valid_steps(lengths, T, N, x, source, batched=self.batched)
-        self.resets = None if resets is None else resets_beside(resets, T, N, x, source, batched=self.batched)
-
         self.caller = Place(source, source.device_of(x))
+        with source.computing(self.caller.device, recorded=True):
+            self.valid = None if lengths is None else valid_steps(lengths, T, N, x, source, batched=self.batched)
+            self.resets = None if resets is None else resets_beside(resets, T, N, x, source, batched=self.batched)
         self.place = place_for(selection(backend), self.caller)
         self.crossing = self.place != self.caller
         if self.prepared is not None:
