@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -50,7 +51,8 @@ def run(console: Console, *, epochs: int | None, out: Path, quick: bool, seed: i
     digits = load_digits()
     model = Classifier.drawn(place_for(selection(), None), seed)
     console.print(
-        f"[bold]{model.gru!r}[/]\n{len(digits.x)} scans to learn from, {len(digits.x_held_out)} held out", highlight=False
+        f"[bold]{model.gru!r}[/]\n{len(digits.x)} scans to learn from, {len(digits.x_held_out)} held out",
+        highlight=False,
     )
     started = time.perf_counter()
     history = _train_with_bar(console, model, digits, epochs, seed)
@@ -88,9 +90,7 @@ def load_digits() -> Digits:
 
     images, labels = scans(return_X_y=True)
     x = (images.reshape(-1, 8, 8) / 8.0 - 1.0).astype(np.float32)
-    x, held_out, labels, labels_held_out = train_test_split(
-        x, labels, test_size=0.25, stratify=labels, random_state=0
-    )
+    x, held_out, labels, labels_held_out = train_test_split(x, labels, test_size=0.25, stratify=labels, random_state=0)
     return Digits(x, labels, held_out, labels_held_out)
 
 
@@ -175,9 +175,7 @@ class Adam:
         self.m = [0.9 * m + 0.1 * g for m, g in zip(self.m, gradients, strict=True)]
         self.v = [0.999 * v + 0.001 * g * g for v, g in zip(self.v, gradients, strict=True)]
         rate *= math.sqrt(1.0 - 0.999**self.t) / (1.0 - 0.9**self.t)
-        return [
-            w - rate * m / (self.xp.sqrt(v) + 1e-8) for w, m, v in zip(weights, self.m, self.v, strict=True)
-        ]
+        return [w - rate * m / (self.xp.sqrt(v) + 1e-8) for w, m, v in zip(weights, self.m, self.v, strict=True)]
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -193,7 +191,11 @@ class History:
 
 
 def train(
-    model: Classifier, digits: Digits, epochs: int, seed: int, progress: Callable[[History], None] = lambda history: None
+    model: Classifier,
+    digits: Digits,
+    epochs: int,
+    seed: int,
+    progress: Callable[[History], None] = lambda history: None,
 ) -> History:
     """Change the model; `progress` is called after each epoch. The held-out scans are looked at, never learned from."""
     rng = np.random.default_rng(seed)
@@ -229,7 +231,13 @@ def accuracy(logits: A, labels: A) -> float:
 
 
 def _train_with_bar(console: Console, model: Classifier, digits: Digits, epochs: int, seed: int) -> History:
-    columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[say]}"))
+    columns = (
+        TextColumn("epoch"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[say]}"),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=epochs, say="")
 
@@ -265,7 +273,7 @@ def compare(path: Path, W: A, b: A, digits: Digits, *, calls: int) -> list[Row]:
     rows = []
     for name in sorted(entries(), key=lambda name: (name not in available(), name)):
         if name not in available():
-            rows.append(Row(name, reason=f"not installed: python -m pip install 'gru-xp[{name}]'"))
+            rows.append(Row(name, reason="not installed; gru-xp info says how to get it"))
             continue
         try:
             devices = _one_of_each_kind(load_backend(name).devices())
@@ -330,7 +338,7 @@ def _table(rows: Sequence[Row]) -> Table:
         table.add_column(heading, justify="right")
     for row in rows:
         if row.reason:
-            table.add_row(row.backend, row.device or "-", f"[dim]{row.reason}[/]", "-", "-", "-")
+            table.add_row(row.backend, row.device or "-", f"[dim]{escape(row.reason)}[/]", "-", "-", "-")
         else:
             figures = (f"{row.accuracy:.2%}", f"{row.difference:.1e}", f"{row.seconds * 1e3:.2f} ms")
             table.add_row(row.backend, row.device, row.kernel, *figures)
@@ -349,7 +357,7 @@ def draw(history: History, digits: Digits, logits: A, path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = {
+    style: Any = {
         "font.size": 10,
         "text.color": INK,
         "axes.labelcolor": INK,
@@ -361,7 +369,8 @@ def draw(history: History, digits: Digits, logits: A, path: Path) -> None:
     }
     with rc_context(style):
         figure = Figure(figsize=(12, 5.6), dpi=120, facecolor="white")
-        curves, scans = figure.subfigures(1, 2, width_ratios=(1, 1.55))
+        parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.55))
+        curves, scans = parts
         _draw_curves(curves, history)
         _draw_scans(scans, digits, logits)
         image = io.BytesIO()
@@ -371,10 +380,12 @@ def draw(history: History, digits: Digits, logits: A, path: Path) -> None:
 
 def _draw_curves(figure: Any, history: History) -> None:
     epochs = range(1, len(history.loss) + 1)
-    top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"left": 0.17, "right": 0.96, "top": 0.9, "hspace": 0.16})
+    top, bottom = figure.subplots(
+        2, 1, sharex=True, gridspec_kw={"left": 0.17, "right": 0.96, "top": 0.9, "hspace": 0.16}
+    )
     top.semilogy(epochs, history.loss, color=INK, linewidth=1.8)
     top.set_ylabel("loss")
-    top.set_title("learning", loc="left", fontweight="bold")
+    figure.suptitle("learning", x=0.17, y=0.965, ha="left", fontsize=12, fontweight="bold")
     errors = [100.0 * (1.0 - value) for value in history.learned]
     held_out = [100.0 * (1.0 - value) for value in history.held_out]
     bottom.plot(epochs, errors, color=FAINT, linewidth=1.8, label="learned from, with noise")
@@ -392,10 +403,8 @@ def _draw_scans(figure: Any, digits: Digits, logits: A) -> None:
     wrong, right = np.flatnonzero(read != labels), np.flatnonzero(read == labels)
     rows, columns = 5, 9
     shown = [*wrong[: rows * columns // 2], *right][: rows * columns]
-    figure.suptitle(
-        f"{len(right)} of {len(labels)} held-out scans read correctly, {len(wrong)} not: {len(right) / len(labels):.1%}",
-        x=0.01, ha="left", y=0.965, fontsize=12, fontweight="bold",
-    )  # fmt: skip
+    words = f"{len(right) / len(labels):.1%} of {len(labels)} held-out scans read correctly, {len(wrong)} misread"
+    figure.suptitle(words, x=0.01, y=0.965, ha="left", fontsize=12, fontweight="bold")
     grid = figure.subplots(
         rows, columns, gridspec_kw={"left": 0.01, "right": 0.985, "top": 0.86, "bottom": 0.02, "hspace": 0.42}
     )
@@ -403,10 +412,8 @@ def _draw_scans(figure: Any, digits: Digits, logits: A) -> None:
         correct = read[index] == labels[index]
         colour = GOOD if correct else BAD
         axes.imshow(digits.x_held_out[index], cmap="gray_r", vmin=-1.0, vmax=1.0)
-        axes.set_title(
-            f"{read[index]}" if correct else f"{read[index]}, is {labels[index]}", color=colour, fontsize=10, pad=3,
-            fontweight="normal" if correct else "bold",
-        )  # fmt: skip
+        words = f"{read[index]}" if correct else f"{read[index]}, is {labels[index]}"
+        axes.set_title(words, color=colour, fontsize=10, pad=3, fontweight="normal" if correct else "bold")
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set(visible=True, color=colour, linewidth=0.6 if correct else 1.8)

@@ -1,0 +1,272 @@
+"""The command line: `gru-xp info`, `run`, `demo` and `conformance`. What a user can put right is one line on stderr."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import PackageNotFoundError, metadata, packages_distributions, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from . import __version__
+from .backend import Backend
+from .dispatch import Place, available, convert, entries, kernel_policy, place_for, selection, use_backend
+from .dispatch import load as load_backend
+from .errors import BackendError, DTypeError, FileFormatError, GRUError
+from .formats.safetensors import _write as write_whole
+from .kernels import kernels_of
+from .module import load
+
+__all__ = ["app"]
+
+WIDTH = 120  # of tables where nobody says how wide the page is
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+BackendOption = Annotated[str | None, typer.Option("--backend", "-b", help="name or name:device; else GRU_XP_BACKEND")]
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """What a user can put right, in one line on stderr and with the exit status 1."""
+    try:
+        yield
+    except GRUError as error:
+        words = str(error)
+    except OSError as error:
+        words = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    else:
+        return
+    Console(stderr=True).print(
+        f"[bold red]error:[/] {escape(' '.join(words.split()))}", highlight=False, soft_wrap=True
+    )
+    raise typer.Exit(1)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"gru-xp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print it and exit")
+    ] = False,
+) -> None:
+    """One gated recurrent unit (GRU) for every array library."""
+
+
+# ---- info ------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def info() -> None:
+    """Backends, devices, dtypes, kernels, versions, variables; what is missing and how to get it."""
+    console = _console()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 2, 0, 0))
+    table.add_column("backend", style="bold cyan", no_wrap=True)
+    for heading in ("library", "devices", "dtypes", "fused kernels"):
+        table.add_column(heading, overflow="fold")
+    with console.status("importing the libraries") if console.is_terminal else nullcontext():
+        for name in sorted(entries(), key=lambda name: (name not in available(), name)):
+            table.add_row(name, *_about(name))
+    console.print(
+        f"[bold]gru_xp {__version__}[/], Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        highlight=False,
+    )
+    console.print(table)
+    for variable, unset, check in (
+        ("GRU_XP_BACKEND", "auto: compute where the arrays are", selection),
+        ("GRU_XP_KERNELS", "auto: the most fused kernel that fits", kernel_policy),
+    ):
+        console.print(_variable(variable, unset, check), highlight=False, soft_wrap=True)
+
+
+def _about(name: str) -> tuple[str, ...]:
+    """The row of a backend after its name."""
+    if name not in available():
+        return "[yellow]not installed[/]", "-", "-", f"[dim]{escape(how_to_get(name))}[/]"
+    found = _version_of(name)
+    try:
+        backend = load_backend(name)
+        devices = ", ".join(backend.devices())
+        kernels = ", ".join(f"{kernel.name} ({kernel.level})" for kernel in kernels_of(name))
+    except Exception as error:  # a library that is there and cannot be imported fails in any way it likes
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"{found} [bold red]broken[/]", "-", "-", f"[red]{escape(words[:200])}[/]"
+    return found, devices, ", ".join(backend.float_names()), kernels or "none"
+
+
+def how_to_get(name: str) -> str:
+    """The command that installs a backend's library."""
+    extras = [extra.replace("-", "_") for extra in metadata("gru-xp").get_all("Provides-Extra") or ()]
+    wanted = f"'gru-xp[{name}]'" if name in extras else name
+    return f"python -m pip install {wanted}"
+
+
+def _version_of(module: str) -> str:
+    """The version of the distribution that a root module comes from."""
+    try:
+        return version(packages_distributions().get(module, [module])[0])
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _variable(name: str, unset: str, check: Callable[[], Any]) -> str:
+    value = os.environ.get(name)
+    if not value:
+        return f"[bold]{name}[/] is not set ({unset})"
+    try:
+        check()
+    except GRUError as error:
+        return f"[bold]{name}={escape(value)}[/] [red]{escape(str(error))}[/]"
+    except Exception as error:  # as above
+        return f"[bold]{name}={escape(value)}[/] [red]broken: {escape(str(error))}[/]"
+    return f"[bold]{name}={escape(value)}[/]"
+
+
+# ---- run -------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    model_file: Annotated[Path, typer.Argument(metavar="MODEL", help="what GRU.save wrote")],
+    input_file: Annotated[Path, typer.Argument(metavar="INPUT.npy", help="x (T, N, I), or (T, I) without a batch")],
+    output_file: Annotated[Path, typer.Option("--output", "-o", metavar="OUTPUT.npy", help="y (T, N, D*H)")],
+    backend: BackendOption = None,
+    lengths_file: Annotated[Path | None, typer.Option("--lengths", metavar="L.npy", help="(N,) integers")] = None,
+    h0_file: Annotated[Path | None, typer.Option("--h0", metavar="H0.npy", help="first state (L*D, N, H)")] = None,
+    state_out: Annotated[
+        Path | None, typer.Option("--state-out", metavar="HN.npy", help="write the last state (L*D, N, H)")
+    ] = None,
+    cast: Annotated[bool, typer.Option("--cast", help="convert INPUT and H0 to the model's dtype")] = False,
+) -> None:
+    """Run a model over an array. A model with `batch_first` reads (N, T, I) and writes (N, T, D*H).
+
+    The files appear whole or not at all. NumPy has no bfloat16, so such a model's results are written as float32.
+    """
+    with _errors(), _selected(backend):
+        _assert_writable(output_file, state_out)
+        model = load(model_file)
+        place = place_for(selection(), None)
+        x = _bring(input_file, model.dtype, place, cast)
+        h0 = None if h0_file is None else _bring(h0_file, model.dtype, place, cast)
+        lengths = None if lengths_file is None else _read(lengths_file).tolist()
+        try:
+            y, h_n = model(x, h0, lengths=lengths)
+        except GRUError as error:
+            raise type(error)(f"{input_file}: {error}") from None
+        _write(output_file, y, place)
+        if state_out is not None:
+            _write(state_out, h_n, place)
+
+
+@contextmanager
+def _selected(backend: str | None) -> Iterator[None]:
+    """Within `--backend`; a library that is there and cannot be imported is an error that says so."""
+    try:
+        selection(backend)
+    except GRUError as error:
+        raise BackendError(str(error).replace("backend=", "--backend ", 1)) from None
+    except Exception as error:
+        raise BackendError(
+            f"backend {backend or os.environ.get('GRU_XP_BACKEND')!r}: cannot be loaded: {error}"
+        ) from None
+    with nullcontext() if backend is None else use_backend(backend):
+        yield
+
+
+def _read(path: Path) -> npt.NDArray[Any]:
+    """An array from an npy file. Nothing is ever unpickled."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError, OverflowError, SyntaxError) as error:
+        words = "it holds Python objects, which are never unpickled" if "allow_pickle" in str(error) else str(error)
+        raise FileFormatError(f"{path}: expected an array as numpy.save writes it (.npy): {words}") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise FileFormatError(
+            f"{path}: expected one array (.npy), got an archive of several (.npz); save one by itself"
+        )
+    return array
+
+
+def _bring(path: Path, dtype: str, place: Place, cast: bool) -> Any:
+    """A floating-point array from a file, in the model's dtype, where the model is."""
+    array = _read(path)
+    if array.dtype.kind not in ("f", "i", "u", "b"):
+        raise DTypeError(f"{path}: expected {dtype}, as the model has, got {array.dtype}")
+    if array.dtype.name != dtype and not cast:
+        raise DTypeError(f"{path}: expected {dtype}, as the model has, got {array.dtype.name}; --cast converts it")
+    backend = place.backend
+    through = dtype if dtype != "bfloat16" else "float32"  # NumPy has no bfloat16
+    native = array.astype(array.dtype.newbyteorder("=")).astype(through, copy=False)
+    return backend.xp.astype(convert(native, load_backend("numpy"), place, str(path)), backend.dtype(dtype))
+
+
+def _assert_writable(output: Path, state_out: Path | None) -> None:
+    """Before anything is computed: the outputs are two files in folders that are there."""
+    if state_out is not None and output.resolve() == state_out.resolve():
+        raise FileFormatError(f"{state_out}: expected another file than --output")
+    for path in (output, *(() if state_out is None else (state_out,))):
+        if path.is_dir():
+            raise FileFormatError(f"{path}: expected a file to write, got a folder")
+        if not path.parent.is_dir():
+            raise FileFormatError(f"{path}: expected a folder to write into, {path.parent} is none; create it first")
+
+
+def _write(path: Path, array: Any, place: Place) -> None:
+    backend: Backend = place.backend
+    if backend.dtype_name(array.dtype) == "bfloat16":
+        array = backend.xp.astype(array, backend.xp.float32)
+    numpy = load_backend("numpy")
+    data = io.BytesIO()
+    np.save(data, convert(array, backend, Place(numpy, numpy.device(None)), str(path)), allow_pickle=False)
+    write_whole(path, data.getvalue())
+
+
+# ---- demo and conformance --------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    backend: BackendOption = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="how often to go through the scans")] = None,
+    out: Annotated[Path, typer.Option("--out", help="folder for the model and the picture")] = Path("gru_xp_demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="a few epochs only, for a few seconds")] = False,
+) -> None:
+    """Train a GRU on handwritten digits, save it, and run it on every backend that is installed."""
+    from . import demo as job
+
+    with _errors(), _selected(backend):
+        job.run(_console(), epochs=epochs, out=out, quick=quick)
+
+
+@app.command(
+    add_help_option=False,  # all arguments go on, --help too
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def conformance(context: typer.Context) -> None:
+    """Judge backends, devices and kernels against the reference; see `gru-xp conformance --help`."""
+    from gru_xp_conformance.app import app as judge
+
+    with _errors():
+        judge(context.args, prog_name="gru-xp conformance")
