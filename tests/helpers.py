@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import gru_xp
 import numpy as np
+
+import gru_xp
 from gru_xp import CellParams, dispatch
 from gru_xp.functional import map_params
 
 LIBRARIES = ("numpy", "torch", "jax", "array_api_strict")
 
 
-def random_params(rng: np.random.Generator, I: int, H: int, L: int = 1, D: int = 1, bias: bool = True, dtype: Any = "f8"):
+def random_params(
+    rng: np.random.Generator, I: int, H: int, L: int = 1, D: int = 1, bias: bool = True, dtype: Any = "f8"
+):
     """Parameters, all random and distinct: constants cannot see swapped gates, zero biases cannot see lost ones."""
 
     def draw(*shape: int) -> np.ndarray:
@@ -74,7 +77,11 @@ def to_library(name: str, array: Any) -> Any:
 def to_numpy(array: Any) -> Any:
     """An array of any library as NumPy's, by the library's own way."""
     if type(array).__module__.startswith("torch"):
-        return array.detach().cpu().float().numpy() if str(array.dtype) == "torch.bfloat16" else array.detach().cpu().numpy()
+        return (
+            array.detach().cpu().float().numpy()
+            if str(array.dtype) == "torch.bfloat16"
+            else array.detach().cpu().numpy()
+        )
     return np.from_dlpack(array) if hasattr(array, "to_device") and not hasattr(array, "at") else np.asarray(array)
 
 
@@ -86,7 +93,9 @@ def run_everything(problem: Problem, put: Callable[[Any], Any], *, save: str = "
         "dropout_masks": put(problem.dropout_masks),
         **options,
     }
-    y, h_n, tape = gru_xp.gru_forward(put(problem.x), map_params(put, problem.params), put(problem.h0), save=save, **call)
+    y, h_n, tape = gru_xp.gru_forward(
+        put(problem.x), map_params(put, problem.params), put(problem.h0), save=save, **call
+    )
     grads = gru_xp.gru_backward(tape, put(problem.dy), put(problem.dh_n))
     found = {"y": y, "h_n": h_n, "dx": grads.x, "dh0": grads.h0}
     for layer, directions in enumerate(grads.params):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gru_xp
 import numpy as np
 import pytest
 import torch
 from helpers import random_params
+
+import gru_xp
 
 CONFIGURATIONS = 48
 BOUND = 1e-12

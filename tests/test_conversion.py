@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import gru_xp
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from helpers import random_params
+
+import gru_xp
 from gru_xp import dispatch
 from gru_xp.functional import map_params
-from helpers import random_params
 
 RNG = np.random.default_rng(0)
 PARAMS = random_params(RNG, 3, 4)
@@ -130,7 +131,9 @@ def test_host_lengths_and_resets_serve_every_library() -> None:
         for lengths in ([5, 2], (5, 2), np.array([5, 2], np.uint8)):
             for given in (resets, resets.tolist()):
                 y = gru_xp.gru(put(X), map_params(put, PARAMS), lengths=lengths, resets=given)[0]
-                np.testing.assert_allclose(np.asarray(y.tolist() if library == "torch" else np.from_dlpack(y)), expected, rtol=0, atol=1e-14)
+                np.testing.assert_allclose(
+                    np.asarray(y.tolist() if library == "torch" else np.from_dlpack(y)), expected, rtol=0, atol=1e-14
+                )
 
 
 def test_other_device_of_the_same_library() -> None:

@@ -6,8 +6,9 @@ import doctest
 import importlib
 import pkgutil
 
-import gru_xp
 import pytest
+
+import gru_xp
 
 MODULES = ["gru_xp", *(f"gru_xp.{m.name}" for m in pkgutil.iter_modules(gru_xp.__path__) if m.name != "__main__")]
 

@@ -8,11 +8,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import gru_xp
 import numpy as np
 import pytest
 import torch
 from helpers import LIBRARIES, to_library, to_numpy
+
+import gru_xp
 
 X = np.random.default_rng(0).normal(size=(6, 3, 4)).astype("f4")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import gru_xp
 import numpy as np
 import pytest
 from helpers import Problem, random_problem
+
+import gru_xp
 from gru_xp.functional import map_params
 
 STEP = 1e-5
@@ -67,4 +68,6 @@ def assert_slopes(gradient: np.ndarray, at: np.ndarray, function: Any, name: str
         up[index] += STEP
         down[index] -= STEP
         slope = (function(up) - function(down)) / (2 * STEP)
-        assert abs(gradient[index] - slope) <= BOUND * max(1.0, abs(slope)), f"{name}{index}: {gradient[index]}, {slope}"
+        assert abs(gradient[index] - slope) <= BOUND * max(1.0, abs(slope)), (
+            f"{name}{index}: {gradient[index]}, {slope}"
+        )

@@ -9,12 +9,13 @@ import textwrap
 import time
 from functools import partial
 
-import gru_xp
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gru_xp.functional import map_params
 from helpers import assert_close, random_problem, run_everything
+
+import gru_xp
+from gru_xp.functional import map_params
 
 PROBLEM = random_problem(0)
 EXPECTED = run_everything(PROBLEM, lambda a: a)
@@ -59,7 +60,9 @@ def test_a_numpy_model_serves_jax_inside_and_outside_jit() -> None:
     model = gru_xp.GRU(5, 3, seed=0, dtype="float64")
     first, second = (jax.jit(lambda x, factor=factor: factor * model(x)[0])(X) for factor in (1.0, 2.0))
     expected = model(PROBLEM.x)[0]
-    assert_close({"y": first, "y2": second, "y3": model(X)[0]}, {"y": expected, "y2": 2 * expected, "y3": expected}, 1e-13)
+    assert_close(
+        {"y": first, "y2": second, "y3": model(X)[0]}, {"y": expected, "y2": 2 * expected, "y3": expected}, 1e-13
+    )
 
 
 def test_several_devices() -> None:
@@ -78,7 +81,7 @@ def test_several_devices() -> None:
         expected = gru_xp.gru(x, params, lengths=[5, 3])[0]
         sharded = put(x, NamedSharding(Mesh([first, second], "b"), PartitionSpec(None, "b")))
         y = gru_xp.gru(sharded, params, lengths=[5, 3])[0]
-        print(len(y.devices()), bool(jnp.all(y == expected)))
+        print(len(y.devices()), bool(jnp.max(jnp.abs(y - expected)) < 1e-6))
         print(gru_xp.gru(x, params, backend="jax:cpu:1")[0].devices() == x.devices())
     """
     done = subprocess.run(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gru_xp
 import numpy as np
 import pytest
 from helpers import LIBRARIES, assert_close, random_params, random_problem, run_everything, to_library, to_numpy
+
+import gru_xp
 from gru_xp import dispatch
 from gru_xp.functional import map_params
 

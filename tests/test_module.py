@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gru_xp
 import numpy as np
 import pytest
 import torch
 from helpers import LIBRARIES, assert_close, to_library, to_numpy
+
+import gru_xp
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 3, 4)).astype("f4")
@@ -191,8 +192,18 @@ def test_chunks_are_the_whole_sequence() -> None:
         ((4, 5, 0), {}, gru_xp.RangeError, "num_layers: expected at least 1, got 0"),
         ((4, 5), {"dropout": 1.5}, gru_xp.RangeError, "dropout: expected a probability from 0 to 1, got 1.5"),
         ((4, 5), {"dtype": "int32"}, gru_xp.DTypeError, "dtype: expected float32, .* got 'int32'"),
-        ((4, 5), {"dtype": "bfloat16"}, gru_xp.BackendError, "numpy has no dtype bfloat16; it has float16, float32, float64"),
-        ((4, 5), {"initializer": "lecun"}, gru_xp.StructureError, "initializer: expected one of 'pytorch', .* got 'lecun'"),
+        (
+            (4, 5),
+            {"dtype": "bfloat16"},
+            gru_xp.BackendError,
+            "numpy has no dtype bfloat16; it has float16, float32, float64",
+        ),
+        (
+            (4, 5),
+            {"initializer": "lecun"},
+            gru_xp.StructureError,
+            "initializer: expected one of 'pytorch', .* got 'lecun'",
+        ),
         ((4, 5), {"backend": "cupy"}, gru_xp.BackendError, "its library is missing"),
         ((4, 5), {"seed": "x"}, gru_xp.StructureError, "seed: expected"),
     ],
@@ -221,7 +232,8 @@ def test_dtypes_and_repr() -> None:
     assert gru_xp.GRU(4, 5, dtype="bfloat16", backend="torch", seed=0).params[0][0].W_hh.dtype == torch.bfloat16
     model = gru_xp.GRU(4, 5, 2, batch_first=True, dropout=0.25, reset_after=False)
     assert repr(model) == (
-        "GRU(4, 5, num_layers=2, batch_first=True, dropout=0.25, reset_after=False, dtype='float32', backend='numpy:cpu')"
+        "GRU(4, 5, num_layers=2, batch_first=True, dropout=0.25, reset_after=False, "
+        "dtype='float32', backend='numpy:cpu')"
     )
 
 

@@ -6,11 +6,12 @@ import statistics
 import time
 import tracemalloc
 
-import gru_xp
 import numpy as np
 import pytest
-from gru_xp import dispatch, kernels
 from helpers import random_params
+
+import gru_xp
+from gru_xp import dispatch, kernels
 
 STEPS = 100_000  # a million, which takes a minute, was run by hand
 
@@ -42,7 +43,10 @@ def test_training_does_not_grow_memory() -> None:
             _, _, tape = model.forward(x, dropout_seed=seed)
             grads = model.backward(tape, dy)
             model.params = tuple(
-                tuple(gru_xp.CellParams(*(a - 1e-3 * da for a, da in zip(w, dw, strict=True))) for w, dw in zip(*pair, strict=True))
+                tuple(
+                    gru_xp.CellParams(*(a - 1e-3 * da for a, da in zip(w, dw, strict=True)))
+                    for w, dw in zip(*pair, strict=True)
+                )
                 for pair in zip(model.params, grads.params, strict=True)
             )
 
@@ -77,7 +81,7 @@ def test_states_take_less_than_all() -> None:
     params, x = random_params(rng, 4, 64), rng.normal(size=(100, 8, 4))
 
     def kept(save: str) -> int:
-        (layer,), = gru_xp.gru_forward(x, params, save=save)[2].layers
+        ((layer,),) = gru_xp.gru_forward(x, params, save=save)[2].layers
         arrays = (layer.x, layer.h_prev, layer.r, layer.z, layer.n, layer.u)
         return sum(a.nbytes for a in arrays if a is not None)
 

@@ -7,12 +7,13 @@ import sys
 import textwrap
 from pathlib import Path
 
-import gru_xp
 import numpy as np
 import pytest
 import torch
-from gru_xp import dispatch
 from helpers import LIBRARIES, random_params
+
+import gru_xp
+from gru_xp import dispatch
 
 RNG = np.random.default_rng(0)
 PARAMS = random_params(RNG, 3, 4)
@@ -179,8 +180,7 @@ def test_only_the_library_of_the_arrays_is_loaded() -> None:
 def test_a_plug_in_is_found_by_its_entry_point(tmp_path: Path) -> None:
     """A stranger's library and backend, as an installed distribution: nothing of ours is touched."""
     (tmp_path / "mylib.py").write_text(
-        "from array_api_strict import *\nimport array_api_strict\n"
-        "class Array:\n    pass\n"
+        "from array_api_strict import *\nimport array_api_strict\nclass Array:\n    pass\n"
     )
     (tmp_path / "gru_xp_mylib.py").write_text(
         "import mylib\nfrom gru_xp.backend import Backend\n"

@@ -48,6 +48,11 @@ class JaxBackend(Backend):
             return None
         return array.device
 
+    def device_beside(self, array: Any) -> Any:
+        """None for an uncommitted array, so that what is created stays uncommitted too."""
+        device = self.device_of(array)
+        return device if device is not None and array.committed else None
+
     def beside(self, first: Any, second: Any) -> bool:
         if isinstance(first, jax.core.Tracer) or isinstance(second, jax.core.Tracer):
             return True

@@ -174,7 +174,7 @@ def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batche
     Host data (numbers, lists, NumPy arrays) is checked to lie within 0..T; values on a device or traced are not looked
     at.
     """
-    device = source.device_of(x)
+    device = source.device_beside(x)
     if isinstance(lengths, int) and not batched:
         lengths = [lengths]
     host = _host_values(lengths, "lengths")
@@ -211,7 +211,7 @@ def resets_beside(resets: Any, T: int, N: int, x: Any, source: Backend, *, batch
         strange = next((value for value in _flat(host) if type(value) is not bool), None)
         if strange is not None:
             raise DTypeError(f"resets: expected booleans, got {strange!r}, {_kind(strange)}")
-        resets = source.from_host(host, source.xp.bool, source.device_of(x))
+        resets = source.from_host(host, source.xp.bool, source.device_beside(x))
     if source.dtype_name(resets.dtype) != "bool":
         raise DTypeError(f"resets: expected booleans, got {resets.dtype}; compare with zero first")
     assert_beside(resets, "resets", x, "x", source)

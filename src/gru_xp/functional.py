@@ -471,7 +471,7 @@ class _Open:
         rest = [moved(a, name) for a, name in ((self.valid, "lengths"), (self.resets, "resets"))]
         if h0 is None:
             shape = (self.sizes.L * self.sizes.D, x.shape[1], self.sizes.H)
-            h0 = place.backend.xp.zeros(shape, dtype=x.dtype, device=place.backend.device_of(x))
+            h0 = place.backend.xp.zeros(shape, dtype=x.dtype, device=place.backend.device_beside(x))
         return x, h0, params, *rest, moved(self.dropout_masks, "dropout_masks")
 
     def run(self) -> tuple[Any, Any]:

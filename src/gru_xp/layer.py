@@ -87,7 +87,9 @@ class Layer:
             )
 
         def zeros(like: Any, shape: tuple[int, ...]) -> Any:
-            return None if like is None else self.xp.zeros(shape, dtype=run.dtype, device=self.backend.device_of(like))
+            return (
+                None if like is None else self.xp.zeros(shape, dtype=run.dtype, device=self.backend.device_beside(like))
+            )
 
         dh = zeros(tape.h_prev, (N, H)) if dh_n is None else run.wide(dh_n)
         sums = tuple(zeros(weight, weight.shape if weight is not None else ()) for weight in tape.w)
@@ -162,7 +164,7 @@ class _Run:
         gi = self.xp.reshape(gi, (T, N, gi.shape[-1]))
         if valid is None:
             return gi
-        gate = self.xp.arange(gi.shape[-1], device=self.layer.backend.device_of(x)) // self.w.W_hh.shape[1]
+        gate = self.xp.arange(gi.shape[-1], device=self.layer.backend.device_beside(x)) // self.w.W_hh.shape[1]
         return self.xp.where(~valid[..., None] & (gate == 1), self.xp.full_like(gi, float("inf")), gi)
 
     def backward_block(

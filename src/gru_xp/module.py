@@ -263,7 +263,7 @@ class GRU:
         like = own.params[0][0].W_hh if like is None else like
         backend = owner(like, "like")
         shape = (own.sizes.L * own.sizes.D, *(() if batch_size is None else (batch_size,)), own.sizes.H)
-        return backend.xp.zeros(shape, dtype=like.dtype, device=backend.device_of(like))
+        return backend.xp.zeros(shape, dtype=like.dtype, device=backend.device_beside(like))
 
     def step(self, x_t: Any, state: Any, *, reset: Any = None, backend: str | Backend | None = None) -> tuple[Any, Any]:
         """One step of a stream: x_t (N, I), state (L, N, H) -> y_t (N, H), next state. Without a batch (I,), (L, H).
