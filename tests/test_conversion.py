@@ -65,6 +65,12 @@ def test_odd_tensors(backend: str) -> None:
     np.testing.assert_allclose(y.numpy(), EXPECTED, rtol=0, atol=1e-14)
 
 
+def test_a_negative_stride_along_an_axis_of_one_is_copied() -> None:
+    """NumPy calls such an array contiguous; a consumer of DLPack may refuse it."""
+    exported = dispatch.load("numpy").exportable(np.ones((1, 3))[::-1], to_host=True)
+    assert min(exported.strides) > 0
+
+
 def test_gradients_do_not_cross() -> None:
     x, params = torch.tensor(X, requires_grad=True), map_params(torch.tensor, PARAMS)
     with pytest.raises(gru_xp.NotDifferentiableError, match="x: requires a gradient.*use gru_forward and gru_backward"):

@@ -54,7 +54,8 @@ class NumpyBackend(Backend):
         # tensor that writes to a read-only array.
         array = self.canonical(array)
         flags = array.flags
-        return array if flags.c_contiguous and flags.writeable and flags.aligned else array.copy(order="C")
+        plain = flags.c_contiguous and flags.writeable and flags.aligned and min(array.strides, default=0) >= 0
+        return array if plain else array.copy(order="C")
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
         imported = np.from_dlpack(array)
