@@ -173,7 +173,9 @@ def run(
         try:
             y, h_n = model(x, h0, lengths=lengths)
         except GRUError as error:
-            raise type(error)(f"{input_file}: {error}") from None
+            files = {"x": input_file, "h0": h0_file, "lengths": lengths_file}
+            argument = str(error).partition(":")[0]
+            raise type(error)(f"{files[argument]}: {error}" if argument in files else str(error)) from None
         _write(output_file, y, place)
         if state_out is not None:
             _write(state_out, h_n, place)
@@ -196,16 +198,13 @@ def _selected(backend: str | None) -> Iterator[None]:
 
 def _read(path: Path) -> npt.NDArray[Any]:
     """An array from an npy file. Nothing is ever unpickled."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, MemoryError, OverflowError, SyntaxError) as error:
-        words = "it holds Python objects, which are never unpickled" if "allow_pickle" in str(error) else str(error)
-        raise FileFormatError(f"{path}: expected an array as numpy.save writes it (.npy): {words}") from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise FileFormatError(
-            f"{path}: expected one array (.npy), got an archive of several (.npz); save one by itself"
-        )
+    with path.open("rb") as file:
+        try:
+            array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        except Exception as error:  # a damaged header fails in many ways
+            raise FileFormatError(
+                f"{path}: expected one array as numpy.save writes it (.npy); nothing is ever unpickled: {error}"
+            ) from None
     return array
 
 

@@ -26,8 +26,9 @@ from .dispatch import Place, available, convert, entries, place_for, selection, 
 from .dispatch import load as load_backend
 from .errors import GRUError, RangeError
 from .formats.safetensors import _write as write_whole
-from .functional import explain, map_params, weights_of
+from .functional import explain
 from .module import GRU, load
+from .params import map_params, weights_of
 
 __all__ = ["Adam", "Classifier", "Digits", "History", "Row", "compare", "cross_entropy", "load_digits", "run", "train"]
 
@@ -273,7 +274,7 @@ def compare(path: Path, W: A, b: A, digits: Digits, *, calls: int) -> list[Row]:
     rows = []
     for name in sorted(entries(), key=lambda name: (name not in available(), name)):
         if name not in available():
-            rows.append(Row(name, reason="not installed; gru-xp info says how to get it"))
+            rows.append(Row(name, reason="not installed"))
             continue
         try:
             devices = _one_of_each_kind(load_backend(name).devices())
@@ -342,7 +343,10 @@ def _table(rows: Sequence[Row]) -> Table:
         else:
             figures = (f"{row.accuracy:.2%}", f"{row.difference:.1e}", f"{row.seconds * 1e3:.2f} ms")
             table.add_row(row.backend, row.device, row.kernel, *figures)
-    table.caption = "difference of y and h_n from the conformance reference in float64; time for the held-out scans"
+    table.caption = (
+        "largest difference of y and h_n from the conformance reference in float64; time for all held-out scans; "
+        "gru-xp info says how to get what is not installed"
+    )
     table.caption_justify = "left"
     return table
 
