@@ -9,7 +9,7 @@ import numpy as np
 
 import gru_xp
 from gru_xp import CellParams, dispatch
-from gru_xp.functional import map_params
+from gru_xp.params import map_params
 
 LIBRARIES = ("numpy", "torch", "jax", "array_api_strict")
 

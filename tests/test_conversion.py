@@ -12,7 +12,7 @@ from helpers import random_params
 
 import gru_xp
 from gru_xp import dispatch
-from gru_xp.functional import map_params
+from gru_xp.params import map_params
 
 RNG = np.random.default_rng(0)
 PARAMS = random_params(RNG, 3, 4)

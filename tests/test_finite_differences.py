@@ -9,7 +9,7 @@ import pytest
 from helpers import Problem, random_problem
 
 import gru_xp
-from gru_xp.functional import map_params
+from gru_xp.params import map_params
 
 STEP = 1e-5
 BOUND = 1e-8  # of central differences in float64: STEP ** 2 and eps / STEP

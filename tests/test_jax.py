@@ -15,7 +15,7 @@ import numpy as np
 from helpers import assert_close, random_problem, run_everything
 
 import gru_xp
-from gru_xp.functional import map_params
+from gru_xp.params import map_params
 
 PROBLEM = random_problem(0)
 EXPECTED = run_everything(PROBLEM, lambda a: a)

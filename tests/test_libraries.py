@@ -8,7 +8,7 @@ from helpers import LIBRARIES, assert_close, random_params, random_problem, run_
 
 import gru_xp
 from gru_xp import dispatch
-from gru_xp.functional import map_params
+from gru_xp.params import map_params
 
 # largest relative differences that rounding in another order of summation may make
 ROUNDING = {"float64": 1e-13, "float32": 2e-5, "float16": 2e-2, "bfloat16": 1e-1}

@@ -27,7 +27,6 @@ from .errors import (
 from .formats.arraymancer import ArraymancerParams, from_arraymancer, to_arraymancer
 from .functional import (
     Explanation,
-    PreparedParams,
     explain,
     gru,
     gru_backward,
@@ -41,6 +40,7 @@ from .functional import (
 )
 from .module import GRU, load
 from .params import CellGrads, CellParams, GRUGrads, GRUSpec, LayerTape, Params, Tape
+from .request import PreparedParams
 
 __version__ = "0.1.0"
 

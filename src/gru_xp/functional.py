@@ -1,23 +1,22 @@
-"""The front doors: check, choose who computes, bring the arrays there, compute, bring the results back.
+"""The front doors.
 
-A cell is a sequence of one step, so `gru_cell` and its relatives go through the same doors.
+A cell is a sequence of one step, so `gru_cell` and its relatives go the same way.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from .backend import Backend
-from .checks import Sizes, assert_shape, check_agree, resets_beside, sizes_of, structured, valid_steps
-from .dispatch import Place, assert_same_library, convert, kernel_policy, owner, place_for, selection
-from .errors import DTypeError, MixedArraysError, NotDifferentiableError, ShapeError, StructureError
-from .kernels import Call, Choice, choose, stack_for
-from .params import CellGrads, CellParams, GRUGrads, GRUSpec, Params, Tape
+from .checks import assert_shape, sizes_of, structured
+from .dispatch import owner, place_for, selection
+from .errors import ShapeError, StructureError
+from .params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
+from .request import Function, PreparedParams, Request, backward, owned_at, place_of
 
 __all__ = [
     "Explanation",
-    "PreparedParams",
     "explain",
     "gru",
     "gru_backward",
@@ -30,18 +29,8 @@ __all__ = [
     "prepare",
 ]
 
-Function: TypeAlias = Literal["gru", "inference", "forward"]
 SAVES = ("all", "states")
 CUDNN = GRUSpec()
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedParams:
-    """Parameters that `prepare` has checked and brought to where they are computed with; they stand for `params`."""
-
-    params: Params
-    sizes: Sizes
-    place: Place  # where they are
 
 
 def gru(
@@ -82,7 +71,7 @@ def gru(
     >>> y.shape, h_n.shape
     ((7, 2, 4), (1, 2, 4))
     """
-    call = _Open("gru", x, params, h0, lengths, resets, spec, dropout_masks, backend)
+    call = Request("gru", x, params, h0, lengths, resets, spec, dropout_masks, backend)
     return call.run()
 
 
@@ -98,7 +87,7 @@ def gru_inference(
     backend: str | Backend | None = None,
 ) -> tuple[Any, Any]:
     """As `gru`, but nothing is saved or recorded for a gradient."""
-    call = _Open("inference", x, params, h0, lengths, resets, spec, dropout_masks, backend)
+    call = Request("inference", x, params, h0, lengths, resets, spec, dropout_masks, backend)
     return call.run()
 
 
@@ -129,7 +118,7 @@ def gru_forward(
     """
     if save not in SAVES:
         raise StructureError(f"save: expected one of {', '.join(map(repr, SAVES))}, got {save!r}")
-    call = _Open("forward", x, params, h0, lengths, resets, spec, dropout_masks, backend, save)
+    call = Request("forward", x, params, h0, lengths, resets, spec, dropout_masks, backend, save)
     return call.run_forward(save)
 
 
@@ -144,60 +133,7 @@ def gru_backward(tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
     Returns:
         `.x` (T, N, I), `.h0` (L*D, N, H) and `.params` with the structure of the parameters.
     """
-    if not isinstance(tape, Tape):
-        raise StructureError(f"tape: expected what gru_forward returned last, got a {type(tape).__name__}")
-    if dy is None and dh_n is None:
-        raise StructureError("dy: expected dy or dh_n or both, got neither")
-    first = tape.layers[0][0]
-    T, N, H = first.h_prev.shape
-    place, caller = tape.place, tape.caller
-    compute = place.backend
-    L, D = len(tape.layers), len(tape.layers[0])
-    why = "as gru_forward returned it"
-    for name, array, letters, shape in (
-        ("dy", dy, "(T, N, D*H)" if tape.batched else "(T, D*H)", (T, N, D * H) if tape.batched else (T, D * H)),
-        ("dh_n", dh_n, "(L*D, N, H)" if tape.batched else "(L*D, H)", (L * D, N, H) if tape.batched else (L * D, H)),
-    ):
-        if array is not None:
-            assert_shape(array, name, letters, shape, why)
-            assert_same_library(array, name, caller.backend, "the input of gru_forward")
-            _assert_like_input(array, name, first.x, caller, compute)
-    with compute.computing(place.device, recorded=False):
-        dy, dh_n = (
-            a if a is None else _bring(a, name, caller, place, batched=tape.batched)
-            for name, a in (("dy", dy), ("dh_n", dh_n))
-        )
-        call = Call(
-            "backward",
-            compute,
-            place.device,
-            compute.dtype_name(first.x.dtype),
-            T,
-            N,
-            first.x.shape[2],
-            H,
-            L,
-            D,
-            tape.spec,
-            bias=first.w.b_ih is not None,
-            lengths=tape.valid is not None,
-            resets=tape.resets is not None,
-            dropout=tape.dropout_masks is not None,
-            recording=compute.recording([first.x, first.w.W_ih, *(a for a in (dy, dh_n) if a is not None)]),
-            save="states" if first.r is None else "all",
-        )
-        stack = stack_for(compute, choose(call, kernel_policy()).kernel)
-        grads = stack.backward(tape.layers, dy, dh_n, dropout_masks=tape.dropout_masks)
-
-    def home(array: Any) -> Any:
-        return array if caller == place or array is None else convert(array, compute, caller, "gradients")
-
-    dx, dh0 = home(grads.x), home(grads.h0)
-    if not tape.batched:
-        dx, dh0 = dx[:, 0, :], dh0[:, 0, :]
-    if caller == place:
-        return GRUGrads(dx, dh0, grads.params)
-    return GRUGrads(dx, dh0, tuple(tuple(CellParams(*map(home, dw)) for dw in layer) for layer in grads.params))
+    return backward(tape, dy, dh_n)
 
 
 def gru_cell(x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None) -> Any:
@@ -209,21 +145,21 @@ def gru_cell(x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backe
     >>> gru_xp.gru_cell(rng.normal(size=(2, 3)), np.zeros((2, 4)), w).shape
     (2, 4)
     """
-    return _open_cell("gru", x, h, params, spec, backend).run()[1][0, ...]
+    return _cell_request("gru", x, h, params, spec, backend).run()[1][0, ...]
 
 
 def gru_cell_inference(
     x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
 ) -> Any:
     """As `gru_cell`, but nothing is recorded for a gradient."""
-    return _open_cell("inference", x, h, params, spec, backend).run()[1][0, ...]
+    return _cell_request("inference", x, h, params, spec, backend).run()[1][0, ...]
 
 
 def gru_cell_forward(
     x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
 ) -> tuple[Any, Tape]:
     """As `gru_cell`, and the tape, which is that of a sequence of one step."""
-    _, h_n, tape = _open_cell("forward", x, h, params, spec, backend).run_forward("all")
+    _, h_n, tape = _cell_request("forward", x, h, params, spec, backend).run_forward("all")
     return h_n[0, ...], tape
 
 
@@ -238,7 +174,9 @@ def gru_cell_backward(tape: Tape, dh1: Any) -> CellGrads:
     return CellGrads(grads.x[0, ...], grads.h0[0, ...], grads.params[0][0])
 
 
-def _open_cell(function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, backend: str | Backend | None) -> _Open:
+def _cell_request(
+    function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, backend: str | Backend | None
+) -> Request:
     if not isinstance(params, tuple) or len(params) not in (2, 4):
         raise StructureError(f"params: expected CellParams(W_ih, W_hh, b_ih, b_hh), got a {type(params).__name__}")
     owner(x, "x")
@@ -251,7 +189,7 @@ def _open_cell(function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, b
         owner(h, "h")
         assert_shape(h, "h", letters, shape, "H comes from W_hh and N from x")
     h0 = None if h is None else h[None, ...]
-    return _Open(function, x[None, ...], ((cell,),), h0, None, None, spec, None, backend)
+    return Request(function, x[None, ...], ((cell,),), h0, None, None, spec, None, backend, cell=True)
 
 
 def prepare(params: Any, *, backend: str | Backend | None = None) -> PreparedParams:
@@ -269,19 +207,6 @@ def prepare(params: Any, *, backend: str | Backend | None = None) -> PreparedPar
     caller = place_of(layers)
     place = place_for(selection(backend), caller)
     return PreparedParams(owned_at(place, layers, caller), sizes, place)
-
-
-def owned_at(place: Place, params: Params, caller: Place) -> Params:
-    """Copies of the parameters at another place, or at their own."""
-
-    def copied(array: Any) -> Any:
-        array = caller.backend.canonical(array)
-        if place != caller:
-            array = convert(array, caller.backend, place, "params")
-        return place.backend.owned(array)
-
-    with place.backend.computing(place.device, recorded=False):
-        return map_params(copied, params)
 
 
 @dataclass(frozen=True)
@@ -323,7 +248,7 @@ def explain(
     """
     if function not in ("gru", "inference", "forward"):
         raise StructureError(f"function: expected 'gru', 'inference' or 'forward', got {function!r}")
-    call = _Open(
+    call = Request(
         function, x, params, h0, lengths, resets, spec, dropout_masks, backend, save if function == "forward" else None
     )
     with call.context():
@@ -336,213 +261,3 @@ def explain(
         None if kernel is None else kernel.level,
         tuple((refused.name, refused.level, reason) for refused, reason in choice.refusals),
     )
-
-
-class _Open:
-    """A call with its arguments checked and its place known, but nothing brought there yet."""
-
-    def __init__(
-        self,
-        function: Function,
-        x: Any,
-        params: Any,
-        h0: Any,
-        lengths: Any,
-        resets: Any,
-        spec: GRUSpec,
-        dropout_masks: Any,
-        backend: str | Backend | None,
-        save: str | None = None,
-    ):
-        if type(spec) is not GRUSpec:
-            raise StructureError(f"spec: expected a GRUSpec, got {spec!r}")
-        self.function, self.spec, self.save = function, spec, save
-        self.source = source = owner(x, "x")
-        if x.ndim not in (2, 3):
-            raise ShapeError(f"x: expected (T, N, I), or (T, I) without a batch, got {tuple(x.shape)}")
-        self.batched = x.ndim == 3
-        self.prepared = params if isinstance(params, PreparedParams) else None
-        self.params = self.prepared.params if self.prepared else structured(params)
-        self.sizes = sizes = self.prepared.sizes if self.prepared else sizes_of(self.params)
-        T, N = x.shape[0], x.shape[1] if self.batched else 1
-        if x.shape[-1] != sizes.I:
-            letters, wanted = "(T, N, I)" if self.batched else "(T, I)", (*x.shape[:-1], sizes.I)
-            raise ShapeError(f"x: expected {letters} = {wanted}, got {tuple(x.shape)}; I = {sizes.I} comes from W_ih")
-
-        names, others = [], []
-        if h0 is not None:
-            rows = sizes.L * sizes.D
-            letters, shape = ("(L*D, N, H)", (rows, N, sizes.H)) if self.batched else ("(L*D, H)", (rows, sizes.H))
-            assert_shape(h0, "h0", letters, shape, "L, D and H come from params and N from x")
-            names.append("h0")
-            others.append(h0)
-        if dropout_masks is not None:
-            letters = "(L-1, T, N, D*H)" if self.batched else "(L-1, T, D*H)"
-            wanted = (sizes.L - 1, *x.shape[:-1], sizes.D * sizes.H)
-            assert_shape(dropout_masks, "dropout_masks", letters, wanted, "L, D and H come from params, T and N from x")
-            names.append("dropout_masks")
-            others.append(dropout_masks)
-        self.others = others
-        arrays = others if self.prepared else others + weights_of(self.params)
-
-        def name_of(index: int) -> str:
-            return [*names, *names_of(self.params)][index]
-
-        self.alike = check_agree("x", x, arrays, name_of, source)
-        if not self.batched:
-            x = x[:, None, :]
-            h0 = None if h0 is None else h0[:, None, :]
-            dropout_masks = None if dropout_masks is None else dropout_masks[:, :, None, :]
-        self.x, self.h0, self.dropout_masks = x, h0, dropout_masks
-        self.caller = Place(source, source.device_of(x))
-        with source.computing(self.caller.device, recorded=True):
-            self.valid = None if lengths is None else valid_steps(lengths, T, N, x, source, batched=self.batched)
-            self.resets = None if resets is None else resets_beside(resets, T, N, x, source, batched=self.batched)
-        self.place = place_for(selection(backend), self.caller)
-        self.crossing = self.place != self.caller
-        if self.prepared is not None:
-            self._assert_prepared_fits(self.prepared)
-        if self.crossing and function == "gru" and self.place.backend is not source:
-            self._assert_no_gradient([("x", x), *((name_of(index), array) for index, array in enumerate(arrays))])
-
-    def _assert_prepared_fits(self, prepared: PreparedParams) -> None:
-        if prepared.place != self.place:
-            raise StructureError(
-                f"params: expected parameters prepared for {self.place}, got some prepared for {prepared.place}; "
-                f"call prepare(params, backend=...) for where you compute"
-            )
-        weight = prepared.params[0][0].W_hh
-        name = prepared.place.backend.dtype_name(weight.dtype)
-        if name != self.source.dtype_name(self.x.dtype):
-            raise DTypeError(f"params: expected {self.x.dtype}, as x has, got {name}; cast one of them")
-
-    def _assert_no_gradient(self, named: list[tuple[str, Any]]) -> None:
-        for name, array in named:
-            if self.source.requires_grad(array):
-                raise NotDifferentiableError(
-                    f"{name}: requires a gradient, which cannot cross from {self.place.backend.name} back to "
-                    f"{self.source.name}; use gru_forward and gru_backward, or compute where it is (backend='auto')"
-                )
-
-    def context(self) -> Any:
-        """Records nothing, unless this is a front door that is to be differentiable."""
-        return self.place.backend.computing(self.place.device, recorded=self.function == "gru")
-
-    def choose(self) -> Choice:
-        """The kernel for this call, the arrays still being where they came from."""
-        backend, sizes = self.place.backend, self.sizes
-        recording = not self.crossing and backend.recording([self.x, *self.others, *weights_of(self.params)])
-        call = Call(
-            "forward" if self.function == "forward" else "inference",
-            backend,
-            self.place.device,
-            self.source.dtype_name(self.x.dtype),
-            self.x.shape[0],
-            self.x.shape[1],
-            sizes.I,
-            sizes.H,
-            sizes.L,
-            sizes.D,
-            self.spec,
-            bias=sizes.bias,
-            lengths=self.valid is not None,
-            resets=self.resets is not None,
-            dropout=self.dropout_masks is not None,
-            recording=recording,
-            save=self.save,
-        )
-        return choose(call, kernel_policy())
-
-    def bring(self) -> tuple[Any, Any, Params, Any, Any, Any]:
-        """x, h0, params, valid, resets, dropout_masks where they are computed with."""
-        source, place = self.source, self.place
-
-        def moved(array: Any, name: str) -> Any:
-            if array is None:
-                return None
-            array = source.canonical(array)
-            return convert(array, source, place, name) if self.crossing else array
-
-        x, h0 = moved(self.x, "x"), moved(self.h0, "h0")
-        if self.prepared or (x is self.x and self.alike):
-            params = self.params
-        else:
-            params = map_params(lambda a: moved(a, "params"), self.params)
-        rest = [moved(a, name) for a, name in ((self.valid, "lengths"), (self.resets, "resets"))]
-        if h0 is None:
-            shape = (self.sizes.L * self.sizes.D, x.shape[1], self.sizes.H)
-            h0 = place.backend.xp.zeros(shape, dtype=x.dtype, device=place.backend.device_beside(x))
-        return x, h0, params, *rest, moved(self.dropout_masks, "dropout_masks")
-
-    def run(self) -> tuple[Any, Any]:
-        with self.context():
-            stack = stack_for(self.place.backend, self.choose().kernel)
-            x, h0, params, valid, resets, masks = self.bring()
-            y, h_n = stack.inference(x, h0, params, spec=self.spec, valid=valid, resets=resets, dropout_masks=masks)
-            return self.home(y, h_n)
-
-    def run_forward(self, save: str) -> tuple[Any, Any, Tape]:
-        with self.context():
-            stack = stack_for(self.place.backend, self.choose().kernel)
-            x, h0, params, valid, resets, masks = self.bring()
-            y, h_n, layers = stack.forward(
-                x, h0, params, spec=self.spec, valid=valid, resets=resets, dropout_masks=masks, save=save
-            )
-            tape = Tape(
-                layers, params, valid, resets, masks, self.spec, self.batched, place=self.place, caller=self.caller
-            )
-            return *self.home(y, h_n), tape
-
-    def home(self, y: Any, h_n: Any) -> tuple[Any, Any]:
-        """The results as the caller's own kind of array."""
-        if self.crossing:
-            y, h_n = (convert(a, self.place.backend, self.caller, "result") for a in (y, h_n))
-        return (y, h_n) if self.batched else (y[:, 0, :], h_n[:, 0, :])
-
-
-def weights_of(params: Params) -> list[Any]:
-    """All arrays of the parameters, in order."""
-    return [array for layer in params for w in layer for array in w if array is not None]
-
-
-def names_of(params: Params) -> list[str]:
-    """What errors call the arrays of `weights_of`."""
-    return [
-        f"params[{index}][{d}].{name}"
-        for index, layer in enumerate(params)
-        for d, w in enumerate(layer)
-        for name, array in zip(CellParams._fields, w, strict=True)
-        if array is not None
-    ]
-
-
-def place_of(params: Params) -> Place:
-    """Where parameters are that belong to one library, have one dtype and lie on one device."""
-    arrays = weights_of(params)
-    source = owner(arrays[0], names_of(params)[0])
-    check_agree(names_of(params)[0], arrays[0], arrays, lambda index: names_of(params)[index], source)
-    return Place(source, source.device_of(arrays[0]))
-
-
-def map_params(function: Any, params: Params) -> Params:
-    return tuple(tuple(CellParams(*(None if a is None else function(a) for a in w)) for w in layer) for layer in params)
-
-
-def _bring(array: Any, name: str, caller: Place, place: Place, *, batched: bool) -> Any:
-    if not batched:
-        array = array[:, None, :]
-    array = caller.backend.canonical(array)
-    return array if caller == place else convert(array, caller.backend, place, name)
-
-
-def _assert_like_input(array: Any, name: str, x: Any, caller: Place, compute: Backend) -> None:
-    """A gradient has the dtype and the device of the forward caller's arrays."""
-    wanted, got = compute.dtype_name(x.dtype), caller.backend.dtype_name(array.dtype)
-    if wanted != got:
-        raise DTypeError(f"{name}: expected {wanted}, as the input of gru_forward has, got {got}; cast it first")
-    device = caller.backend.device_of(array)
-    if device != caller.device and not (caller.backend is compute and compute.beside(x, array)):
-        raise MixedArraysError(
-            f"{name}: expected on {caller}, where the input of gru_forward was, "
-            f"got on {caller.backend.name}:{caller.backend.device_name(device)}; move it"
-        )

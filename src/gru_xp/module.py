@@ -10,8 +10,9 @@ from .checks import Sizes, sizes_of, structured
 from .dispatch import Place, convert, owner, place_for, selection
 from .dispatch import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
-from .functional import PreparedParams, gru, gru_backward, gru_forward, map_params, owned_at, place_of
-from .params import GRUGrads, GRUSpec, Params, Tape
+from .functional import gru, gru_backward, gru_forward
+from .params import GRUGrads, GRUSpec, Params, Tape, map_params
+from .request import PreparedParams, owned_at, place_of
 
 __all__ = ["GRU", "load"]
 

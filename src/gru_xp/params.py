@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -108,3 +109,24 @@ class CellGrads(NamedTuple):
     x: Any  # (N, I)
     h: Any  # (N, H)
     params: CellParams
+
+
+def map_params(function: Callable[[Any], Any], params: Params) -> Params:
+    """The parameters with `function` applied to every array."""
+    return tuple(tuple(CellParams(*(None if a is None else function(a) for a in w)) for w in layer) for layer in params)
+
+
+def weights_of(params: Params) -> list[Any]:
+    """All arrays of the parameters, in order."""
+    return [array for layer in params for w in layer for array in w if array is not None]
+
+
+def names_of(params: Params, *, cell: bool = False) -> list[str]:
+    """What errors call the arrays of `weights_of`."""
+    return [
+        name if cell else f"params[{index}][{d}].{name}"
+        for index, layer in enumerate(params)
+        for d, w in enumerate(layer)
+        for name, array in zip(CellParams._fields, w, strict=True)
+        if array is not None
+    ]
