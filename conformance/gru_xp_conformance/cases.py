@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from gru_xp.dispatch import Place
 from gru_xp.params import GRUSpec
 
 from . import tolerance
 from .environment import variables
 from .implementation import Arguments, Assembled, public
-from .judge import Judge, MismatchError, NotRunError
+from .judge import Judge, MismatchError, NotRunError, Target
 from .problems import Config, Quantity, expected, of_forward, of_gradients, problem
 
 __all__ = ["BASE", "EVERYTHING", "GROUPS", "Case", "all_cases"]
@@ -48,7 +49,10 @@ RAGGED = Config(D=2, lengths=(5, 0, 3))
 
 @dataclass(frozen=True)
 class Case:
-    """One case. `each_dtype`: in all dtypes of the backend, else in float32 alone. `quick`: part of a quick run too."""
+    """One case. `each_dtype`: in all dtypes of the backend, else in float32 alone. `quick`: part of a quick run too.
+
+    `rows`: the front doors are judged on the plain rows, for they are the same whichever kernel stands behind them.
+    """
 
     group: str
     name: str
@@ -56,6 +60,11 @@ class Case:
     check: Callable[[Judge], None]
     each_dtype: bool = False
     quick: bool = True
+    rows: Literal[every, plain, kernels] = "every"
+
+    def is_for(self, target: Target) -> bool:
+        """Whether there is anything to judge on that row."""
+        return self.rows in ("every", "plain" if target.kernel == "plain" else "kernels")
 
     def __str__(self) -> str:
         return f"{self.group}: {self.name}"
@@ -179,6 +188,7 @@ def options() -> Iterator[Case]:
         "a kernel that is chosen for what it does not serve, or whose tape the other path cannot read",
         _by_the_doors,
         each_dtype=True,
+        rows="kernels",
     )
     for name, config, mistake, _, quick in VARIANTS:
         yield Case("inference", name, f"{mistake}, where nothing is saved", inference(config), True, quick)
@@ -194,8 +204,11 @@ def options() -> Iterator[Case]:
         "a layout of prepared weights that is read in another way",
         _prepared,
         quick=False,
+        rows="plain",
     )
-    yield Case("inference", "without a batch", "an axis lost or left over for x (T, I)", _unbatched, quick=False)
+    yield Case(
+        "inference", "without a batch", "an axis lost or left over for x (T, I)", _unbatched, quick=False, rows="plain"
+    )
 
     for name, config, _, mistake, quick in VARIANTS:
         yield Case("backward", name, mistake, backward(config), True, quick)
@@ -224,13 +237,16 @@ def options() -> Iterator[Case]:
         )
     yield Case("backward", "a tape used again", "a backward pass that uses up or changes its tape", _tape_again)
     yield Case(
-        "backward", "without a batch", "an axis lost or left over in the gradients", _unbatched_backward, quick=False
+        "backward",
+        "without a batch",
+        "an axis lost or left over in the gradients",
+        _unbatched_backward,
+        quick=False,
+        rows="plain",
     )
 
 
 def _by_the_doors(judge: Judge) -> None:
-    if judge.target.kernel == "plain":
-        raise NotRunError("the plain row is judged by the doors anyway")
     doors = Judge(judge.target, judge.dtype, public)
     with variables(GRU_XP_KERNELS="auto"):
         for _, config, _, _, _ in VARIANTS:
@@ -249,14 +265,7 @@ def _states_alone(judge: Judge) -> None:
     judge.assert_forward(EVERYTHING, y, h_n, tape)
 
 
-def assert_doors(judge: Judge) -> None:
-    """The doors are judged, not a kernel by itself; else the case does not run."""
-    if isinstance(judge.gru, Assembled):
-        raise NotRunError("the front doors are the same for every kernel; see the plain row")
-
-
 def _prepared(judge: Judge) -> None:
-    assert_doors(judge)
     args = judge.arguments(EVERYTHING)
     args = replace(args, params=judge.gru.prepare(args.params))
     judge.assert_forward(EVERYTHING, *judge.inference(EVERYTHING, args))
@@ -272,7 +281,6 @@ def _row(args: Arguments, row: int, reset_after: bool) -> tuple[Any, dict[str, A
 
 
 def _unbatched(judge: Judge) -> None:
-    assert_doors(judge)
     arrays, options = _row(judge.arguments(EVERYTHING), 2, True)
     y, h_n = judge.gru.gru_inference(*arrays, **options)
     judge.assert_belongs(y, "y", (EVERYTHING.T, 2 * EVERYTHING.H))
@@ -285,7 +293,6 @@ def _unbatched(judge: Judge) -> None:
 
 
 def _unbatched_backward(judge: Judge) -> None:
-    assert_doors(judge)
     args = judge.arguments(EVERYTHING)
     arrays, options = _row(args, 2, True)
     _, _, tape = judge.gru.gru_forward(*arrays, **options)
@@ -403,7 +410,6 @@ def streaming() -> Iterator[Case]:
         judge.assert_forward(BASE, judge.backend.xp.stack(ys), h[None, ...])
 
     def steps_of_the_model(judge: Judge) -> None:
-        assert_doors(judge)
         args = judge.arguments(stacked)
         model = judge.gru.GRU.from_params(args.params)
         state, ys = args.h0, []
@@ -421,7 +427,9 @@ def streaming() -> Iterator[Case]:
         True,
         quick=False,
     )
-    yield case("step by step with GRU.step", "a reset that comes one step late", steps_of_the_model, quick=False)
+    yield case(
+        "step by step with GRU.step", "a reset that comes one step late", steps_of_the_model, quick=False, rows="plain"
+    )
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
@@ -502,7 +510,6 @@ def ragged() -> Iterator[Case]:
         return check
 
     def forms(judge: Judge) -> None:
-        assert_doors(judge)
         args = judge.arguments(RAGGED)
         for name, lengths in (
             ("a list", [int(n) for n in args.lengths]),
@@ -550,7 +557,9 @@ def ragged() -> Iterator[Case]:
         _both_ways(both.but(lengths=(3, 0, 5), resets=((3, 0), (4, 0), (0, 1), (2, 1), (1, 2)))),
         quick=False,
     )
-    yield case("lengths as lists and as arrays", "lengths that are right in one form alone", forms, quick=False)
+    yield case(
+        "lengths as lists and as arrays", "lengths that are right in one form alone", forms, quick=False, rows="plain"
+    )
 
 
 # ---- extremes --------------------------------------------------------------------------------------------------------
@@ -750,9 +759,9 @@ def _devices(judge: Judge) -> None:
     ran = False
     for name in others:
         try:
-            there = Judge(
-                replace(judge.target, device=name), judge.dtype, None if isinstance(judge.gru, Assembled) else judge.gru
-            )
+            place = Place(judge.backend, judge.backend.device(name))
+            gru = Assembled(place, judge.gru.kernel) if isinstance(judge.gru, Assembled) else judge.gru
+            there = Judge(replace(judge.target, device=name), judge.dtype, gru)
             args = there.arguments(EVERYTHING)
         except (TypeError, ValueError, RuntimeError):  # a device without this dtype
             continue

@@ -105,6 +105,10 @@ class Judge:
         values = np.from_dlpack(backend.exportable(array, to_host=True))
         return values.astype(np.float64) if values.dtype != bool else values
 
+    def flipped(self, array: Any) -> Any:
+        """A native array with its first axis in reverse."""
+        return self.native(np.ascontiguousarray(self.host(array)[::-1]))
+
     def arguments(self, config: Config) -> Arguments:
         """The arrays of a config as native ones, made anew."""
         return Arguments.of(problem(config, self.dtype), self.native)

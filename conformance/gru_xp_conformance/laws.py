@@ -220,7 +220,7 @@ def directions(judge: Judge, config: Config) -> None:
     y, h_n = judge.inference(config, args)
     y_there, h_there = judge.inference(config, _one_direction(args, 0))
     back = _one_direction(args, 1)
-    y_back, h_back = judge.inference(config, replace(back, x=judge.backend.xp.flip(back.x, axis=0)))
+    y_back, h_back = judge.inference(config, replace(back, x=judge.flipped(back.x)))
     both = np.concatenate([judge.host(y_there), judge.host(y_back)[::-1]], axis=-1)
     judge.assert_agree(config, Y, both, judge.host(y), "y of two runs and a flip and of two directions")
     states = np.concatenate([judge.host(h_there), judge.host(h_back)])
@@ -249,11 +249,11 @@ def reversed_input(judge: Judge, config: Config) -> None:
     w, v = args.params[0]
     swapped = replace(
         args,
-        x=xp.flip(args.x, axis=0),
+        x=judge.flipped(args.x),
         params=((v, w),),
-        h0=xp.flip(args.h0, axis=0),
-        dy=xp.concat([xp.flip(args.dy[..., H:], axis=0), xp.flip(args.dy[..., :H], axis=0)], axis=-1),
-        dh_n=xp.flip(args.dh_n, axis=0),
+        h0=judge.flipped(args.h0),
+        dy=xp.concat([judge.flipped(args.dy[..., H:]), judge.flipped(args.dy[..., :H])], axis=-1),
+        dh_n=judge.flipped(args.dh_n),
     )
     y, h_n, _ = judge.forward(config, args)
     y_swapped, h_swapped, _ = judge.forward(config, swapped)

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,14 @@ from .judge import Judge, MismatchError, NotRunError, Target
 __all__ = ["Missing", "Outcome", "Result", "chosen", "judge_case", "promises_broken", "run", "targets"]
 
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
-QUICK_DTYPES = ("float32",)
+#: the variables while a case runs; Hypothesis would leave a folder behind wherever the command is run
+CLEARED = {
+    "GRU_XP_BACKEND": None,
+    "GRU_XP_KERNELS": "off",
+    "HYPOTHESIS_STORAGE_DIRECTORY": os.environ.get(
+        "HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(gettempdir(), "hypothesis")
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,7 @@ def plan(rows: Iterable[Target], quick: bool, cases: Sequence[Case] | None = Non
         names = load(target.name).float_names()
         main = "float32" if "float32" in names else names[0]
         for case in all_cases() if cases is None else cases:
-            if case.quick or not quick:
+            if case.is_for(target) and (case.quick or not quick):
                 for dtype in names if case.each_dtype and not quick else (main,):
                     steps.append((target, case, dtype))
     return steps

@@ -31,7 +31,8 @@ NUMPY = load("numpy")
 HERE = Place(NUMPY, NUMPY.device(None))
 
 
-CPU = Target("numpy", "cpu")
+CPU = Target("numpy", "cpu", "mutant")
+DOORS = Target("numpy", "cpu")
 STRICT = Target("array_api_strict", "cpu")
 TORCH = Target("torch", "cpu")
 
@@ -42,10 +43,16 @@ class Mutant:
 
     kind: type
     caught_by: str
-    target: Target = CPU
+    at: Target | None = None
 
     def __str__(self) -> str:
         return self.kind.__name__
+
+    @property
+    def target(self) -> Target:
+        if self.at is not None:
+            return self.at
+        return DOORS if issubclass(self.kind, Library) else CPU
 
     @property
     def mistake(self) -> str:
