@@ -11,16 +11,17 @@ import pytest
 pytest.importorskip("llvmlite")
 
 import array_api_compat.numpy as xp
+
 from gru_xp.backend import Backend
 from gru_xp.cell import Gates
 from gru_xp.layer import Layer
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_conformance import reference, tolerance
-from gru_xp_cpu import CpuLayer, layer, target
+from gru_xp_cpu import CpuLayer, kernel, target
 from gru_xp_cpu.target import _widths
 
 PLAIN, FUSED = Layer(Backend("numpy", xp), Gates(xp)), CpuLayer()
-QUANTITIES = "y h_n h_prev r z n u dx dh0 dW_ih dW_hh db_ih db_hh".split()
+QUANTITIES = ["y", "h_n", "h_prev", "r", "z", "n", "u", "dx", "dh0", "dW_ih", "dW_hh", "db_ih", "db_hh"]
 SIZES = [  # T, N, I, H
     (1, 1, 1, 1),
     (1, 1, 5, 70),
@@ -35,16 +36,18 @@ SIZES = [  # T, N, I, H
     (3, 2, 1, 130),
 ]
 
-KNOWN: dict[Any, Any] = {}  # what the plain layer says, in the case's dtype and in long double, for all widths and threads
+KNOWN: dict[
+    Any, Any
+] = {}  # what the plain layer says, in the case's dtype and in long double, for all widths and threads
 
 
 @pytest.fixture(params=[f"{bits}" for bits in _widths()])
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("GRU_XP_CPU_WIDTH", request.param)
-    for remembered in (target.current, layer.kernel):
+    for remembered in (target.current, kernel.kernel):
         remembered.cache_clear()
     yield str(request.param)
-    for remembered in (target.current, layer.kernel):
+    for remembered in (target.current, kernel.kernel):
         remembered.cache_clear()
 
 
@@ -145,11 +148,11 @@ def test_long_calls_in_pieces(width: str, monkeypatch: pytest.MonkeyPatch) -> No
     case = Case((700, 9, 6, 20), "float32", lengths=True, resets=True, reverse=True)
     whole = case.run(FUSED, "float32")
     monkeypatch.setattr(plan, "SEGMENT", 1.0)
-    plan.plan.cache_clear()
+    kernel.kernel.cache_clear(), plan.plan.cache_clear()
     try:
         pieces = case.run(FUSED, "float32")
     finally:
-        plan.plan.cache_clear()
+        kernel.kernel.cache_clear(), plan.plan.cache_clear()
     for name in QUANTITIES:
         np.testing.assert_array_equal(whole[name], pieces[name])
 
@@ -187,7 +190,13 @@ def test_arrays_of_any_layout() -> None:
     grads2 = FUSED.backward(tape2, wide[..., 10:20], odd(case.dh_n))
     swapped = CellParams(*(a.astype(a.dtype.newbyteorder()) for a in case.w))
     y3, h3 = FUSED.inference(case.x.astype(">f4"), case.h0, swapped, **options)
-    for a, b in ((y, y2), (h_n, h2), (y, y3), (h_n, h3), *zip((*grads[:2], *grads[2]), (*grads2[:2], *grads2[2]), strict=True)):
+    for a, b in (
+        (y, y2),
+        (h_n, h2),
+        (y, y3),
+        (h_n, h3),
+        *zip((*grads[:2], *grads[2]), (*grads2[:2], *grads2[2]), strict=True),
+    ):
         np.testing.assert_array_equal(a, b)
     assert y.flags.c_contiguous and y.flags.writeable
 
@@ -195,7 +204,9 @@ def test_arrays_of_any_layout() -> None:
 def test_tapes_are_exchanged_with_the_plain_path() -> None:
     case = Case((6, 3, 5, 9), "float64", lengths=True, resets=True, reverse=True)
     options: Any = {"spec": GRUSpec(), "valid": case.valid, "resets": case.resets, "reverse": True}
-    tapes: list[LayerTape] = [layer.forward(case.x, case.h0, case.w, save="all", **options)[2] for layer in (PLAIN, FUSED)]
+    tapes: list[LayerTape] = [
+        layer.forward(case.x, case.h0, case.w, save="all", **options)[2] for layer in (PLAIN, FUSED)
+    ]
     results = [layer.backward(tape, case.dy, case.dh_n) for layer in (PLAIN, FUSED) for tape in tapes]
     for dx, dh0, dw in results[1:]:
         for got, want in zip((dx, dh0, *dw), (*results[0][:2], *results[0][2]), strict=True):

@@ -229,7 +229,9 @@ gru_xp_cpu.numpy_layer.inference(x[:1], h0, CellParams(*w), **options)
 print("ready", flush=True)
 gru_xp_cpu.numpy_layer.inference(x, h0, CellParams(*w), **options)
 """
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.5)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from .code import Code, Pointer, Record, Unit, Value
 from .cover import chunks, cover, share
-from .fields import BACKWARD
+from .fields import BACKWARD, PLACES_BACKWARD, SIZES
 from .pointwise import SAVE_GATES
 from .tiles import columns_shapes, gates_shapes, weight_units
 
@@ -28,7 +28,7 @@ CHUNK, DEPTH = 64, 256
 def backward(unit: Unit) -> None:
     """Emit `backward(fields, part, parts, sync)`."""
     with unit.function("backward", "@fields part parts @sync", public=True) as c:
-        _Backward(c, c.record(c.fields, BACKWARD)).write()
+        _Backward(c, c.record(c.fields, " ".join((SIZES, BACKWARD, PLACES_BACKWARD)))).write()
 
 
 class _Backward:
@@ -122,7 +122,7 @@ class _Backward:
         self.ld = a.steps * self.between
         m0, m1 = share(M, c.part, c.parts)
         row = low * a.N + m0
-        c.call("to_blocked", a.x.at(row * a.x_row), a.x_row, m1 - m0, a.I, a.X.at(m0 * V), self.ld, 0, self.K)
+        c.call("to_blocked", a.x.at(row * a.I), a.I, m1 - m0, a.I, a.X.at(m0 * V), self.ld, 0, self.K)
         c.call("to_blocked", a.h_prev.at(row * a.H), a.H, m1 - m0, a.H, a.P.at(m0 * V), self.ld, 0, self.J)
         with c.when(a.has_valid > 0):
             first = (self.j0 * V).min(a.H)

@@ -70,7 +70,7 @@ def _machine(target: Target, kind: str, dtype: str) -> Machine:
 
 
 def _compile(target: Target, kind: str, dtype: str) -> bytes:
-    from .kernels import build  # the writing of code is loaded only where code is written
+    from .units import build  # the writing of code is loaded only where code is written
 
     return image_of(build(target, kind, dtype))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from .code import Code, Pointer, Record, Unit, Value
 from .cover import chunks, cover, share
-from .fields import FORWARD
+from .fields import FORWARD, PLACES_FORWARD, SIZES
 from .tiles import gates_shapes
 
 __all__ = ["forward"]
@@ -25,7 +25,7 @@ CHUNK = 96
 def forward(unit: Unit) -> None:
     """Emit `forward(fields, part, parts, sync)`."""
     with unit.function("forward", "@fields part parts @sync", public=True) as c:
-        _Forward(c, c.record(c.fields, FORWARD)).write()
+        _Forward(c, c.record(c.fields, " ".join((SIZES, FORWARD, PLACES_FORWARD)))).write()
 
 
 class _Forward:
@@ -93,26 +93,25 @@ class _Forward:
         """gi = x @ W_ih.T + biases for this thread's rows and units; where a row is padding its z argument is infinite."""
         c, a, V = self.c, self.a, self.V
         M = steps * a.N
-        x, x_row = c.variable(a.x), c.variable(a.x_row)
+        x = c.variable(a.x)
         with c.when(a.has_valid > 0):
             m0, m1 = share(M, c.part, c.parts)
             first = low * a.N + m0
             valid = c.bytes_at(a.valid).at(first)
-            c.call("copy_valid", a.x.at(first * a.x_row), a.x_row, m1 - m0, a.I, valid, a.x_clean.at(first * a.I), a.I)
+            c.call("copy_valid", a.x.at(first * a.I), a.I, m1 - m0, a.I, valid, a.x_clean.at(first * a.I), a.I)
             x.set(a.x_clean)
-            x_row.set(a.I)
             self.meet(c.parts > 1)
-        source, row = Pointer(c, x.get().ir, c.unit.real), x_row.get()
+        source = Pointer(c, x.get().ir, c.unit.real)
 
         # a tile's sums are what gi is, if it has one group or there is but one row
         limit = c.select(M.equals(1), c.integer(max(self.shapes.groups)), 1)
 
         def rows(first: Value, count: Value) -> None:
             def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
-                at = source.at((low * a.N + first + m) * row)
+                at = source.at((low * a.N + first + m) * a.I)
                 gi = a.gi.at((j * M + first + m) * (3 * V))
                 begin, panels = a.start_gi.at(j * (3 * V)), a.I * (3 * V)
-                c.call_from("gates", index, at, row, V, a.I, a.panels_ih.at(j * panels), panels, begin, gi)
+                c.call_from("gates", index, at, a.I, V, a.I, a.panels_ih.at(j * panels), panels, begin, gi)
 
             cover(c, self.shapes, count, self.j0, self.j1, tile, limit=limit)
             with c.when(a.has_valid > 0), c.loop(first, first + count) as m:
@@ -145,10 +144,10 @@ class _Forward:
             at = row * a.H + j * V
             gi = a.gi.at((j * M + (t - low) * a.N + n) * (3 * V))
             tape = (array.at(at) for array in (a.h_prev, a.r, a.z, a.n, a.u))
-            y = a.y.at(row * a.y_row + j * V)
+            y = a.y.at(row * a.H + j * V)
             c.call(
                 "gates_forward", self.sums, take, groups, gi, 3 * V, M * (3 * V), h.at(place), h1.at(place), between,
-                a.H - j * V, a.what, y, a.y_row, *tape, a.H,
+                a.H - j * V, a.what, y, a.H, *tape, a.H,
             )  # fmt: skip
 
         cover(c, self.shapes, self.n1 - self.n0, self.j0, self.j1, tile)
@@ -162,5 +161,5 @@ class _Forward:
         columns = (self.j1 * self.V).min(a.H) - first
         with c.when(a.has_valid > 0), c.loop(low, low + steps) as t:
             m = t * a.N + self.n0
-            y, valid = a.y.at(m * a.y_row + first), c.bytes_at(a.valid).at(m)
-            c.call("copy_valid", y, a.y_row, self.n1 - self.n0, columns, valid, y, a.y_row)
+            y, valid = a.y.at(m * a.H + first), c.bytes_at(a.valid).at(m)
+            c.call("copy_valid", y, a.H, self.n1 - self.n0, columns, valid, y, a.H)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from functools import cache
-from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 
-from .fields import BACKWARD, FORWARD
-from .memory import block, scratch
+from .kernel import kernel
+from .memory import LARGE, block, empty, scratch
 
 if TYPE_CHECKING:
     from gru_xp.kernels import Call, Level
-
-    from .plan import Plan
 
 __all__ = ["AdaptedLayer", "CpuLayer"]
 
@@ -27,7 +23,7 @@ DTYPES = ("float32", "float64")
 class PackedCell(CellParams):
     """Weights of which the kernels' panels have been made; copies, so that they cannot become stale."""
 
-    panels: tuple[int, ...]  # the addresses of the last fields but two
+    panels: bytes  # the first of the places that a call needs, see `fields.PLACES_FORWARD`
     memory: Any
 
 
@@ -135,36 +131,42 @@ def _forward(x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: b
     """y, h_n and, if something is saved, x, h_prev and (r, z, n, u) for the tape."""
     run = kernel("forward", x.dtype.char)
     (T, N, I), H = x.shape, h0.shape[1]
-    x, x_row = _rows(x)
-    h0 = _compact(h0)
+    x, h0 = _compact(x), _compact(h0)
     W_ih, W_hh, b_ih, b_hh = w
     packed = w.panels if type(w) is PackedCell else None
     if packed is None:
         W_ih, W_hh, b_ih, b_hh = _compact(W_ih), _compact(W_hh), _compact(b_ih), _compact(b_hh)
-    dtype, empty = x.dtype, np.empty
-    y, h_n = empty((T, N, H), dtype), empty((N, H), dtype)
+    shape, dtype = (T, N, H), x.dtype
+    new = empty if T * N * H > SMALL_ARRAY else np.empty
+    y, h_n = new(shape, dtype), np.empty((N, H), dtype)
     clean = h_prev = r = z = n = u = None
     what = STEP
     if save is not None:
-        h_prev, what = empty((T, N, H), dtype), STEP + STATES
+        h_prev, what = new(shape, dtype), STEP + STATES
         if save == "all":
-            r, z, n, u = (empty((T, N, H), dtype) for _ in range(4))
+            r, z, n, u = new(shape, dtype), new(shape, dtype), new(shape, dtype), new(shape, dtype)
             what = STEP + STATES + GATES
-    cut = _cut_before(valid, resets, reverse)
+    cut = None if resets is None else _cut_before(valid, resets, reverse)
     if valid is not None:
         valid, clean = _compact(valid), empty((T, N, I), dtype)
-    plan = run.plan(T, N, I, H, False)
-    address, memory = scratch(plan.size)
-    a = address_of
-    places = [address + at for at in plan.offsets]
-    if packed:
-        places[:4] = packed
-    first = 0
+    layout = run.layout(T, N, I, H, False)
+    address, memory = scratch(layout.size)
+    tail = layout.tail(address)
+    if packed is not None:
+        tail = packed + tail[len(packed) :]
+    first, b = 0, b_ih is not None
     while True:
-        last = min(T, first + plan.segment)
-        run(plan.threads, DATA_AT[0], T, N, I, H, first, last, reverse, what, plan.steps, plan.unit_parts, valid is not None,
-            cut is not None, b_ih is not None, not packed, a(x), x_row, a(h0), a(W_ih), a(W_hh), a(b_ih), a(b_hh), a(y), H, a(h_n),
-            a(h_prev), a(r), a(z), a(n), a(u), a(clean), a(valid), a(cut), *places)  # fmt: skip
+        last = min(T, first + layout.segment)
+        fields = run.pack(
+            first, last, reverse, what, valid is not None, cut is not None, b, packed is None, id(x), id(h0), id(W_ih),
+            id(W_hh), b and id(b_ih), b and id(b_hh), id(y), id(h_n), what > STEP and id(h_prev), *(
+                (id(r), id(z), id(n), id(u)) if r is not None else NOTHING), clean is not None and id(clean),
+            valid is not None and id(valid), cut is not None and id(cut),
+        )  # fmt: skip
+        if layout.threads == 1:
+            run.alone(layout.head + fields + tail, 0, 1, 0)
+        else:
+            run.together(layout.head + fields + tail, layout.threads)
         first = last
         if first == T:
             break
@@ -172,37 +174,50 @@ def _forward(x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: b
 
 
 def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams]:
-    x, h_prev = tape.x, _compact(tape.h_prev)
+    x, h_prev, w = _compact(tape.x), _compact(tape.h_prev), tape.w
     run = kernel("backward", x.dtype.char)
     (T, N, I), H, dtype = x.shape, h_prev.shape[2], x.dtype
-    x, x_row = _rows(x)
-    r, z, n, u = (_compact(a) for a in (tape.r, tape.z, tape.n, tape.u))
-    W_ih, W_hh, b_ih, b_hh = (_compact(a) for a in tape.w)
-    cut, valid, dh_n = _cut_before(tape.valid, tape.resets, tape.reverse), _compact(tape.valid), _compact(dh_n)
-    empty = np.empty if T * N else np.zeros
-    dx, dh0, dW_ih, dW_hh = (empty(shape, dtype) for shape in ((T, N, I), (N, H), (3 * H, I), (3 * H, H)))
+    r, z, n, u = _compact(tape.r), _compact(tape.z), _compact(tape.n), _compact(tape.u)
+    W_ih, W_hh, b_ih, b_hh = _compact(w[0]), _compact(w[1]), _compact(w[2]), _compact(w[3])
+    valid, dh_n = _compact(tape.valid), _compact(dh_n)
+    cut = None if tape.resets is None else _cut_before(valid, tape.resets, tape.reverse)
+    new = empty if T * N else np.zeros
+    dx, dh0, dW_ih, dW_hh = new((T, N, I), dtype), np.empty((N, H), dtype), new((3 * H, I), dtype), new((3 * H, H), dtype)
     db_ih = db_hh = None
-    if b_ih is not None:
-        db_ih, db_hh = empty((3 * H,), dtype), empty((3 * H,), dtype)
+    b = b_ih is not None
+    if b:
+        db_ih, db_hh = new((3 * H,), dtype), new((3 * H,), dtype)
     dy_row = dy_step = 0
     if dy is None:
         dy = np.zeros(H, dtype)
     else:
         dy, dy_row, dy_step = _steps(dy)
-    plan = run.plan(T, N, I, H, r is None)
-    address, memory = scratch(plan.size)
-    a = address_of
+    saved = r is not None
+    layout = run.layout(T, N, I, H, not saved)
+    address, memory = scratch(layout.size)
     last = T
     while True:
-        first = max(0, last - plan.segment)
-        run(plan.threads, DATA_AT[0], T, N, I, H, first, last, tape.reverse, plan.steps, plan.unit_parts, valid is not None,
-            cut is not None, b_ih is not None, r is None, dh_n is not None, last == T, a(x), x_row, a(h_prev), a(r), a(z), a(n),
-            a(u), a(W_ih), a(W_hh), a(b_ih), a(b_hh), a(dy), dy_row, dy_step, a(dh_n), a(valid), a(cut), a(dx), a(dh0), a(dW_ih),
-            a(dW_hh), a(db_ih), a(db_hh), *(address + at for at in plan.offsets))  # fmt: skip
+        first = max(0, last - layout.segment)
+        fields = run.pack(
+            first, last, tape.reverse, valid is not None, cut is not None, b, not saved, dh_n is not None, last == T,
+            id(x), id(h_prev), *((id(r), id(z), id(n), id(u)) if saved else NOTHING), id(W_ih), id(W_hh),
+            b and id(b_ih), b and id(b_hh), id(dy), dy_row, dy_step, dh_n is not None and id(dh_n),
+            valid is not None and id(valid), cut is not None and id(cut), id(dx), id(dh0), id(dW_ih), id(dW_hh),
+            b and id(db_ih), b and id(db_hh),
+        )  # fmt: skip
+        if layout.threads == 1:
+            run.alone(layout.head + fields + layout.tail(address), 0, 1, 0)
+        else:
+            run.together(layout.head + fields + layout.tail(address), layout.threads)
         last = first
         if last == 0:
             break
     return dx, dh0, CellParams(dW_ih, dW_hh, db_ih, db_hh)
+
+
+NOTHING = (0, 0, 0, 0)
+#: elements of an array that is surely too small to be worth keeping
+SMALL_ARRAY = LARGE // 8
 
 
 def pack(w: CellParams) -> PackedCell:
@@ -212,76 +227,19 @@ def pack(w: CellParams) -> PackedCell:
         if array is not None:
             array.flags.writeable = False
     W_ih, W_hh, b_ih, b_hh = packed
-    (_, I), H = W_ih.shape, W_hh.shape[1]
+    (_, I), H, b = W_ih.shape, W_hh.shape[1], b_ih is not None
     run = kernel("forward", W_ih.dtype.char)
-    plan = run.plan(0, 0, I, H, False)
-    address, packed.memory = block(plan.size)
-    places = [address + at for at in plan.offsets]
-    a = address_of
+    layout = run.layout(0, 0, I, H, False)
+    address, packed.memory = block(layout.size)
+    tail = layout.tail(address)
     # nothing but the preparation runs when there are no steps and no rows
-    run(1, DATA_AT[0], 0, 0, I, H, 0, 0, 0, STEP, 1, 1, 0, 0, b_ih is not None, 1, 0, I, 0, a(W_ih), a(W_hh), a(b_ih), a(b_hh),
-        0, H, 0, 0, 0, 0, 0, 0, 0, 0, 0, *places)  # fmt: skip
-    packed.panels = tuple(places[:4])
+    fields = run.pack(0, 0, 0, STEP, 0, 0, b, 1, 0, 0, id(W_ih), id(W_hh), b and id(b_ih), b and id(b_hh), *([0] * 10))
+    run.alone(layout.head + fields + tail, 0, 1, 0)
+    packed.panels = tail[: 4 * 8]
     return packed
 
 
-class _Kernel:
-    """A kernel for one target and dtype, called with the values of its fields."""
-
-    def __init__(self, kind: str, dtype: str):
-        from . import threads
-        from .compiler import machine
-        from .plan import SMALL, plan
-        from .target import current
-
-        self._target, self._kind, self._dtype = current(), kind, dtype
-        fields = FORWARD if kind == "forward" else BACKWARD
-        self.pack = Struct(f"{len(fields.split())}q").pack
-        self._address = machine(self._target, kind, dtype).address(kind)
-        number = ctypes.c_int64
-        self.alone = ctypes.CFUNCTYPE(None, ctypes.c_char_p, number, number, number)(self._address)
-        self._plan, self._small, self._threads, self._run = plan, SMALL, threads.thread_count, threads.run
-
-    def plan(self, T: int, N: int, I: int, H: int, recompute: bool) -> Plan:
-        """Where things lie, and on how many threads to run."""
-        threads = 1 if T * N * 3 * H * (I + H) < self._small else self._threads()
-        return self._plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
-
-    def __call__(self, threads: int, *values: int) -> None:
-        if threads == 1:
-            self.alone(self.pack(*values), 0, 1, 0)
-        else:
-            self.together(self.pack(*values), threads)
-
-    def together(self, fields: bytes, threads: int) -> None:
-        """Run on several threads."""
-        self._run(self._target, self._address, fields, threads)
-
-
-@cache
-def kernel(kind: str, char: str) -> _Kernel:
-    """The kernel "forward" or "backward" for a dtype by its character; compiled, or read from disk, at the first call."""
-    return _Kernel(kind, "float32" if char == "f" else "float64")
-
-
 # ---- arrays -------------------------------------------------------------------------------------------------------------
-
-
-def address_of(a: Any) -> int:
-    """What stands for an array in a kernel's fields: the address of the object, which has to stay alive."""
-    return 0 if a is None else id(a)
-
-
-def _where_data_is() -> int:
-    """At which byte of an array object the address of its data stands."""
-    a, b = np.empty(3), np.empty((2, 5), np.float32)
-    for at in range(8, 128, 8):
-        if all(ctypes.c_int64.from_address(id(array) + at).value == array.ctypes.data for array in (a, b)):
-            return at
-    raise RuntimeError("the layout of NumPy's arrays is unknown")
-
-
-DATA_AT = [_where_data_is()]
 
 
 def _compact(a: Any) -> Any:
@@ -292,12 +250,6 @@ def _compact(a: Any) -> Any:
     if flags.c_contiguous and flags.aligned and a.dtype.isnative:
         return a
     return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
-
-
-def _rows(a: Any) -> tuple[Any, int]:
-    """(T, N, K) as rows that lie evenly, and the elements from one to the next."""
-    a = _compact(a)
-    return a, a.shape[2]
 
 
 def _steps(a: Any) -> tuple[Any, int, int]:

@@ -1,21 +1,28 @@
-"""Scratch memory, one piece per Python thread, kept from call to call unless it is large."""
+"""Memory that is used again: scratch for kernels, and the large arrays that calls return.
+
+A new large array costs more than its allocation: the system clears each of its pages when it is first touched. So large
+results lie in pieces that come back here when the last array that looks at them is gone, and a training loop allocates
+nothing large after its first turns. At most `KEPT` bytes wait to be used again.
+"""
 
 from __future__ import annotations
 
 import threading
+from math import prod
 from typing import Any
 
 import numpy as np
 
-__all__ = ["block", "scratch"]
+__all__ = ["LARGE", "block", "empty", "scratch"]
 
-#: bytes that a thread keeps at most
-KEPT = 256 << 20
+#: bytes: what waits at most, of scratch for each thread and of results in all; what counts as large; a huge page
+KEPT, LARGE, HUGE = 512 << 20, 1 << 20, 2 << 20
 _own = threading.local()
+_waiting: dict[int, list[Any]] = {}  # by size
 
 
 def scratch(size: int) -> tuple[int, Any]:
-    """The address of `size` bytes, at the start of a page, and what has to stay alive as long as they are used."""
+    """The address of `size` bytes that are this thread's until it asks again, and what has to stay alive meanwhile."""
     kept: tuple[int, int, Any] | None = getattr(_own, "kept", None)
     if kept is None or kept[0] < size:
         _own.kept = None  # before the new one is there, not after
@@ -26,7 +33,33 @@ def scratch(size: int) -> tuple[int, Any]:
 
 
 def block(size: int) -> tuple[int, Any]:
-    """New memory: the address, at the start of a page, and what has to stay alive."""
-    memory = np.empty(size + 4096, np.uint8)
+    """New memory: the address and what has to stay alive. Large pieces begin where a huge page can."""
+    page, least = (HUGE, 2 * HUGE) if size >= LARGE else (4096, 0)  # NumPy asks for huge pages from 4 MiB on
+    memory = np.empty(max(size, least) + page, np.uint8)
     address: int = memory.ctypes.data
-    return address + -address % 4096, memory
+    return address + -address % page, memory
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> Any:
+    """As `numpy.empty`."""
+    size = prod(shape) * dtype.itemsize
+    return np.empty(shape, dtype) if size < LARGE else np.asarray(_Piece(size, shape, dtype))
+
+
+class _Piece:
+    """What a large array looks at."""
+
+    def __init__(self, size: int, shape: tuple[int, ...], dtype: Any):
+        self.size = size
+        try:
+            self.place = _waiting[size].pop()
+        except (KeyError, IndexError):
+            self.place = block(size)
+        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (self.place[0], False)}
+
+    def __del__(self) -> None:
+        # no lock: this may run at any moment, in any thread, even while another of these runs
+        if sum(size * len(places) for size, places in list(_waiting.items())) + self.size > KEPT:
+            _waiting.clear()
+        if self.size <= KEPT:
+            _waiting.setdefault(self.size, []).append(self.place)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .target import Target
+if TYPE_CHECKING:
+    from .target import Target
 
-__all__ = ["Plan", "plan"]
+__all__ = ["SMALL", "Plan", "plan"]
 
 #: multiply-adds below which a second thread costs more than it brings
 SMALL = 400_000

@@ -8,7 +8,8 @@ import numpy as np
 from gru_xp.errors import DTypeError, ShapeError, StructureError
 from gru_xp.params import CellParams
 
-from .layer import DATA_AT, STEP, PackedCell, address_of, kernel, pack
+from .kernel import kernel
+from .layer import STEP, PackedCell, pack
 from .memory import block
 
 __all__ = ["Stream"]
@@ -44,17 +45,18 @@ class Stream:
         self._kept: list[Any] = []
         x = self._x
         for w, h, y in zip(cells, self.state, self._outputs, strict=True):
-            plan = run.plan(1, N, x.shape[2], H, False)
-            address, memory = block(plan.size)
+            layout = run.layout(1, N, x.shape[2], H, False)
+            address, memory = block(layout.size)
+            b = w.b_ih is not None
             fields = run.pack(
-                DATA_AT[0], 1, N, x.shape[2], H, 0, 1, 0, STEP, 1, plan.unit_parts, 0, 0, w.b_ih is not None, 0,
-                *(address_of(a) for a in (x,)), x.shape[2], *(address_of(a) for a in (h, *w, y)), H, address_of(h),
-                0, 0, 0, 0, 0, 0, 0, 0, *w.panels, *(address + at for at in plan.offsets[4:]),
+                0, 1, 0, STEP, 0, 0, b, 0, id(x), id(h), id(w.W_ih), id(w.W_hh), b and id(w.b_ih), b and id(w.b_hh), id(y), id(h),
+                *([0] * 8),
             )  # fmt: skip
+            whole = layout.head + fields + w.panels + layout.tail(address)[len(w.panels) :]
             self._kept += [memory, x, h]
-            self._calls.append((plan.threads, fields))
+            self._calls.append((layout.threads, whole))
             x = y
-        self._run, self._alone, self._together = run, run.alone, run.together
+        self._alone, self._together = run.alone, run.together
         self._y = self._outputs[-1][0]
 
     def step(self, x: Any) -> Any:

@@ -1,0 +1,92 @@
+"""Compiled kernels as Python sees them: called with bytes, on one thread or several."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from struct import Struct
+from typing import Any
+
+import numpy as np
+
+from .fields import BACKWARD, FORWARD
+from .plan import SMALL, Plan, plan
+
+__all__ = ["DATA_AT", "Kernel", "Layout", "kernel"]
+
+
+def _where_data_is() -> int:
+    """At which byte of an array object the address of its data stands."""
+    a, b = np.empty(3), np.empty((2, 5), np.float32)
+    for at in range(8, 128, 8):
+        if all(ctypes.c_int64.from_address(id(array) + at).value == array.ctypes.data for array in (a, b)):
+            return at
+    raise RuntimeError("the layout of NumPy's arrays is unknown")
+
+
+DATA_AT = _where_data_is()
+
+
+class Layout:
+    """What calls of one size have in common: a plan, and the first and the last fields as bytes."""
+
+    __slots__ = ("_address", "_offsets", "_tail", "head", "segment", "size", "threads")
+
+    def __init__(self, sizes: tuple[int, int, int, int], plan: Plan):
+        self.threads, self.segment, self.size = plan.threads, plan.segment, plan.size
+        self.head = Struct("7q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts)
+        self._offsets, self._address, self._tail = plan.offsets, 0, b""
+
+    def places(self, address: int) -> tuple[int, ...]:
+        """The places in scratch memory that begins at `address`."""
+        return tuple(address + at for at in self._offsets)
+
+    def tail(self, address: int) -> bytes:
+        """The same as bytes; the last ones are remembered."""
+        known, tail = self._address, self._tail
+        if known != address:
+            tail = Struct(f"{len(self._offsets)}q").pack(*self.places(address))
+            self._address, self._tail = 0, tail  # in this order: another thread may look
+            self._address = address
+        return tail
+
+
+class Kernel:
+    """A kernel for this process's target and one dtype: `alone(fields, 0, 1, 0)`, or `together(fields, threads)`."""
+
+    def __init__(self, kind: str, dtype: str):
+        from . import threads
+        from .compiler import machine
+        from .target import current
+
+        self._target, self._kind, self._dtype = current(), kind, dtype
+        self._address = machine(self._target, kind, dtype).address(kind)
+        number = ctypes.c_int64
+        self.alone: Any = ctypes.CFUNCTYPE(None, ctypes.c_char_p, number, number, number)(self._address)
+        self._threads, self._run = threads.thread_count, threads.run
+        self._layouts: dict[tuple[int, ...], Layout] = {}
+        #: packs the fields between a layout's head and its tail
+        self.pack = Struct(f"{len((FORWARD if kind == 'forward' else BACKWARD).split())}q").pack
+
+    def layout(self, T: int, N: int, I: int, H: int, recompute: bool) -> Layout:
+        """How to run a call of this size."""
+        threads = 1 if T * N * 3 * H * (I + H) < SMALL else self._threads()
+        key = (T, N, I, H, threads, recompute)
+        try:
+            return self._layouts[key]
+        except KeyError:
+            if len(self._layouts) > 1000:
+                self._layouts.clear()
+            found = plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
+            layout = self._layouts[key] = Layout((T, N, I, H), found)
+            return layout
+
+    def together(self, fields: bytes, threads: int) -> None:
+        """Run on several threads."""
+        self._run(self._target, self._address, fields, threads)
+
+
+@cache
+def kernel(kind: str, char: str) -> Kernel:
+    """The kernel "forward" or "backward" for a dtype by its character; compiled, or read from disk, at the first call."""
+    return Kernel(kind, "float32" if char == "f" else "float64")
