@@ -4,6 +4,9 @@ A kernel replaces one floor of the plain path with the same methods: `gates` the
 layer in one direction, `stack` everything. It is an object named in the entry-point group `gru_xp.kernels` under
 `<root module of the library>.<name>`, and it declines with a reason. A kernel that fails is a bug and is never hidden
 by falling back.
+
+A kernel may also have `pack(w: CellParams) -> CellParams`: the weights copied and laid out as its inference likes them
+best. What `prepare` and `GRU` hold is packed once and stays as it is, because nobody else can write to it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ caller's own kind of array.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from .backend import Backend
@@ -28,6 +28,18 @@ class PreparedParams:
     params: Params
     sizes: Sizes
     place: Place  # where they are
+    _packed: dict[str, Params] = field(default_factory=dict, repr=False)
+
+    def packed_for(self, kernel: Any) -> Params:
+        """The same, as this kernel wants them for inference again and again; packed once for each kernel that packs."""
+        pack = getattr(kernel, "pack", None)
+        if pack is None:
+            return self.params
+        try:
+            return self._packed[kernel.name]
+        except KeyError:
+            packed = self._packed[kernel.name] = tuple(tuple(map(pack, layer)) for layer in self.params)
+            return packed
 
 
 class Request:
@@ -169,8 +181,11 @@ class Request:
 
     def run(self) -> tuple[Any, Any]:
         with self.context():
-            stack = stack_for(self.place.backend, self.choose().kernel)
+            kernel = self.choose().kernel
+            stack = stack_for(self.place.backend, kernel)
             x, h0, params, valid, resets, masks = self.bring()
+            if self.prepared is not None:
+                params = self.prepared.packed_for(kernel)
             y, h_n = stack.inference(x, h0, params, spec=self.spec, valid=valid, resets=resets, dropout_masks=masks)
             return self.home(y, h_n)
 
