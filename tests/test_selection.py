@@ -160,10 +160,10 @@ def test_import_brings_no_array_library() -> None:
     assert python(code).strip() == "[]"
 
 
-def test_import_takes_under_50_ms() -> None:
-    """The best of several, because another process may be running."""
-    code = "import time; t = time.perf_counter(); import gru_xp; print(time.perf_counter() - t)"
-    assert min(float(python(code)) for _ in range(7)) < 0.050
+def test_import_takes_under_50_ms_of_the_processor() -> None:
+    """The best of several; conformance/benchmarks/overhead.py measures the time that passes."""
+    code = "import time; t = time.process_time(); import gru_xp; print(time.process_time() - t)"
+    assert min(float(python(code)) for _ in range(5)) < 0.050
 
 
 def test_only_the_library_of_the_arrays_is_loaded() -> None:
