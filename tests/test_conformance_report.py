@@ -151,6 +151,16 @@ def test_the_table_in_a_file_is_written_and_checked(tmp_path: Path) -> None:
     assert text.endswith("\n\nmore\n")
 
 
+def test_rows_that_ran_elsewhere_join_the_table(quick: tuple[Any, Path], tmp_path: Path) -> None:
+    elsewhere = json.loads((quick[1] / "figures.json").read_text())
+    for outcome in elsewhere["outcomes"]:
+        outcome["device"] = "cuda:0"
+    (tmp_path / "elsewhere.json").write_text(json.dumps(elsewhere))
+    done = ran("numpy", "--quick", "--table", "--also", str(tmp_path / "elsewhere.json"))
+    assert "| numpy | cpu | plain | ✓ |" in done.output
+    assert "| numpy | cuda:0 | numpy-gates | ✓ |" in done.output
+
+
 # ---- the house -------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,8 @@
 """`python -m gru_xp_conformance [torch numpy jax:cpu ...] [--quick] [--html F] [--json F] [--table]`."""
 
-from .app import main
+try:
+    from .app import main
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing.name} is missing; install it: python -m pip install 'gru-xp[conformance]'") from None
 
 main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,9 @@ def conformance(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result for machines")] = None,
     table: Annotated[bool, typer.Option("--table", help="print the support table as Markdown")] = False,
     write_table: Annotated[Path | None, typer.Option("--write-table", help="put the support table into a file")] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option("--also", help="rows of the table that ran elsewhere, as --json wrote them")
+    ] = None,
     check_table: Annotated[
         Path | None, typer.Option("--check-table", help="fail if the table in a file differs")
     ] = None,
@@ -47,15 +51,16 @@ def conformance(
         console = Console(width=WIDTH)
     result = _run(chosen(backends or ()), quick, console)
     print_matrix(result, console)
+    everywhere = result.joined([json.loads(path.read_text(encoding="utf-8")) for path in also or ()])
     if html is not None:
         html.write_text(page(result), encoding="utf-8")
     if json_file is not None:
         json_file.write_text(json.dumps(result.as_json(), indent=1) + "\n", encoding="utf-8")
     if table:
-        print(markdown(result))
+        print(markdown(everywhere))
     if write_table is not None:
-        put_table(write_table, result)
-    differs = check_table is not None and table_differs(check_table, result)
+        put_table(write_table, everywhere)
+    differs = check_table is not None and table_differs(check_table, everywhere)
     if differs:
         console.print(f"[red]the support table in {check_table} differs[/]; write it with --write-table {check_table}")
     raise typer.Exit(0 if result.passed and not differs else 1)
@@ -74,6 +79,6 @@ def _run(names: tuple[str, ...], quick: bool, console: Console) -> Result:
         return run(names, quick=quick, progress=show)
 
 
-def main() -> None:
-    """The entry point of the command."""
-    app()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of the command, with the arguments that were given to the program or these."""
+    app(args=arguments)

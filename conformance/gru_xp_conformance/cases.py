@@ -60,7 +60,7 @@ class Case:
     check: Callable[[Judge], None]
     each_dtype: bool = False
     quick: bool = True
-    rows: Literal[every, plain, kernels] = "every"
+    rows: Literal["every", "plain", "kernels"] = "every"
 
     def is_for(self, target: Target) -> bool:
         """Whether there is anything to judge on that row."""

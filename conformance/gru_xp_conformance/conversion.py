@@ -39,7 +39,12 @@ def conversion_cases() -> Iterator[Case]:
         rows="plain",
     )
     yield Case(
-        "conversion", "a dtype that is not there", "float64 that silently becomes float32", _no_float64, quick=False
+        "conversion",
+        "a dtype that is not there",
+        "float64 that silently becomes float32",
+        _no_float64,
+        quick=False,
+        rows="plain",
     )
 
 

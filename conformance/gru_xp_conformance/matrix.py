@@ -6,7 +6,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from tempfile import gettempdir
 from typing import Any
 
@@ -82,6 +82,19 @@ class Result:
     def passed(self) -> bool:
         """Whether all that ran passed and all that was promised ran."""
         return not self.broken_promises and all(outcome.status != FAILED for outcome in self.outcomes)
+
+    def joined(self, others: Iterable[dict[str, Any]]) -> Result:
+        """With the rows of other runs, as `as_json` wrote them, that are not in this one."""
+        here = set(self.targets)
+        more = [
+            Outcome(target, one["case"], one["group"], one["dtype"], one["status"])
+            for other in others
+            for one in other["outcomes"]
+            if (target := Target(one["backend"], one["device"], one["kernel"])) not in here
+        ]
+        names = {outcome.target.name for outcome in more}
+        missing = tuple(one for one in self.missing if one.name not in names)
+        return replace(self, outcomes=(*self.outcomes, *more), missing=missing)
 
     def as_json(self) -> dict[str, Any]:
         return {
