@@ -12,8 +12,9 @@ import sys
 import time
 from typing import Any
 
-import gru_xp
 import numpy as np
+
+import gru_xp
 from gru_xp import dispatch, kernels
 
 TURNS = 20_000
