@@ -265,7 +265,13 @@ def demo(
 )
 def conformance(context: typer.Context) -> None:
     """Judge backends, devices and kernels against the reference; see `gru-xp conformance --help`."""
-    from gru_xp_conformance.app import app as judge
-
     with _errors():
-        judge(context.args, prog_name="gru-xp conformance")
+        try:
+            from gru_xp_conformance.app import app as judge
+
+            judge(context.args, prog_name="gru-xp conformance")
+        except ModuleNotFoundError as error:
+            raise GRUError(
+                f"the conformance suite needs {error.name}, which is missing; "
+                f"install it: python -m pip install 'gru-xp[test]'"
+            ) from None

@@ -1,0 +1,253 @@
+"""The command line: what it writes, and that whatever a user can put right is one line on stderr."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import gru_xp
+from gru_xp.cli import app
+
+X = np.random.default_rng(0).standard_normal((7, 2, 3), dtype=np.float32)  # T = 7, N = 2, I = 3
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model (I = 3, H = 4) and inputs, good and bad ones."""
+    monkeypatch.chdir(tmp_path)
+    gru_xp.GRU(3, 4, seed=0).save("model.safetensors")
+    gru_xp.GRU(3, 4, seed=0, dtype="bfloat16", backend="torch").save("bfloat16.safetensors")
+    good = {
+        "x": X,
+        "double": X.astype("f8"),
+        "swapped": X.astype(">f4"),
+        "fortran": np.asfortranarray(X),
+        "row": X[:, 0],
+        "short": X[:0],
+        "lengths": np.array([7, 3]),
+        "h0": np.ones((1, 2, 4), "f4"),
+    }
+    bad = {
+        "two_inputs": X[:, :, :2],
+        "vector": X[0, 0],
+        "complex": X.astype("c8"),
+        "text": np.array(["a"]),
+        "records": np.zeros(3, [("a", "f4")]),
+        "fractions": np.array([7.0, 3.0]),
+        "too_long": np.array([7, 9]),
+        "too_many": np.array([7, 3, 1]),
+        "h0_two_layers": np.ones((2, 2, 4), "f4"),
+    }
+    for name, array in (good | bad).items():
+        np.save(f"{name}.npy", array)
+    np.save("objects.npy", np.array([Hostile()], dtype=object), allow_pickle=True)
+    np.savez("archive.npz", x=X)
+    whole = Path("x.npy").read_bytes()
+    Path("cut.npy").write_bytes(whole[:150])
+    Path("huge.npy").write_bytes(whole.replace(b"(7, 2, 3), ", b"(7, 2, 3" + b"0" * 40 + b"), "))
+    Path("empty.npy").write_bytes(b"")
+    Path("words.npy").write_text("hello\n" * 99)
+    return tmp_path
+
+
+class Hostile:
+    """Tells if it is ever unpickled."""
+
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("unpickled",)
+
+
+def invoke(*arguments: str, variables: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(app, list(arguments), env=variables or {})
+
+
+def ran(*arguments: str) -> Result:
+    result = invoke("run", *arguments, "-o", "y.npy")
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+# ---- run -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("name", ["x", "swapped", "fortran", "row", "short"])
+@pytest.mark.parametrize("backend", ["numpy", "torch", "jax", "array_api_strict"])
+def test_run_writes_what_the_model_gives(name: str, backend: str) -> None:
+    ran("model.safetensors", f"{name}.npy", "--backend", backend, "--state-out", "h_n.npy")
+    y, h_n = gru_xp.load("model.safetensors")(np.load(f"{name}.npy"))
+    for file, expected in (("y.npy", y), ("h_n.npy", h_n)):
+        written = np.load(file)
+        assert written.dtype == np.float32 and written.shape == expected.shape
+        np.testing.assert_allclose(written, expected, atol=1e-6)
+
+
+@pytest.mark.usefixtures("files")
+def test_run_takes_lengths_and_a_first_state() -> None:
+    ran("model.safetensors", "x.npy", "--lengths", "lengths.npy", "--h0", "h0.npy")
+    expected, _ = gru_xp.load("model.safetensors")(X, np.ones((1, 2, 4), "f4"), lengths=[7, 3])
+    np.testing.assert_array_equal(np.load("y.npy"), expected)
+    assert not np.load("y.npy")[3:, 1].any()
+
+
+@pytest.mark.usefixtures("files")
+def test_run_casts_when_told() -> None:
+    ran("model.safetensors", "double.npy", "--cast")
+    np.testing.assert_array_equal(np.load("y.npy"), gru_xp.load("model.safetensors")(X)[0])
+
+
+@pytest.mark.usefixtures("files")
+def test_run_writes_bfloat16_as_float32() -> None:
+    ran("bfloat16.safetensors", "x.npy", "--backend", "torch", "--cast")
+    written = np.load("y.npy")
+    assert written.dtype == np.float32
+    np.testing.assert_allclose(written, gru_xp.load("model.safetensors")(X)[0], atol=0.02)
+
+
+@pytest.mark.usefixtures("files")
+def test_run_may_replace_its_input() -> None:
+    result = invoke("run", "model.safetensors", "x.npy", "-o", "x.npy")
+    assert result.exit_code == 0
+    assert np.load("x.npy").shape == (7, 2, 4)
+
+
+WRONG = {
+    "no model": ("nothing.safetensors x.npy", "nothing.safetensors: No such file"),
+    "no safetensors": ("x.npy x.npy", "x.npy: expected a safetensors file"),
+    "a folder as model": (". x.npy", "Is a directory"),
+    "no input": ("model.safetensors nothing.npy", "nothing.npy: No such file"),
+    "a folder as input": ("model.safetensors .", "Is a directory"),
+    "empty": ("model.safetensors empty.npy", "empty.npy: expected one array"),
+    "cut off": ("model.safetensors cut.npy", "cut.npy: expected one array"),
+    "more than there can be": ("model.safetensors huge.npy", "huge.npy: expected one array"),
+    "words": ("model.safetensors words.npy", "words.npy: expected one array"),
+    "an archive": ("model.safetensors archive.npz", "archive.npz: expected one array"),
+    "Python objects": ("model.safetensors objects.npy", "objects.npy: expected one array"),
+    "Python objects as h0": ("model.safetensors x.npy --h0 objects.npy", "nothing is ever unpickled"),
+    "another dtype": (
+        "model.safetensors double.npy",
+        "double.npy: expected float32, as the model has, got float64; --cast",
+    ),
+    "complex numbers": ("model.safetensors complex.npy --cast", "complex.npy: expected float32"),
+    "text": ("model.safetensors text.npy --cast", "text.npy: expected float32"),
+    "records": ("model.safetensors records.npy --cast", "records.npy: expected float32"),
+    "another I": (
+        "model.safetensors two_inputs.npy",
+        "two_inputs.npy: x: expected (T, N, I) = (7, 2, 3), got (7, 2, 2)",
+    ),
+    "no time": ("model.safetensors vector.npy", "vector.npy: x: expected (T, N, I)"),
+    "fractional lengths": (
+        "model.safetensors x.npy --lengths fractions.npy",
+        "fractions.npy: lengths: expected integers",
+    ),
+    "a length past the end": (
+        "model.safetensors x.npy --lengths too_long.npy",
+        "too_long.npy: lengths: expected values",
+    ),
+    "too many lengths": (
+        "model.safetensors x.npy --lengths too_many.npy",
+        "too_many.npy: lengths: expected (N,) = (2,)",
+    ),
+    "another L": ("model.safetensors x.npy --h0 h0_two_layers.npy", "h0_two_layers.npy: h0: expected (L*D, N, H)"),
+    "an unknown backend": ("model.safetensors x.npy --backend nothing", "unknown backend 'nothing'"),
+    "an unknown device": ("model.safetensors x.npy --backend torch:nowhere", "torch has no device 'nowhere'"),
+    "bfloat16 in NumPy": ("bfloat16.safetensors x.npy", "holds bfloat16, which numpy does not have"),
+    "one file for two": ("model.safetensors x.npy --state-out y.npy", "expected another file than --output"),
+    "no folder": ("model.safetensors x.npy --state-out nowhere/h_n.npy", "nowhere is none; create it first"),
+    "a folder to write": ("model.safetensors x.npy --state-out .", "expected a file to write, got a folder"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_run_says_in_one_line_what_is_wrong(wrong: str, files: Path) -> None:
+    arguments, words = WRONG[wrong]
+    before = sorted(files.iterdir())
+    result = invoke("run", *arguments.split(), "-o", "y.npy")
+    assert_error(result, words)
+    assert sorted(files.iterdir()) == before  # nothing was written, whole or in part
+
+
+def assert_error(result: Result, words: str) -> None:
+    assert result.exit_code == 1, result.exception
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert words in result.stderr
+    assert not result.stdout
+
+
+@pytest.mark.usefixtures("files")
+def test_run_reads_the_variables() -> None:
+    arguments = ("run", "model.safetensors", "x.npy", "-o", "y.npy")
+    assert_error(
+        invoke(*arguments, variables={"GRU_XP_BACKEND": "nothing"}), "GRU_XP_BACKEND='nothing': unknown backend"
+    )
+    assert_error(invoke(*arguments, variables={"GRU_XP_KERNELS": "sometimes"}), "GRU_XP_KERNELS: expected one of auto")
+    assert invoke(*arguments, variables={"GRU_XP_BACKEND": "torch"}).exit_code == 0
+
+
+# ---- info ------------------------------------------------------------------------------------------------------------
+
+
+def test_info_lists_what_there_is() -> None:
+    result = invoke("info", variables={"GRU_XP_KERNELS": "off"})
+    assert result.exit_code == 0
+    for words in (f"gru_xp {gru_xp.__version__}", np.__version__, "numpy-gates (gates)", "GRU_XP_KERNELS=off"):
+        assert words in result.stdout
+    for name in ("numpy", "torch", "jax", "array_api_strict", "cupy"):
+        assert f" {name} " in result.stdout
+
+
+def test_info_shows_a_wrong_variable() -> None:
+    result = invoke("info", variables={"GRU_XP_BACKEND": "nothing"})
+    assert result.exit_code == 0
+    assert "unknown backend 'nothing'" in result.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is here")
+def test_info_says_how_to_get_what_is_missing() -> None:
+    result = invoke("info")
+    assert "not installed" in result.stdout and "'gru-xp[cupy]'" in result.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is here")
+def test_a_broken_library_is_a_row_and_an_error(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (files / "cupy.py").write_text("raise ImportError('[libcuda.so] is not there')\n")
+    monkeypatch.syspath_prepend(files)
+    result = invoke("info")
+    assert result.exit_code == 0
+    assert "broken" in result.stdout and "ImportError" in result.stdout and "[libcuda.so]" in result.stdout
+    result = invoke("run", "model.safetensors", "x.npy", "-o", "y.npy", "--backend", "cupy")
+    assert_error(result, "backend 'cupy': cannot be loaded: [libcuda.so] is not there")
+
+
+# ---- the rest --------------------------------------------------------------------------------------------------------
+
+
+def test_version() -> None:
+    done = subprocess.run([sys.executable, "-m", "gru_xp", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"gru-xp {gru_xp.__version__}"
+
+
+def test_conformance_gets_all_arguments() -> None:
+    result = invoke("conformance", "--help")
+    assert result.exit_code == 0 and "gru-xp conformance" in result.stdout and "reference" in result.stdout
+    assert invoke("conformance", "numpy", "--no-such-option").exit_code == 2
+
+
+def test_conformance_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gru_xp_conformance.app", None)
+    assert_error(invoke("conformance"), "the conformance suite needs gru_xp_conformance.app, which is missing")
+
+
+def test_without_its_libraries_the_command_says_what_to_install() -> None:
+    code = "import sys; sys.modules['typer'] = None; from gru_xp.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "gru-xp: the library typer is missing; install it: python -m pip install 'gru-xp[cli]'\n"
