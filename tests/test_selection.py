@@ -127,7 +127,7 @@ def test_a_library_without_a_backend_takes_the_plain_path() -> None:
 
 
 def test_explain_says_why_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "numpy-gates" in str(gru_xp.explain(X, PARAMS))
+    assert gru_xp.explain(X, PARAMS).level is not None
     monkeypatch.setenv("GRU_XP_KERNELS", "off")
     off = gru_xp.explain(X, PARAMS)
     assert off.level is None
