@@ -54,8 +54,19 @@ def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 class Case:
     """Random arrays for one call; padding is NaN."""
 
-    def __init__(self, sizes: tuple[int, int, int, int], dtype: str, *, bias: bool = True, lengths: bool = False,
-                 resets: bool = False, reverse: bool = False, save: str = "all", dy: bool = True, dh_n: bool = True):  # fmt: skip
+    def __init__(
+        self,
+        sizes: tuple[int, int, int, int],
+        dtype: str,
+        *,
+        bias: bool = True,
+        lengths: bool = False,
+        resets: bool = False,
+        reverse: bool = False,
+        save: str = "all",
+        dy: bool = True,
+        dh_n: bool = True,
+    ):
         T, N, I, H = sizes
         rng = np.random.default_rng([*sizes, lengths, resets])
         self.key = sizes, dtype, bias, lengths, resets, reverse, dy, dh_n

@@ -19,7 +19,7 @@ pytest.importorskip("llvmlite")
 
 from gru_xp.errors import VariableError
 from gru_xp.params import CellParams, GRUSpec
-from gru_xp_cpu import CpuLayer, warmup
+from gru_xp_cpu import AdaptedLayer, CpuLayer, warmup
 from gru_xp_cpu.stream import Stream
 
 LAYER = CpuLayer()
@@ -134,7 +134,7 @@ def test_the_number_of_threads_hardly_matters(monkeypatch: pytest.MonkeyPatch) -
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-# ---- preparation ----------------------------------------------------------------------------------------------------------
+# ---- preparation ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -156,7 +156,7 @@ def test_a_stream_is_the_sequence(N: int, I: int, H: int, dtype: str) -> None:
 def test_prepared_weights_are_a_copy() -> None:
     x, h0, w = problem()
     expected = LAYER.inference(x, h0, w, **OPTIONS)[0]
-    prepared = LAYER.prepare(w)
+    prepared = LAYER.pack(w)
     np.testing.assert_array_equal(LAYER.inference(x, h0, prepared, **OPTIONS)[0], expected)
     w.W_hh[...] = 0
     np.testing.assert_array_equal(LAYER.inference(x, h0, prepared, **OPTIONS)[0], expected)
@@ -165,7 +165,24 @@ def test_prepared_weights_are_a_copy() -> None:
         prepared.W_hh[...] = 0
 
 
-# ---- processes of their own -----------------------------------------------------------------------------------------------
+def test_tensors_of_another_library() -> None:
+    """What a backend has to say of its arrays is how they become NumPy arrays and back."""
+    torch = pytest.importorskip("torch")
+    layer = AdaptedLayer(lambda tensor: tensor.detach().numpy(), torch.from_numpy)
+    x, h0, w = problem()
+    lengths = np.array([30, 0, 7, 12])
+    options = {**OPTIONS, "valid": np.arange(30)[:, None] < lengths}
+    y, h_n, tape = LAYER.forward(x, h0, w, save="all", **options)
+    dx, dh0, dw = LAYER.backward(tape, y, h_n)
+    tensors = CellParams(*map(torch.from_numpy, w))
+    x, h0, options["valid"] = torch.from_numpy(x), torch.from_numpy(h0), torch.from_numpy(options["valid"])
+    y2, h2, tape2 = layer.forward(x, h0, tensors, save="all", **options)
+    dx2, dh2, dw2 = layer.backward(tape2, y2, h2)
+    assert same([y, h_n, tape.x, tape.u, dx, dh0, *dw], [a.numpy() for a in (y2, h2, tape2.x, tape2.u, dx2, dh2, *dw2)])
+    assert same([y, h_n], [a.numpy() for a in layer.inference(x, h0, layer.pack(tensors), **options)])
+
+
+# ---- processes of their own -----------------------------------------------------------------------------------------
 
 PROGRAM = """
 import sys, time

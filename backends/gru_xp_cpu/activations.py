@@ -28,7 +28,7 @@ SATURATED = {"float32": -20.0, "float64": -40.0}
 
 
 def sigmoid(c: Code, a: Value) -> Value:
-    """1 / (1 + exp(-a)), lane by lane."""
+    """The logistic function, lane by lane."""
     dtype, negative = c.unit.dtype, a < 0.0
     size = c.lanewise("fabs", a)
     # where the result is 1, a small E is zero soon enough: no subnormals on that side, they are slow
@@ -41,7 +41,7 @@ def sigmoid(c: Code, a: Value) -> Value:
 
 
 def tanh(c: Code, a: Value) -> Value:
-    """tanh(a), lane by lane."""
+    """The hyperbolic tangent, lane by lane."""
     x = _at_least(c, c.lanewise("fabs", a) * -2.0, c.constant(SATURATED[c.unit.dtype]))
     p, n = _expm1(c, x)
     s = _power(c, n)

@@ -1,12 +1,12 @@
 """The backward pass of one layer and direction, for one of the threads that work on it together.
 
-Time goes backwards in blocks. In a block, first the loop over its steps: one product with W_hh each, and from its sums at
-once the gates' gradients of the step before, so dh is never stored and threads meet once in a step. Then all at once what
-does not depend on time: dx, and the weights' gradients as products over all rows of the block.
+Time goes backwards in blocks. In a block, first the loop over its steps: one product with W_hh each, and from its sums
+at once the gates' gradients of the step before, so dh is never stored and threads meet once in a step. Then all at
+once what does not depend on time: dx, and the weights' gradients as products over all rows of the block.
 
-One format serves all of it, blocked [column block][row][V]. The gates' gradients D are written so, in four parts da_n r,
-da_r, da_z, da_n: the first three are dgh, the last three dgi. They are left operands as they stand, for dh and dx, and
-transposed for the weights' gradients, whose right operands are x and h_prev in the same format.
+One format serves all of it, blocked [column block][row][V]. The gates' gradients D are written so, in four parts da_n
+r, da_r, da_z, da_n: the first three are dgh, the last three dgi. They are left operands as they stand, for dh and dx,
+and transposed for the weights' gradients, whose right operands are x and h_prev in the same format.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class _Backward:
         )
         self.meet(c.parts > 1)
 
-    # ---- before the loop over a block of time -------------------------------------------------------------------------
+    # ---- before the loop over a block of time -----------------------------------------------------------------------
 
     def ready(self, low: Value, steps: Value) -> None:
         """x and h_prev in the blocked format; dy without the padding's; the gates, where they were not saved."""
@@ -144,12 +144,38 @@ class _Backward:
         def rows(first: Value, count: Value) -> None:
             def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
                 row, panels, block = first + m, j * (3 * V), groups * (3 * V)
-                c.call_from("gates", index, a.X.at(row * V), V, ld, a.I, a.panels_ih.at(panels * a.I), a.I * (3 * V), a.start_gi.at(panels), self.gi)
-                with c.when(a.has_valid > 0), c.loop(0, take) as i:
-                    with c.when(c.bytes_at(a.valid).load(low * a.N + row + i).equals(0)), c.loop(0, groups) as g:
-                        self.gi.put(c.constant(float("inf")), i * block + g * (3 * V) + V)
+                c.call_from(
+                    "gates",
+                    index,
+                    a.X.at(row * V),
+                    V,
+                    ld,
+                    a.I,
+                    a.panels_ih.at(panels * a.I),
+                    a.I * (3 * V),
+                    a.start_gi.at(panels),
+                    self.gi,
+                )
+                with (
+                    c.when(a.has_valid > 0),
+                    c.loop(0, take) as i,
+                    c.when(c.bytes_at(a.valid).load(low * a.N + row + i).equals(0)),
+                    c.loop(0, groups) as g,
+                ):
+                    self.gi.put(c.constant(float("inf")), i * block + g * (3 * V) + V)
                 h = a.P.at(row * V)
-                c.call_from("gates", index, h, V, ld, a.H, a.panels_hh.at(panels * a.H), a.H * (3 * V), a.start_gh.at(panels), self.sums)
+                c.call_from(
+                    "gates",
+                    index,
+                    h,
+                    V,
+                    ld,
+                    a.H,
+                    a.panels_hh.at(panels * a.H),
+                    a.H * (3 * V),
+                    a.start_gh.at(panels),
+                    self.sums,
+                )
                 at, place = row * a.H + j * V, j * ld
                 gates = (a.gates.at(size * i + at) for i in range(4))
                 c.call(
@@ -171,7 +197,7 @@ class _Backward:
             begin = run * a.N + self.n0
             chunks(c, length, CHUNK, lambda m, rows: body(begin + m, rows))
 
-    # ---- the loop over a block of time --------------------------------------------------------------------------------
+    # ---- the loop over a block of time ------------------------------------------------------------------------------
 
     def loop(self, s0: Value, s1: Value, low: Value) -> None:
         """dh of each step, from the last to the first, and the gates' gradients."""
@@ -190,17 +216,33 @@ class _Backward:
             def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
                 n, depth = self.n0 + m, self.JD * (3 * V)
                 left = a.D.at((row + n) * V)
-                c.call_from("columns", index, left, V, self.ld, depth, a.columns_hh.at(j * depth * V), depth * V, self.none, self.sums)
+                c.call_from(
+                    "columns",
+                    index,
+                    left,
+                    V,
+                    self.ld,
+                    depth,
+                    a.columns_hh.at(j * depth * V),
+                    depth * V,
+                    self.none,
+                    self.sums,
+                )
                 c.either(
                     s > s0,
                     lambda: self.gate_gradients(self.sums, s - 1, low, n, take, j, groups),
-                    lambda: c.call("add_to_carry", self.sums, take, groups, a.carry.at(j * self.between + n * V), self.between),
+                    lambda: c.call(
+                        "add_to_carry", self.sums, take, groups, a.carry.at(j * self.between + n * V), self.between
+                    ),
                 )
 
             cover(c, self.columns, rows, self.j0, self.j1, tile)
-            with c.when(a.has_cut > 0), c.loop(self.n0, self.n1) as n:
-                with c.when(c.bytes_at(a.cut).load(self.time(s) * a.N + n) > 0):
-                    self.begin_again(s, s0, low, n)
+            with (
+                c.when(a.has_cut > 0),
+                c.loop(self.n0, self.n1) as n,
+                c.when(c.bytes_at(a.cut).load(self.time(s) * a.N + n) > 0),
+            ):
+                self.begin_again(s, s0, low, n)
 
     def begin_again(self, s: Value, s0: Value, low: Value, n: Value) -> None:
         """A row that was reset before step s: nothing flows further back, and step s - 1 has only its dy."""
@@ -209,7 +251,9 @@ class _Backward:
         with c.when(s > s0), c.loop(self.j0, self.j1) as j:
             self.gate_gradients(self.none, s - 1, low, n, c.integer(1), j, c.integer(1))
 
-    def gate_gradients(self, sums: Pointer, s: Value, low: Value, n: Value, take: Value, j: Value, groups: Value) -> None:
+    def gate_gradients(
+        self, sums: Pointer, s: Value, low: Value, n: Value, take: Value, j: Value, groups: Value
+    ) -> None:
         """D of step s and the new carry, for some rows and groups, from the sums that stand for dgh @ W_hh."""
         c, a, V = self.c, self.a, self.V
         t = self.time(s)
@@ -228,7 +272,7 @@ class _Backward:
             a.h_prev.at(at), *gates, a.H, a.D.at(j * self.ld + row * V), self.ld, self.JD * self.ld, a.H - column,
         )  # fmt: skip
 
-    # ---- after it -----------------------------------------------------------------------------------------------------
+    # ---- after it ---------------------------------------------------------------------------------------------------
 
     def dx(self, low: Value, steps: Value) -> None:
         """dx = dgi @ W_ih, for a share of the rows."""
@@ -240,7 +284,18 @@ class _Backward:
             def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
                 row = m0 + first + m
                 dgi = a.D.at(self.JD * self.ld + row * V)
-                c.call_from("columns", index, dgi, V, self.ld, depth, a.columns_ih.at(j * depth * V), depth * V, self.none, self.sums)
+                c.call_from(
+                    "columns",
+                    index,
+                    dgi,
+                    V,
+                    self.ld,
+                    depth,
+                    a.columns_ih.at(j * depth * V),
+                    depth * V,
+                    self.none,
+                    self.sums,
+                )
                 out = a.dx.at((low * a.N + row) * a.I + j * V)
                 c.call("write_rows", self.sums, take, groups, out, a.I, a.I - j * V)
 
@@ -270,9 +325,20 @@ class _Backward:
                         unit = q % tiles * size
                         gate = (q / tiles + turn) % 3
                         D = a.D.at((q / tiles + first) * part + unit / V * ld + unit % V + k * V)
-                        c.call_from("weights", groups - 1, D, 0, ld, depth, right.at(j * ld + k * V), ld, self.none, self.sums)
+                        c.call_from(
+                            "weights", groups - 1, D, 0, ld, depth, right.at(j * ld + k * V), ld, self.none, self.sums
+                        )
                         target = out.at((gate * a.H + unit) * columns + j * V)
-                        c.call("add_weights", self.sums, (a.H - unit).min(size), groups, target, columns, columns - j * V, again)
+                        c.call(
+                            "add_weights",
+                            self.sums,
+                            (a.H - unit).min(size),
+                            groups,
+                            target,
+                            columns,
+                            columns - j * V,
+                            again,
+                        )
         with c.when(a.has_bias > 0):
             b0, b1 = share(self.J * 4, c.part, c.parts)
             with c.loop(b0, b1) as q:

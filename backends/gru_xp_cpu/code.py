@@ -1,8 +1,8 @@
 """Writing LLVM's language as if it were Python: numbers with operators, pointers, loops and branches.
 
-A `Unit` is what is compiled at once, for one target and one dtype; a `Code` is one of its functions while it is written.
-Integers have 64 bits. A `real` is the unit's floating-point type, a vector is a full register of them. Plain Python
-numbers may stand wherever a value is expected.
+A `Unit` is what is compiled at once, for one target and one dtype; a `Code` is one of its functions while it is
+written. Integers have 64 bits. A `real` is the unit's floating-point type, a vector is a full register of them. Plain
+Python numbers may stand wherever a value is expected.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Unit:
 
     @contextmanager
     def function(self, name: str, arguments: str, *, public: bool = False) -> Iterator[Code]:
-        """Write a function: `arguments` are names, with a star before pointers to reals and an at before other pointers."""
+        """Write a function; arguments with a star are pointers to reals, those with an at other pointers."""
         kinds = [PTR if word[0] in "*@" else I64 for word in arguments.split()]
         function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
         function.attributes.add("nounwind")
@@ -202,7 +202,7 @@ class Pointer(Value):
 class Variable:
     """A value that changes; LLVM turns it into registers."""
 
-    __slots__ = ("code", "place", "kind")
+    __slots__ = ("code", "kind", "place")
 
     def __init__(self, code: Code, value: Value):
         self.code, self.kind = code, value.ir.type
@@ -219,9 +219,9 @@ class Variable:
 class Record:
     """What a kernel is called with: one integer for each field.
 
-    A star before a name makes it the address of reals, an at that of something else. A circumflex stands before arrays of
-    NumPy: there the integer is the address of the array object, in which the address of the data stands `data_at` bytes
-    on; asking NumPy for it takes longer than a small kernel. Zero stays zero.
+    A star before a name makes it the address of reals, an at that of something else. A circumflex stands before arrays
+    of NumPy: there the integer is the address of the array object, in which the address of the data stands `data_at`
+    bytes on; asking NumPy for it takes longer than a small kernel. Zero stays zero.
     """
 
     def __init__(self, code: Code, integers: Pointer, fields: str):

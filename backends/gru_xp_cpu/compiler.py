@@ -1,8 +1,9 @@
 """From Python to machine code, once: a unit's functions are compiled at their first use and kept on disk.
 
-A file in the cache is named by everything that it depends on: this package's source, LLVM, the processor with its features,
-the width and the dtype. It carries a checksum, so a damaged one is compiled anew; it is put in place by renaming, so two
-processes cannot disturb each other; and where the folder cannot be read or written everything works, only slower.
+A file in the cache is named by everything that it depends on: this package's source, LLVM, the processor with its
+features, the width and the dtype. It carries a checksum, so a damaged one is compiled anew; it is put in place by
+renaming, so two processes cannot disturb each other; and where the folder cannot be read or written everything works,
+only slower.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _llvm_machine(target: Target) -> Any:
 
 
 def machine(target: Target, kind: str, dtype: str) -> Machine:
-    """The code of one kind ("forward", "backward", ...) for a target and a dtype, from memory, from disk, or made now."""
+    """The code of one kind ("forward", "backward", "threads"): from memory, from disk, or made now."""
     with _lock:
         return _machine(target, kind, dtype)
 
@@ -88,7 +89,7 @@ def image_of(unit: Unit) -> bytes:
     return image
 
 
-# ---- on disk ------------------------------------------------------------------------------------------------------------
+# ---- on disk --------------------------------------------------------------------------------------------------------
 
 
 def cache_folder() -> Path | None:
@@ -147,5 +148,3 @@ def _write(path: Path, image: bytes) -> None:
             os.replace(name, path)
         except OSError:
             os.unlink(name)
-
-

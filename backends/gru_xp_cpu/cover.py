@@ -22,7 +22,8 @@ def share(whole: Value, part: Value, parts: Value) -> tuple[Value, Value]:
 
 
 def cover(c: Code, shapes: Shapes, rows: Any, j0: Any, j1: Any, body: Body, *, limit: Any = 1 << 30) -> None:
-    """body(row, rows, group, groups, tile) for every tile; `tile` is its index in the table. Groups outside, rows inside.
+    """body(row, rows, group, groups, tile) for every tile; `tile` is its index in the table. Groups outside, rows
+    inside.
 
     `limit` is the most groups of a tile.
     """
@@ -58,5 +59,3 @@ def chunks(c: Code, rows: Value, size: int, body: Callable[[Value, Value], None]
         with c.loop(0, count) as i:
             first, last = share(rows, i, count)
             body(first, last - first)
-
-

@@ -1,8 +1,8 @@
 """The forward pass of one layer and direction, for one of the threads that work on it together.
 
-The batch and the hidden units are dealt out to the threads, `unit_parts` of them side by side and the rest over the batch.
-Each projects what it will need itself, so that threads meet only where they share rows: once in a step. Time goes in
-blocks, so that the gates' arguments `gi` stay in the caches between their product and their use.
+The batch and the hidden units are dealt out to the threads, `unit_parts` of them side by side and the rest over the
+batch. Each projects what it will need itself, so that threads meet only where they share rows: once in a step. Time
+goes in blocks, so that the gates' arguments `gi` stay in the caches between their product and their use.
 
 The state is kept twice in the blocked format, one to read and one to write, with zeros beyond H.
 """
@@ -54,7 +54,17 @@ class _Forward:
             block.set(s1)
         with c.when(a.last.equals(a.T)):
             state = self.state(a.T).at(self.n0 * self.V)
-            c.call("from_blocked", state, a.N * self.V, self.n1 - self.n0, a.H, a.h_n.at(self.n0 * a.H), a.H, self.j0, self.j1)
+            c.call(
+                "from_blocked",
+                state,
+                a.N * self.V,
+                self.n1 - self.n0,
+                a.H,
+                a.h_n.at(self.n0 * a.H),
+                a.H,
+                self.j0,
+                self.j1,
+            )
 
     def meet(self, condition: Value) -> None:
         with self.c.when(condition):
@@ -85,12 +95,16 @@ class _Forward:
     def cut(self, s: Value) -> None:
         """Zero the state that step s will read, in the rows that are reset before it."""
         c, a = self.c, self.a
-        with c.when(a.has_cut > 0), c.when(s < a.T), c.loop(self.n0, self.n1) as m:
-            with c.when(c.bytes_at(a.cut).load(self.time(s) * a.N + m) > 0):
-                c.call("zero_block_rows", self.state(s).at(m * self.V), a.N * self.V, 1, self.j0, self.j1)
+        with (
+            c.when(a.has_cut > 0),
+            c.when(s < a.T),
+            c.loop(self.n0, self.n1) as m,
+            c.when(c.bytes_at(a.cut).load(self.time(s) * a.N + m) > 0),
+        ):
+            c.call("zero_block_rows", self.state(s).at(m * self.V), a.N * self.V, 1, self.j0, self.j1)
 
     def project(self, low: Value, steps: Value) -> None:
-        """gi = x @ W_ih.T + biases for this thread's rows and units; where a row is padding its z argument is infinite."""
+        """gi = x @ W_ih.T + biases for this thread's rows and units; z's part is infinite where a row is padding."""
         c, a, V = self.c, self.a, self.V
         M = steps * a.N
         x = c.variable(a.x)
@@ -114,9 +128,13 @@ class _Forward:
                 c.call_from("gates", index, at, a.I, V, a.I, a.panels_ih.at(j * panels), panels, begin, gi)
 
             cover(c, self.shapes, count, self.j0, self.j1, tile, limit=limit)
-            with c.when(a.has_valid > 0), c.loop(first, first + count) as m:
-                with c.when(c.bytes_at(a.valid).load(low * a.N + m).equals(0)), c.loop(self.j0, self.j1) as j:
-                    a.gi.put(c.constant(float("inf")), (j * M + m) * (3 * V) + V)
+            with (
+                c.when(a.has_valid > 0),
+                c.loop(first, first + count) as m,
+                c.when(c.bytes_at(a.valid).load(low * a.N + m).equals(0)),
+                c.loop(self.j0, self.j1) as j,
+            ):
+                a.gi.put(c.constant(float("inf")), (j * M + m) * (3 * V) + V)
 
         self.runs(steps, rows)
 
@@ -139,7 +157,18 @@ class _Forward:
         def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
             n = self.n0 + m
             block, panels = j * (3 * V), a.H * (3 * V)
-            c.call_from("gates", index, h.at(n * V), V, between, a.H, a.panels_hh.at(j * panels), panels, a.start_gh.at(block), self.sums)
+            c.call_from(
+                "gates",
+                index,
+                h.at(n * V),
+                V,
+                between,
+                a.H,
+                a.panels_hh.at(j * panels),
+                panels,
+                a.start_gh.at(block),
+                self.sums,
+            )
             row, place = t * a.N + n, j * between + n * V
             at = row * a.H + j * V
             gi = a.gi.at((j * M + (t - low) * a.N + n) * (3 * V))

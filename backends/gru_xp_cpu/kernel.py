@@ -88,5 +88,5 @@ class Kernel:
 
 @cache
 def kernel(kind: str, char: str) -> Kernel:
-    """The kernel "forward" or "backward" for a dtype by its character; compiled, or read from disk, at the first call."""
+    """The kernel "forward" or "backward" for a dtype by its character; made, or read from disk, at the first call."""
     return Kernel(kind, "float32" if char == "f" else "float64")

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 
 from .kernel import kernel
@@ -46,7 +47,7 @@ class CpuLayer:
             return f"works in host memory, not on {device}"
         return unusable()
 
-    def prepare(self, w: CellParams, /) -> CellParams:
+    def pack(self, w: CellParams, /) -> CellParams:
         """The same weights, copied and packed, for inference again and again; everything else takes them too."""
         return pack(w)
 
@@ -60,8 +61,8 @@ class CpuLayer:
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
     ) -> tuple[Any, Any, LayerTape]:
         """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
-        y, h_n, x, h_prev, gates = _forward(x, h0, w, valid, resets, reverse, save)
-        return y, h_n, LayerTape(x, h_prev, *gates, w, valid, resets, spec, reverse)
+        y, h_n, x, h_prev, (r, z, n, u) = _forward(x, h0, w, valid, resets, reverse, save)
+        return y, h_n, LayerTape(x, h_prev, r, z, n, u, w, valid, resets, spec, reverse)
 
     def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
         """dy (T, N, H) or None, dh_n (N, H) or None -> dx (T, N, I), dh0 (N, H), dw."""
@@ -80,12 +81,20 @@ class AdaptedLayer(CpuLayer):
     def _take(self, a: Any) -> Any:
         return None if a is None else self._in(a)
 
+    def _give(self, a: Any) -> Any:
+        return None if a is None else self._out(a)
+
     def _weights(self, w: CellParams) -> CellParams:
-        return CellParams(*(self._take(a) for a in w))
+        return w if isinstance(w, PackedCell) else CellParams(*map(self._take, w))
+
+    def pack(self, w: CellParams, /) -> CellParams:
+        """As `CpuLayer.pack`; the copies are NumPy's."""
+        return pack(self._weights(w))
 
     def inference(
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
     ) -> tuple[Any, Any]:
+        """As `CpuLayer.inference`."""
         take = self._take
         y, h_n, *_ = _forward(take(x), take(h0), self._weights(w), take(valid), take(resets), reverse, None)
         return self._out(y), self._out(h_n)
@@ -93,23 +102,21 @@ class AdaptedLayer(CpuLayer):
     def forward(
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
     ) -> tuple[Any, Any, LayerTape]:
-        take, give = self._take, self._out
-        given = take(x)
-        y, h_n, used, h_prev, gates = _forward(given, take(h0), self._weights(w), take(valid), take(resets), reverse, save)
-        tape = LayerTape(
-            x if used is given else give(used), give(h_prev), *(g if g is None else give(g) for g in gates),
-            w, valid, resets, spec, reverse,
-        )  # fmt: skip
+        """As `CpuLayer.forward`."""
+        take, give, weights, given = self._take, self._give, self._weights(w), self._in(x)
+        y, h_n, used, h_prev, gates = _forward(given, take(h0), weights, take(valid), take(resets), reverse, save)
+        r, z, n, u = map(give, gates)
+        tape = LayerTape(x if used is given else give(used), give(h_prev), r, z, n, u, w, valid, resets, spec, reverse)
         return give(y), give(h_n), tape
 
     def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
-        take, give = self._take, self._out
-        seen = LayerTape(
-            *(take(a) for a in (tape.x, tape.h_prev, tape.r, tape.z, tape.n, tape.u)),
-            self._weights(tape.w), take(tape.valid), take(tape.resets), tape.spec, tape.reverse,
-        )  # fmt: skip
+        """As `CpuLayer.backward`."""
+        take, give = self._take, self._give
+        x, h_prev, r, z, n, u = map(take, (tape.x, tape.h_prev, tape.r, tape.z, tape.n, tape.u))
+        w, valid, resets = self._weights(tape.w), take(tape.valid), take(tape.resets)
+        seen = LayerTape(x, h_prev, r, z, n, u, w, valid, resets, tape.spec, tape.reverse)
         dx, dh0, dw = _backward(seen, take(dy), take(dh_n))
-        return give(dx), give(dh0), CellParams(*(g if g is None else give(g) for g in dw))
+        return give(dx), give(dh0), CellParams(*map(give, dw))
 
 
 @cache
@@ -122,12 +129,14 @@ def unusable() -> str | None:
     return why_none()
 
 
-# ---- the calls ----------------------------------------------------------------------------------------------------------
+# ---- the calls ------------------------------------------------------------------------------------------------------
 
 STEP, STATES, GATES = 1, 2, 4
 
 
-def _forward(x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: bool, save: str | None) -> tuple[Any, ...]:
+def _forward(
+    x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: bool, save: str | None
+) -> tuple[Any, ...]:
     """y, h_n and, if something is saved, x, h_prev and (r, z, n, u) for the tape."""
     run = kernel("forward", x.dtype.char)
     (T, N, I), H = x.shape, h0.shape[1]
@@ -150,7 +159,7 @@ def _forward(x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: b
     if valid is not None:
         valid, clean = _compact(valid), empty((T, N, I), dtype)
     layout = run.layout(T, N, I, H, False)
-    address, memory = scratch(layout.size)
+    address, _memory = scratch(layout.size)
     tail = layout.tail(address)
     if packed is not None:
         tail = packed + tail[len(packed) :]
@@ -182,7 +191,12 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams
     valid, dh_n = _compact(tape.valid), _compact(dh_n)
     cut = None if tape.resets is None else _cut_before(valid, tape.resets, tape.reverse)
     new = empty if T * N else np.zeros
-    dx, dh0, dW_ih, dW_hh = new((T, N, I), dtype), np.empty((N, H), dtype), new((3 * H, I), dtype), new((3 * H, H), dtype)
+    dx, dh0, dW_ih, dW_hh = (
+        new((T, N, I), dtype),
+        np.empty((N, H), dtype),
+        new((3 * H, I), dtype),
+        new((3 * H, H), dtype),
+    )
     db_ih = db_hh = None
     b = b_ih is not None
     if b:
@@ -194,7 +208,7 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams
         dy, dy_row, dy_step = _steps(dy)
     saved = r is not None
     layout = run.layout(T, N, I, H, not saved)
-    address, memory = scratch(layout.size)
+    address, _memory = scratch(layout.size)
     last = T
     while True:
         first = max(0, last - layout.segment)
@@ -239,7 +253,7 @@ def pack(w: CellParams) -> PackedCell:
     return packed
 
 
-# ---- arrays -------------------------------------------------------------------------------------------------------------
+# ---- arrays ---------------------------------------------------------------------------------------------------------
 
 
 def _compact(a: Any) -> Any:

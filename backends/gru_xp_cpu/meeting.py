@@ -1,10 +1,12 @@
 """How threads wait for each other: inside a kernel at a barrier, between kernels asleep at a lock.
 
-All of it stands in one record of integers, `SYNC`; what several threads write has a cache line to itself. The barrier is a
-counter that only grows. Who waits there gives its core away after a while, for there may be more threads than cores.
+All of it stands in one record of integers, `SYNC`; what several threads write has a cache line to itself. The barrier
+is a counter that only grows. Who waits there gives its core away after a while, for there may be more threads than
+cores.
 
-A worker sleeps in `PyThread_acquire_lock`, the lock of Python itself, which needs no global interpreter lock and exists on
-every system. So nothing spins when no kernel runs, and a worker wakes even while some thread is busy in Python.
+A worker sleeps in `PyThread_acquire_lock`, the lock of Python itself, which needs no global interpreter lock and
+exists on every system. So nothing spins when no kernel runs, and a worker wakes even while some thread is busy in
+Python.
 """
 
 from __future__ import annotations

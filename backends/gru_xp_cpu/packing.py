@@ -1,7 +1,7 @@
 """Copies into the formats that the tiles want: gate panels for the right operand, blocks of columns for either.
 
-    gate panels   [unit block][k][gate r, z, n][V]     from a weight (3H, K), transposed in registers
-    blocked       [column block][row][V]               from a matrix; what is missing of the last block is zero
+gate panels   [unit block][k][gate r, z, n][V]     from a weight (3H, K), transposed in registers
+blocked       [column block][row][V]               from a matrix; what is missing of the last block is zero
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def _pack_panels(unit: Unit) -> None:
 def _pack_bias(unit: Unit) -> None:
     """The biases [unit block][gate][V]: to `gi` what the projection starts from, to `gh` what the recurrent sums do.
 
-    The arguments of r and z take the sum of both biases; the candidate's parts stay apart, the reset gate is between them.
+    The arguments of r and z take the sum of both biases; the candidate's parts stay apart, the reset gate is between
+    them.
     """
     V = unit.lanes
     with unit.function("pack_bias", "there *b_ih *b_hh H *gi *gh j0 j1") as c, c.loop(c.j0, c.j1) as j:

@@ -1,4 +1,4 @@
-"""What is decided before a kernel runs: threads and how they share the work, blocks of time, the places in scratch memory."""
+"""What is decided before a kernel runs: threads and their shares, blocks of time, the places in scratch memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ ROWS_FORWARD, ROWS_BACKWARD = 512, 1024
 SEGMENT = 4e9
 #: a batch is shared by rows if there are so many for each thread
 ROWS_EACH = 8
-#: bytes of weights that every core may read at each step; beyond it the units are shared, so that each reads its own part
+#: bytes of weights that every core may read at each step; beyond it the units are shared, so that each reads its own
+#: part
 WEIGHTS_EACH = 1 << 20
 
 
@@ -70,10 +71,10 @@ def _share(N: int, H: int, J: int, size: int, threads: int) -> tuple[int, int]:
     """Threads, and into how many parts the units go; the batch goes into threads / parts."""
     if threads == 1:
         return 1, 1
-    if N >= ROWS_EACH * threads and 3 * H * H * size <= WEIGHTS_EACH:
+    if ROWS_EACH * threads <= N and 3 * H * H * size <= WEIGHTS_EACH:
         return threads, 1
-    if J >= threads:
+    if threads <= J:
         return threads, threads
-    if N >= threads * J:
+    if threads * J <= N:
         return threads // J * J, J
     return max(1, J), max(1, J)

@@ -1,8 +1,8 @@
 """What stands between the products: the gates and their gradients, from a tile's sums to memory.
 
-The sums are a tile's `dst`, [row][group][w][V]. Scratch is in the blocked format [column block][row][V], so its rows are V
-apart and its groups `..._group` apart; the arrays of the tape are plain matrices whose last vector may be masked: `left` is
-the number of columns from the first group's on.
+The sums are a tile's `dst`, [row][group][w][V]. Scratch is in the blocked format [column block][row][V], so its rows
+are V apart and its groups `..._group` apart; the arrays of the tape are plain matrices whose last vector may be
+masked: `left` is the number of columns from the first group's on.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from gru_xp.errors import DTypeError, ShapeError, StructureError
 from gru_xp.params import CellParams
 
@@ -26,8 +27,8 @@ class Stream:
     >>> stream.step(rng.normal(size=(1, 3))).shape
     (1, 4)
 
-    `params` as for `gru`, L layers in one direction, in float32 or float64; they are copied. `state` (L, N, H) may be read
-    and written to between the steps; zeros at first. A stream serves one thread at a time.
+    `params` as for `gru`, L layers in one direction, in float32 or float64; they are copied. `state` (L, N, H) may be
+    read and written to between the steps; zeros at first. A stream serves one thread at a time.
     """
 
     def __init__(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int = 1):
@@ -48,10 +49,8 @@ class Stream:
             layout = run.layout(1, N, x.shape[2], H, False)
             address, memory = block(layout.size)
             b = w.b_ih is not None
-            fields = run.pack(
-                0, 1, 0, STEP, 0, 0, b, 0, id(x), id(h), id(w.W_ih), id(w.W_hh), b and id(w.b_ih), b and id(w.b_hh), id(y), id(h),
-                *([0] * 8),
-            )  # fmt: skip
+            weights = id(w.W_ih), id(w.W_hh), b and id(w.b_ih), b and id(w.b_hh)
+            fields = run.pack(0, 1, 0, STEP, 0, 0, b, 0, id(x), id(h), *weights, id(y), id(h), *([0] * 8))
             whole = layout.head + fields + w.panels + layout.tail(address)[len(w.panels) :]
             self._kept += [memory, x, h]
             self._calls.append((layout.threads, whole))

@@ -1,7 +1,7 @@
 """Which processor: the width of its vectors, the number of its registers and what LLVM is told of it.
 
-The width follows the machine. `GRU_XP_CPU_WIDTH` (512, 256 or 128 bits) forces a narrower one, so that the code for other
-processors can be tested on this one.
+The width follows the machine. `GRU_XP_CPU_WIDTH` (512, 256 or 128 bits) forces a narrower one, so that the code for
+other processors can be tested on this one.
 """
 
 from __future__ import annotations

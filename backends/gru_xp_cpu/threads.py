@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from gru_xp.errors import VariableError
 
 from .compiler import machine
@@ -36,10 +37,7 @@ def thread_count() -> int:
         if not chosen.isdecimal() or not 1 <= int(chosen) <= MOST:
             raise VariableError(f"{VARIABLE}: expected a number from 1 to {MOST}, got {chosen!r}")
         return int(chosen)
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, _quota(), MOST))
 
 

@@ -4,12 +4,13 @@ A tile is `rows` x `groups` x `width` vectors of sums over k:
 
     dst[row][group][w] = first[group][w] + sum_k A[row, k] * B[group][k][w]
 
-The left operand is read one number at a time, so it may lie anywhere: A[row, k] stands at row * a_row + (k / V) * a_block
-+ k % V, V being the lanes of a vector. With a_block = V that is a plain matrix with rows of a_row, with a_row = V and
-a_block = V * rows it is the blocked format [column block][row][V]. The right operand is packed: `width` vectors for each k,
-groups b_group apart; `first` and `dst` are compact.
+The left operand is read one number at a time, so it may lie anywhere: A[row, k] stands at row * a_row + (k / V) *
+a_block + k % V, V being the lanes of a vector. With a_block = V that is a plain matrix with rows of a_row, with a_row
+= V and a_block = V * rows it is the blocked format [column block][row][V]. The right operand is packed: `width`
+vectors for each k, groups b_group apart; `first` and `dst` are compact.
 
-The weights' gradients sum over rows of time instead: there k is a row of a blocked A and the tile's rows are its columns.
+The weights' gradients sum over rows of time instead: there k is a row of a blocked A and the tile's rows are its
+columns.
 
 Every tile of some table exists for 1 to `rows` rows, so that what is left of a batch costs what it must.
 """
@@ -110,7 +111,7 @@ def weight_tiles(unit: Unit, name: str) -> None:
 
 
 def _weight_tile(unit: Unit, name: str, units: int, groups: int) -> None:
-    """dst[unit][group] = sum over K rows of A[unit / V][row][unit % V] * B[group][row]; A's blocks are a_block apart."""
+    """dst[unit][group] = sum over K rows of A[unit / V][row][unit % V] * B[group][row]; a_block between A's."""
     V = unit.lanes
     with unit.function(name, ARGUMENTS) as c:
         sums = [c.variable(c.constant(0.0)) for _ in range(units * groups)]

@@ -2,8 +2,9 @@
 
     python conformance/benchmarks/cpu_peers.py [--points step,seq] [--rounds 9] [--engines torch,gru_xp] [--json F]
 
-Every engine has a process of its own, since their threads wait spinning for each other; rounds are interleaved; each engine
-is checked against the first before it is timed. The multiply-add peak of the machine is measured in the same run.
+Every engine has a process of its own, since their threads wait spinning for each other; rounds are interleaved; each
+engine is checked against the first before it is timed. The multiply-add peak of the machine is measured in the same
+run.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def multiply_adds(point: str) -> int:
     return T * N * D * 3 * H * sum((I if layer == 0 else D * H) + H for layer in range(L))
 
 
-# ---- the engines --------------------------------------------------------------------------------------------------------
+# ---- the engines ----------------------------------------------------------------------------------------------------
 
 
 class Torch:
@@ -151,14 +152,13 @@ class GruXp:
 
         self.stack, self.x, self.dy = Stack(xp, numpy_layer), x, dy
         self.params = tuple(tuple(CellParams(*w) for w in directions) for directions in params)
-        prepare = getattr(numpy_layer, "prepare", lambda w: w)
-        self.prepared = tuple(tuple(prepare(w) for w in directions) for directions in self.params)
+        self.packed = tuple(tuple(map(numpy_layer.pack, directions)) for directions in self.params)
         D, H = len(params[0]), params[0][0][1].shape[1]
         self.h0 = np.zeros((len(params) * D, x.shape[1], H), np.float32)
         self.options: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "dropout_masks": None}
 
     def inference(self) -> Any:
-        return self.stack.inference(self.x, self.h0, self.prepared, **self.options)[0]
+        return self.stack.inference(self.x, self.h0, self.packed, **self.options)[0]
 
     def training(self) -> Any:
         _, _, tapes = self.stack.forward(self.x, self.h0, self.params, save="all", **self.options)
@@ -169,7 +169,7 @@ ENGINES: dict[str, Any] = {"torch": Torch, "jax": Jax, "onnxruntime": Onnxruntim
 
 
 def onnx_model(shape: tuple[int, ...], params: Any) -> bytes:
-    """A file of the ONNX format, opset 17, written by hand: layer after layer, Y (T, D, N, H) turned into (T, N, D*H)."""
+    """A file of the ONNX format, opset 17, written by hand: each layer's Y (T, D, N, H) as (T, N, D*H)."""
 
     def varint(n: int) -> bytes:
         return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
@@ -259,7 +259,7 @@ def peak() -> float:
     return best
 
 
-# ---- measuring ----------------------------------------------------------------------------------------------------------
+# ---- measuring ------------------------------------------------------------------------------------------------------
 
 
 def serve(name: str) -> None:
