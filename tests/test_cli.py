@@ -204,6 +204,18 @@ def test_info_lists_what_there_is() -> None:
         assert f" {name} " in result.stdout
 
 
+def test_info_says_which_kernel_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernel:
+        name, level = "sleepy", "layer"
+
+        def refuses(self, call: Any) -> str:
+            return f"no [{call.dtype}] today"
+
+    monkeypatch.setattr("gru_xp.cli.kernels_of", lambda library: (Kernel(),))
+    said = " ".join(invoke("info").stdout.split())
+    assert "sleepy (layer) not here: no [float32] today" in said
+
+
 def test_info_shows_a_wrong_variable() -> None:
     result = invoke("info", variables={"GRU_XP_BACKEND": "nothing"})
     assert result.exit_code == 0

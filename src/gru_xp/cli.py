@@ -25,8 +25,9 @@ from .dispatch import Place, available, convert, entries, kernel_policy, place_f
 from .dispatch import load as load_backend
 from .errors import BackendError, DTypeError, FileFormatError, GRUError
 from .formats.safetensors import _write as write_whole
-from .kernels import kernels_of
+from .kernels import Call, Kernel, kernels_of
 from .module import load
+from .params import GRUSpec
 
 __all__ = ["app"]
 
@@ -108,11 +109,22 @@ def _about(name: str) -> tuple[str, ...]:
     try:
         backend = load_backend(name)
         devices = ", ".join(backend.devices())
-        kernels = ", ".join(f"{kernel.name} ({kernel.level})" for kernel in kernels_of(name))
+        kernels = "\n".join(_about_kernel(kernel, backend) for kernel in kernels_of(name))
     except Exception as error:  # a library that is there and cannot be imported fails in any way it likes
         words = " ".join(f"{type(error).__name__}: {error}".split())
         return f"{found} [bold red]broken[/]", "-", "-", f"[red]{escape(words[:200])}[/]"
     return found, devices, ", ".join(backend.float_names()), kernels or "none"
+
+
+def _about_kernel(kernel: Kernel, backend: Backend) -> str:
+    """A kernel's name, and why it serves no ordinary call here, if so."""
+    ordinary: dict[str, Any] = {"dtype": "float32", "T": 100, "N": 8, "I": 64, "H": 128, "L": 1, "D": 1}
+    ordinary |= {"spec": GRUSpec(), "bias": True}
+    ordinary |= dict.fromkeys(("lengths", "resets", "dropout", "recording"), False)
+    devices = map(backend.device, backend.devices())
+    reasons = [kernel.refuses(Call("inference", backend, device, **ordinary)) for device in devices]
+    named = f"{kernel.name} ({kernel.level})"
+    return named if None in reasons else f"{named} [yellow]not here: {escape(str(reasons[0]))}[/]"
 
 
 def how_to_get(name: str) -> str:
