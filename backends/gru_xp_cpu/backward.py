@@ -74,8 +74,8 @@ class _Backward:
 
     def meet(self, condition: Value) -> None:
         with self.c.when(condition):
-            self.met.set(self.met.get() + self.c.parts)
-            self.c.call("meet", self.c.sync, self.met.get())
+            self.met.set(self.met.get() + 1)
+            self.c.call("meet", self.c.sync, self.c.part, self.c.parts, self.met.get())
 
     def time(self, s: Value) -> Value:
         return self.c.select(self.a.reverse > 0, self.a.T - 1 - s, s)

@@ -68,8 +68,8 @@ class _Forward:
 
     def meet(self, condition: Value) -> None:
         with self.c.when(condition):
-            self.met.set(self.met.get() + self.c.parts)
-            self.c.call("meet", self.c.sync, self.met.get())
+            self.met.set(self.met.get() + 1)
+            self.c.call("meet", self.c.sync, self.c.part, self.c.parts, self.met.get())
 
     def state(self, s: Value) -> Pointer:
         """What step s reads."""

@@ -1,8 +1,9 @@
 """How threads wait for each other: inside a kernel at a barrier, between kernels asleep at a lock.
 
-All of it stands in one record of integers, `SYNC`; what several threads write has a cache line to itself. The barrier
-is a counter that only grows. Who waits there gives its core away after a while, for there may be more threads than
-cores.
+All of it stands in one record of integers, `SYNC`; what one thread writes and others read has a cache line to itself.
+At the barrier each thread writes how often it has come there, and reads that of the others: one line goes from core to
+core, where a common counter would go there and back. Who waits gives its core away after a while, for there may be more
+threads than cores.
 
 A worker sleeps in `PyThread_acquire_lock`, the lock of Python itself, which needs no global interpreter lock and
 exists on every system. So nothing spins when no kernel runs, and a worker wakes even while some thread is busy in
@@ -17,30 +18,41 @@ from llvmlite import ir
 
 from .code import I32, I64, PTR, Code, Pointer, Unit, Value
 
-__all__ = ["LOCKS", "SYNC", "meet", "serve_and_launch"]
+__all__ = ["LOCKS", "MOST", "PLACES", "SYNC", "meet", "serve_and_launch"]
 
-#: places in the record; the locks of the workers 1, 2, ... follow LOCKS
-SYNC = {"met": 0, "done": 8, "kernel": 16, "fields": 17, "parts": 18, "give_way": 19, "acquire": 20, "release": 21}
-LOCKS = 24
+#: places in the record; the locks of the workers follow LOCKS, the lines of all threads COME
+SYNC = {"kernel": 0, "fields": 1, "parts": 2, "give_way": 3, "acquire": 4, "release": 5}
+LOCKS, MOST, LINE = 8, 64, 8
+COME = LOCKS + MOST
+PLACES = COME + MOST * LINE
 
 #: turns of a waiting loop before the core is given away; one turn is a pause of 10 to 140 cycles
-PATIENCE = 400
+PATIENCE = 60
+#: more times than any thread comes to a barrier
+DONE = 1 << 62
 
 
 def meet(unit: Unit) -> None:
-    """Emit `meet(sync, target)`: wait until the threads have met `target` times in sum."""
-    with unit.function("meet", "@sync target") as c:
+    """Emit `meet(sync, part, parts, times)`: wait until all have come as many times."""
+    with unit.function("meet", "@sync part parts times") as c:
         sync = c.ints_at(c.sync)
-        c.b.atomic_rmw("add", sync.at(SYNC["met"]).ir, I64(1), "acq_rel")
-        _wait(c, sync, SYNC["met"], c.target)
+        _come(c, sync, c.part, c.times)
+        with c.loop(0, c.parts) as other:
+            _wait(c, sync, other, c.times)
 
 
-def _wait(c: Code, sync: Pointer, place: int, target: Value) -> None:
-    """Until a counter has reached its target."""
+def _come(c: Code, sync: Pointer, part: Value, times: Value) -> None:
+    place = c.b.ptrtoint(sync.at(part * LINE + COME).ir, I64)
+    place = c.b.inttoptr(place, I64.as_pointer())  # llvmlite wants to see what it points at
+    c.b.store_atomic(times.ir, place, "release", 8)
+
+
+def _wait(c: Code, sync: Pointer, part: Value, times: Value) -> None:
+    """Until that thread has come so many times."""
 
     def short(turns: Value) -> Value:
-        count = c.b.load_atomic(sync.at(place).ir, "acquire", 8, typ=I64)
-        return Value(c, c.b.icmp_signed("<", count, target.ir))
+        count = c.b.load_atomic(sync.at(part * LINE + COME).ir, "acquire", 8, typ=I64)
+        return Value(c, c.b.icmp_signed("<", count, times.ir))
 
     with c.loop_while(0, short) as turns:
         turn = turns.get()
@@ -79,12 +91,12 @@ def serve_and_launch(unit: Unit) -> None:
             kernel.set(sync.load(SYNC["kernel"]))
             with c.when(kernel.get() > 0):
                 run(c, kernel.get(), sync.load(SYNC["fields"]), c.part, sync.load(SYNC["parts"]))
-                c.b.atomic_rmw("add", sync.at(SYNC["done"]).ir, I64(1), "release")
+                _come(c, sync, c.part, c.integer(DONE))
 
     with unit.function("launch", "@sync kernel fields parts", public=True) as c:
         sync = c.ints_at(c.sync)
-        for name in ("met", "done"):
-            sync.store(0, SYNC[name])
+        with c.loop(0, c.parts) as part:
+            sync.store(0, part * LINE + COME)
         sync.store(c.kernel, SYNC["kernel"])
         sync.store(c.fields, SYNC["fields"])
         sync.store(c.parts, SYNC["parts"])
@@ -92,4 +104,5 @@ def serve_and_launch(unit: Unit) -> None:
             lock = c.b.inttoptr(sync.load(part + LOCKS).ir, PTR)
             _call(c, sync.load(SYNC["release"]), ir.VoidType(), [lock])
         run(c, c.kernel, c.fields, c.integer(0), c.parts)
-        _wait(c, sync, SYNC["done"], c.parts - 1)
+        with c.loop(1, c.parts) as part:
+            _wait(c, sync, part, c.integer(DONE))

@@ -21,13 +21,12 @@ import numpy as np
 from gru_xp.errors import VariableError
 
 from .compiler import machine
-from .meeting import LOCKS, SYNC
+from .meeting import LOCKS, MOST, PLACES, SYNC
 from .target import Target
 
 __all__ = ["run", "thread_count"]
 
 VARIABLE = "GRU_XP_NUM_THREADS"
-MOST = 64
 
 
 def thread_count() -> int:
@@ -78,7 +77,7 @@ class _Pool:
         self.turn = threading.Lock()
         self.workers = 0
         # aligned to cache lines, and never freed: workers look at it as long as the process lives
-        memory = np.zeros(LOCKS + MOST + 8, np.int64)
+        memory = np.zeros(PLACES + 8, np.int64)
         self.sync: Any = memory[-memory.ctypes.data % 64 // 8 :]
         self.address = self.sync.ctypes.data
         self.launch: Any = None
