@@ -19,6 +19,8 @@ from .problems import of_forward, of_gradients
 
 __all__ = ["conversion_cases"]
 
+QUICK = ("numpy", "torch")
+
 
 def conversion_cases() -> Iterator[Case]:
     """A case for each library whose arrays may come."""
@@ -28,6 +30,7 @@ def conversion_cases() -> Iterator[Case]:
             f"arrays of {name}",
             "results of another library, device or dtype than the caller's, or computed elsewhere than was asked for",
             _from(name),
+            quick=name in QUICK,
             rows="plain",
         )
     yield Case(

@@ -77,7 +77,7 @@ def law_cases() -> Iterator[Case]:
         return Case("laws", name, catches, check, quick=quick)
 
     one_way = configs(ragged=True, D=1)
-    yield law("chunks are the whole", "a state that is lost between chunks", one_way, chunks, quick=True)
+    yield law("chunks are the whole", "a state that is lost between chunks", one_way, chunks)
     yield law("rows alone are the batch", "rows that see one another, or their order", configs(), rows)
     yield law("lengths are cutting", "padding that is seen", configs(), lengths_cut)
     yield law("resets are separate sequences", "a state that passes a boundary", configs(D=1), resets_separate)
@@ -94,7 +94,7 @@ def law_cases() -> Iterator[Case]:
         configs(ragged=False, D=2),
         reversed_input,
     )
-    yield law("gradients are linear in what flows in", "a gradient that depends on dy", configs(), linear, quick=True)
+    yield law("gradients are linear in what flows in", "a gradient that depends on dy", configs(), linear)
     yield law("forward here, backward there", "a tape that only its maker can read", configs(), two_paths, quick=True)
 
 
