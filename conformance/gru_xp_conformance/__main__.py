@@ -3,6 +3,6 @@
 try:
     from .app import main
 except ModuleNotFoundError as missing:
-    raise SystemExit(f"{missing.name} is missing; install it: python -m pip install 'gru-xp[conformance]'") from None
+    raise SystemExit(f"{missing.name} is missing; install it: python -m pip install {missing.name}") from None
 
 main()
