@@ -226,6 +226,14 @@ def test_bad_steps() -> None:
         model(X.astype("f8"))
 
 
+def test_batch_first_errors_are_in_the_callers_order() -> None:
+    model = gru_xp.GRU(4, 5, batch_first=True)
+    with pytest.raises(gru_xp.ShapeError, match=r"x: expected \(N, T, I\) = \(3, 6, 4\), got \(3, 6, 7\)"):
+        model(np.zeros((3, 6, 7), "f4"))
+    with pytest.raises(gru_xp.ShapeError, match=r"resets: expected \(N, T\) = \(3, 6\), got \(6, 3\)"):
+        model(np.zeros((3, 6, 4), "f4"), resets=np.zeros((6, 3), bool))
+
+
 def test_dtypes_and_repr() -> None:
     for dtype in (np.float64, np.dtype("f8"), torch.float64, "float64"):
         assert gru_xp.GRU(4, 5, dtype=dtype).dtype == "float64"

@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from importlib.metadata import PackageNotFoundError, metadata, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +21,10 @@ from rich.table import Table
 
 from . import __version__
 from .backend import Backend
-from .dispatch import Place, available, convert, entries, kernel_policy, place_for, selection, use_backend
+from .dispatch import Place, available, convert, entries, how_to_get, kernel_policy, place_for, selection, use_backend
 from .dispatch import load as load_backend
 from .errors import BackendError, DTypeError, FileFormatError, GRUError
-from .formats.safetensors import _write as write_whole
+from .formats.files import write_whole
 from .kernels import Call, Kernel, kernels_of
 from .module import load
 from .params import GRUSpec
@@ -125,13 +125,6 @@ def _about_kernel(kernel: Kernel, backend: Backend) -> str:
     reasons = [kernel.refuses(Call("inference", backend, device, **ordinary)) for device in devices]
     named = f"{kernel.name} ({kernel.level})"
     return named if None in reasons else f"{named} [yellow]not here: {escape(str(reasons[0]))}[/]"
-
-
-def how_to_get(name: str) -> str:
-    """The command that installs a backend's library."""
-    extras = [extra.replace("-", "_") for extra in metadata("gru-xp").get_all("Provides-Extra") or ()]
-    wanted = f"'gru-xp[{name}]'" if name in extras else name
-    return f"python -m pip install {wanted}"
 
 
 def _version_of(module: str) -> str:

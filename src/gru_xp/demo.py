@@ -25,7 +25,7 @@ from rich.table import Table
 from .dispatch import Place, available, convert, entries, place_for, selection, use_backend
 from .dispatch import load as load_backend
 from .errors import GRUError, RangeError
-from .formats.safetensors import _write as write_whole
+from .formats.files import write_whole
 from .functional import explain
 from .module import GRU, load
 from .params import map_params, weights_of

@@ -65,12 +65,21 @@ def load(name: str) -> Backend:
         raise BackendError(f"unknown backend {name!r}; installed: {', '.join(available()) or 'none'}")
     if name not in available():
         raise BackendError(
-            f"backend {name!r}: its library is missing; install it (python -m pip install 'gru-xp[{name}]') "
+            f"backend {name!r}: its library is missing; install it ({how_to_get(name)}) "
             f"or choose one of: {', '.join(available())}"
         )
     backend = entries()[name].load()()
     assert isinstance(backend, Backend), f"the entry point {name} of gru_xp.backends gave {backend!r}, no Backend"
     return backend
+
+
+def how_to_get(name: str) -> str:
+    """The command that installs a backend's library."""
+    from importlib.metadata import metadata
+
+    extras = [extra.replace("-", "_") for extra in metadata("gru-xp").get_all("Provides-Extra") or ()]
+    wanted = f"'gru-xp[{name}]'" if name in extras else name
+    return f"python -m pip install {wanted}"
 
 
 _owners: dict[type, Backend] = {}  # a cache: what owns a type never changes

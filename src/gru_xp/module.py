@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any
 
 from .backend import Backend
-from .checks import Sizes, sizes_of, structured
+from .checks import Sizes, assert_shape, sizes_of, structured
 from .dispatch import Place, convert, owner, place_for, selection
 from .dispatch import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
@@ -193,7 +193,7 @@ class GRU:
         self, x: Any, h0: Any = None, *, lengths: Any = None, resets: Any = None, backend: str | Backend | None = None
     ) -> tuple[Any, Any]:
         """Inference: as `gru`, with x (N, T, I), y (N, T, D*H) and resets (N, T) if `batch_first`. Without dropout."""
-        x, resets = self._time_first(x), self._time_first(resets)
+        x, resets = self._sequences(x, resets)
         y, h_n = gru(x, self._at(x, backend), h0, lengths=lengths, resets=resets, spec=self.spec, backend=backend)
         return self._time_first(y), h_n
 
@@ -210,7 +210,7 @@ class GRU:
         backend: str | Backend | None = None,
     ) -> tuple[Any, Any, Tape]:
         """Training: as `gru_forward`. Where `dropout` acts, give the masks or a seed to draw them from."""
-        x, resets = self._time_first(x), self._time_first(resets)
+        x, resets = self._sequences(x, resets)
         if dropout_masks is None and self.dropout > 0.0 and self.num_layers > 1:
             if dropout_seed is None:
                 raise StructureError(
@@ -235,6 +235,15 @@ class GRU:
         """As `gru_backward`; dy and `.x` are (N, T, ...) if `batch_first`."""
         grads = gru_backward(tape, self._time_first(dy), dh_n)
         return grads._replace(x=self._time_first(grads.x))
+
+    def _sequences(self, x: Any, resets: Any) -> tuple[Any, Any]:
+        """x and resets with time first; what does not fit is said in the caller's own order of axes."""
+        if self.batch_first and owner(x, "x") is not None and x.ndim == 3:
+            N, T, _ = x.shape
+            assert_shape(x, "x", "(N, T, I)", (N, T, self.input_size), "I comes from W_ih; the model is batch_first")
+            if hasattr(resets, "shape"):
+                assert_shape(resets, "resets", "(N, T)", (N, T), "as x has; the model is batch_first")
+        return self._time_first(x), self._time_first(resets)
 
     def _time_first(self, a: Any) -> Any:
         """(N, T, ...) <-> (T, N, ...) if `batch_first` and there is a batch."""

@@ -7,8 +7,6 @@ are, bit for bit. The file is written beside its place and then renamed, so it i
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from gru_xp.backend import Backend
 from gru_xp.dispatch import Place, convert, place_for, selection
 from gru_xp.dispatch import load as load_backend
 from gru_xp.errors import BackendError, FileFormatError, GRUError
+from gru_xp.formats.files import write_whole
 from gru_xp.module import GRU
 from gru_xp.params import CellParams, GRUSpec
 
@@ -55,7 +54,7 @@ def save(model: GRU, path: str | PathLike[str]) -> None:
     }
     options = {name: getattr(model.spec if name == "reset_after" else model, name) for name in OPTIONS}
     metadata = {"format": FORMAT, "version": VERSION, "model": json.dumps(options)}
-    _write(Path(path), library.serialize(tensors, metadata))
+    write_whole(Path(path), library.serialize(tensors, metadata))
 
 
 def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
@@ -160,27 +159,6 @@ def _from_numpy(data: Any, dtype: str, shape: Any, place: Place) -> Any:
         return backend.xp.astype(convert(numpy.canonical(wide), numpy, place, "file"), backend.dtype(dtype))
     values = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape)
     return convert(numpy.canonical(values), numpy, place, "file")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of it or nothing: into a file beside it, which is then renamed."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _key(field: str, layer: int, d: int) -> str:
