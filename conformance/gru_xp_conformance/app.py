@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .matrix import Result, chosen, run
+from .report import as_text, markdown, print_matrix, put_table, table_differs
 from .report import html as page
-from .report import markdown, print_matrix, put_table, table_differs
 
 __all__ = ["app", "main"]
 
@@ -55,7 +55,7 @@ def conformance(
     if html is not None:
         html.write_text(page(result), encoding="utf-8")
     if json_file is not None:
-        json_file.write_text(json.dumps(result.as_json(), indent=1) + "\n", encoding="utf-8")
+        json_file.write_text(as_text(result.as_json()), encoding="utf-8")
     if table:
         print(markdown(everywhere))
     if write_table is not None:

@@ -66,7 +66,7 @@ def describe(names: Iterable[str]) -> dict[str, Any]:
         "processor": processor(),
         "cores": str(os.cpu_count()),
         "driver": driver(),
-        "versions": {name: version_of(name) for name in names},
+        "versions": {name: version_of(name) for name in ("array_api_compat", *names)},
         "devices": {name: ", ".join(load(name).devices()) for name in names},
         "modes": {name: told for name, told in modes.items() if told},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,7 +18,7 @@ from .cases import GROUPS, all_cases
 from .judge import Target
 from .matrix import FAILED, NOT_RUN, PASSED, Outcome, Result
 
-__all__ = ["BEGIN", "END", "html", "markdown", "print_matrix", "put_table", "table_differs"]
+__all__ = ["BEGIN", "END", "as_text", "html", "markdown", "print_matrix", "put_table", "table_differs"]
 
 BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
 KINDS = ("y", "h_n", "x", "h_prev", "r", "z", "u", "n", "dx", "dh0", "dW_ih", "dW_hh", "db_ih", "db_hh")
@@ -38,6 +39,13 @@ def _reasons(outcomes: Iterable[Outcome], status: str) -> dict[str, list[Outcome
         if outcome.status == status:
             found.setdefault(outcome.reason, []).append(outcome)
     return found
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """JSON with a line for each outcome, so that two runs can be compared line by line."""
+    head = json.dumps({**report, "outcomes": []}, indent=1)
+    outcomes = ",\n".join(f"  {json.dumps(outcome)}" for outcome in report["outcomes"])
+    return head.replace('"outcomes": []', f'"outcomes": [\n{outcomes}\n ]') + "\n"
 
 
 # ---- for a terminal --------------------------------------------------------------------------------------------------
@@ -163,7 +171,8 @@ td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowra
 pre { white-space: pre-wrap; background: var(--head); padding: .7rem; border-radius: 4px; font-size: .8rem }
 summary { cursor: pointer; padding: .25rem 0 }
 svg text { fill: var(--ink); font: 11px system-ui, sans-serif }
-svg .faint { fill: var(--faint) }
+svg .group { font-weight: 600 }
+svg .rule { stroke: var(--line) }
 .good { color: var(--good) }
 .bad { color: var(--bad); font-weight: 600 }
 .faint { color: var(--faint) }
@@ -194,13 +203,9 @@ def html(result: Result) -> str:
         *(_html_picture(result, target) for target in result.targets),
         _html_not_run(result),
         _html_environment(result),
-        f"<script type='application/json' id='result'>{_script_json(result)}</script></body></html>",
+        "</body></html>",
     ]
     return "\n".join(parts)
-
-
-def _script_json(result: Result) -> str:
-    return json.dumps(result.as_json(), separators=(",", ":")).replace("</", "<\\/")
 
 
 def _html_matrix(result: Result) -> str:
@@ -245,17 +250,21 @@ def _html_picture(result: Result, target: Target) -> str:
                 row[kind] = max(error, row.get(kind, 0.0))
     if not worst:
         return ""
-    side, left, top = 16, 330, 46
+    side, left, top = 16, 370, 46
     kinds = [kind for kind in KINDS if any(kind in row for row in worst.values())]
     width, height = left + side * len(kinds) + 20, top + side * len(worst) + 8
     parts = [f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img'>"]
     for column, kind in enumerate(kinds):
         x = left + side * column + side / 2
         parts.append(f"<text x='{x}' y='{top - 6}' transform='rotate(-55 {x} {top - 6})'>{kind}</text>")
+    before = ""
     for line, ((group, case), row) in enumerate(worst.items()):
         y = top + side * line
-        label = f"<tspan class='faint'>{group}</tspan> {escape(case[:44])}"
-        parts.append(f"<text x='{left - 8}' y='{y + 12}' text-anchor='end'>{label}</text>")
+        if group != before:
+            parts.append(f"<line class='rule' x1='0' x2='{width - 20}' y1='{y - 0.5}' y2='{y - 0.5}'/>")
+            parts.append(f"<text class='group' x='0' y='{y + 12}'>{group}</text>")
+            before = group
+        parts.append(f"<text x='{left - 8}' y='{y + 12}' text-anchor='end'>{escape(case[:48])}</text>")
         for column, kind in enumerate(kinds):
             if kind in row:
                 x, edge, title = (
