@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 from typing import Any
@@ -159,6 +162,15 @@ def test_rows_that_ran_elsewhere_join_the_table(quick: tuple[Any, Path], tmp_pat
     done = ran("numpy", "--quick", "--table", "--also", str(tmp_path / "elsewhere.json"))
     assert "| numpy | cpu | plain | ✓ |" in done.output
     assert "| numpy | cuda:0 | numpy-gates | ✓ |" in done.output
+
+
+def test_the_suite_under_pytest(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "gru_xp_conformance"]
+    settings = {**os.environ, "GRU_XP_BACKEND": "numpy", "GRU_XP_QUICK": "1", "GRU_XP_REQUIRE": "numpy,nonsense"}
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
+    assert "1 failed" in done.stdout, done.stdout
+    assert "nonsense: required by GRU_XP_REQUIRE" in done.stdout
+    assert re.search(r"\b(1[0-9]{2}|[6-9]\d) passed", done.stdout), done.stdout
 
 
 # ---- the house -------------------------------------------------------------------------------------------------------

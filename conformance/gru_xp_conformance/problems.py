@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 A = npt.NDArray[Any]
-KEPT = 64  # results that are kept for the next backend or case
+KEPT = 1024  # results that are kept for the next row
 
 
 @dataclass(frozen=True)
