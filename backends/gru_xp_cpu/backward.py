@@ -236,7 +236,7 @@ class _Backward:
                     ),
                 )
 
-            cover(c, self.columns, rows, self.j0, self.j1, tile)
+            cover(c, self.columns, rows, self.j0, self.j1, tile, backwards=s & 1)
             with (
                 c.when(a.has_cut > 0),
                 c.loop(self.n0, self.n1) as n,

@@ -21,13 +21,16 @@ def share(whole: Value, part: Value, parts: Value) -> tuple[Value, Value]:
     return whole * part / parts, whole * (part + 1) / parts
 
 
-def cover(c: Code, shapes: Shapes, rows: Any, j0: Any, j1: Any, body: Body, *, limit: Any = 1 << 30) -> None:
-    """body(row, rows, group, groups, tile) for every tile; `tile` is its index in the table. Groups outside, rows
-    inside.
+def cover(
+    c: Code, shapes: Shapes, rows: Any, j0: Any, j1: Any, body: Body, *, backwards: Any = 0, limit: int = 0
+) -> None:
+    """body(row, rows, group, groups, tile) for every tile; `tile` is its index in the table.
 
+    Groups outside, rows inside. Where the same panels are read again and again, every other time should go backwards:
+    it begins with what the nearest cache still holds, while always the same order would find nothing there.
     `limit` is the most groups of a tile.
     """
-    rows, j0, j1 = c.integer(rows), c.integer(j0), c.integer(j1)
+    rows, j0, j1, backwards = (c.integer(value) for value in (rows, j0, j1, backwards))
     most = max(shapes.groups)
     with c.when(rows > 0):
         count = (rows + (shapes.rows - 1)) / shapes.rows
@@ -36,20 +39,18 @@ def cover(c: Code, shapes: Shapes, rows: Any, j0: Any, j1: Any, body: Body, *, l
         widest = c.integer(shapes.groups[-1])
         for fewer in range(shapes.rows - 1, 0, -1):
             widest = c.select(largest <= fewer, c.integer(shapes.groups[fewer - 1]), widest)
-        widest = widest.min(limit)
-        with c.loop_while(j0, lambda j: j < j1) as group:
-            j = group.get()
-            left = j1 - j
-            turns = (left + widest - 1) / widest
-            groups = (left + turns - 1) / turns
+        if limit:
+            widest = widest.min(limit)
+        turns = (j1 - j0 + widest - 1) / widest
+        with c.loop(0, turns) as i:
+            first, last = share(j1 - j0, c.select(backwards > 0, turns - 1 - i, i), turns)
             tile = c.variable(0)
             with c.loop_while(0, lambda m: m < rows) as row:
                 m = row.get()
                 take = least + c.select(tile.get() < extra, c.integer(1), 0)
-                body(m, take, j, groups, (take - 1) * most + groups - 1)
+                body(m, take, j0 + first, last - first, (take - 1) * most + last - first - 1)
                 tile.set(tile.get() + 1)
                 row.set(m + take)
-            group.set(j + groups)
 
 
 def chunks(c: Code, rows: Value, size: int, body: Callable[[Value, Value], None]) -> None:

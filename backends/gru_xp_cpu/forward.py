@@ -117,17 +117,14 @@ class _Forward:
             self.meet(c.parts > 1)
         source = Pointer(c, x.get().ir, c.unit.real)
 
-        # a tile's sums are what gi is, if it has one group or there is but one row
-        limit = c.select(M.equals(1), c.integer(max(self.shapes.groups)), 1)
-
         def rows(first: Value, count: Value) -> None:
             def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
                 at = source.at((low * a.N + first + m) * a.I)
-                gi = a.gi.at((j * M + first + m) * (3 * V))
+                gi = a.gi.at((j * M + first + m) * (3 * V))  # the sums of one group are what gi is
                 begin, panels = a.start_gi.at(j * (3 * V)), a.I * (3 * V)
                 c.call_from("gates", index, at, a.I, V, a.I, a.panels_ih.at(j * panels), panels, begin, gi)
 
-            cover(c, self.shapes, count, self.j0, self.j1, tile, limit=limit)
+            cover(c, self.shapes, count, self.j0, self.j1, tile, limit=1)
             with (
                 c.when(a.has_valid > 0),
                 c.loop(first, first + count) as m,
@@ -179,7 +176,7 @@ class _Forward:
                 a.H - j * V, a.what, y, a.H, *tape, a.H,
             )  # fmt: skip
 
-        cover(c, self.shapes, self.n1 - self.n0, self.j0, self.j1, tile)
+        cover(c, self.shapes, self.n1 - self.n0, self.j0, self.j1, tile, backwards=s & 1)
         self.cut(s + 1)
         self.meet(a.unit_parts > 1)
 

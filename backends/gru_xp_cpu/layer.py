@@ -51,6 +51,13 @@ class CpuLayer:
         """The same weights, copied and packed, for inference again and again; everything else takes them too."""
         return pack(w)
 
+    def stream(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int, /) -> Any:
+        """Steps one at a time, where one thread is enough; else None."""
+        from .stream import Stream
+
+        stream = Stream(params, batch_size)
+        return stream if stream.threads == 1 else None
+
     def inference(
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
     ) -> tuple[Any, Any]:
@@ -77,6 +84,9 @@ class AdaptedLayer(CpuLayer):
 
     def __init__(self, to_numpy: Callable[[Any], Any], from_numpy: Callable[[Any], Any]):
         self._in, self._out = to_numpy, from_numpy
+
+    def stream(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int, /) -> None:
+        """None: the library's own ways of watching a call have to see each step."""
 
     def _take(self, a: Any) -> Any:
         return None if a is None else self._in(a)

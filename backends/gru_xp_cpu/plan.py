@@ -12,8 +12,10 @@ __all__ = ["SMALL", "Plan", "plan"]
 
 #: multiply-adds below which a second thread costs more than it brings
 SMALL = 400_000
+#: multiply-adds with W_hh in one step below which its units are not shared: meeting costs 0.3 microseconds and more
+TOGETHER = {"forward": 40_000, "backward": 150_000}
 #: rows (steps times batch) of a block of time
-ROWS_FORWARD, ROWS_BACKWARD = 512, 1024
+ROWS_FORWARD, ROWS_BACKWARD = 256, 1024
 #: multiply-adds of one call into native code, between two of which Python can see a Ctrl-C
 SEGMENT = 4e9
 #: a batch is shared by rows if there are so many for each thread
@@ -42,7 +44,7 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
     per_step = N * 3 * H * (I + H)
     if per_step * T < SMALL:
         threads = 1
-    threads, unit_parts = _share(N, H, J, size, threads)
+    threads, unit_parts = _share(N, H, J, size, threads, TOGETHER[kind])
     rows = ROWS_FORWARD if kind == "forward" else ROWS_BACKWARD
     steps = max(1, min(T, rows // max(N, 1)))
     segment = steps * max(1, int(SEGMENT / max(1, per_step * steps)))
@@ -67,12 +69,14 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
     return Plan(threads, unit_parts, steps, segment, tuple(offsets), at)
 
 
-def _share(N: int, H: int, J: int, size: int, threads: int) -> tuple[int, int]:
+def _share(N: int, H: int, J: int, size: int, threads: int, least: int) -> tuple[int, int]:
     """Threads, and into how many parts the units go; the batch goes into threads / parts."""
     if threads == 1:
         return 1, 1
     if ROWS_EACH * threads <= N and 3 * H * H * size <= WEIGHTS_EACH:
         return threads, 1
+    if least > 3 * N * H * H:
+        return 1, 1
     if threads <= J:
         return threads, threads
     if threads * J <= N:

@@ -56,6 +56,7 @@ class Stream:
             self._calls.append((layout.threads, whole))
             x = y
         self._alone, self._together = run.alone, run.together
+        self.threads = max(threads for threads, _ in self._calls)
         self._y = self._outputs[-1][0]
 
     def step(self, x: Any) -> Any:
@@ -72,6 +73,11 @@ class Stream:
             else:
                 self._together(fields, threads)
         return self._y.copy()
+
+    def advance(self, x: Any, state: Any) -> tuple[Any, Any]:
+        """x (N, I), state (L, N, H) -> y (N, H), the next state: a step for a caller that keeps the state itself."""
+        self.state[...] = state
+        return self.step(x), self.state.copy()
 
     def reset(self) -> None:
         """Begin a new sequence."""

@@ -40,8 +40,11 @@ class Shapes:
 
 
 def gates_shapes(unit: Unit) -> Shapes:
-    """Three gates side by side: what 32 or 16 registers hold, and enough sums to hide the multiply-add's latency."""
-    return Shapes((4, 2, 2, 1, 1, 1, 1, 1) if unit.target.registers == 32 else (3, 2, 1, 1), 3)
+    """Three gates side by side: what 32 or 16 registers hold.
+
+    One row could have more groups, but smaller pieces of the weights stay in the nearest cache better, see `cover`.
+    """
+    return Shapes((2, 2, 1, 1, 1, 1, 1, 1) if unit.target.registers == 32 else (2, 2, 1, 1), 3)
 
 
 def columns_shapes(unit: Unit) -> Shapes:
@@ -63,7 +66,7 @@ def tiles(unit: Unit, name: str, shapes: Shapes) -> None:
 
 def _chains(unit: Unit, sums: int) -> int:
     """Independent sums over k that hide the latency where a tile has few."""
-    return 1 if sums >= 8 else min(unit.lanes, 2 if sums >= 4 else 4)
+    return 1 if sums >= 8 else min(unit.lanes, 2 if sums >= 4 else 4 if sums >= 2 else 8)
 
 
 def _tile(unit: Unit, name: str, rows: int, groups: int, width: int) -> None:
