@@ -8,8 +8,10 @@ from typing import Any
 
 import array_api_compat.torch as xp
 import torch
+from torch.autograd import forward_ad
 
 from gru_xp.backend import Backend
+from gru_xp.dispatch import selection
 
 __all__ = ["TorchBackend"]
 
@@ -71,6 +73,8 @@ class TorchBackend(Backend):
         return array.clone()
 
     def computing(self, device: Any, *, recorded: bool) -> AbstractContextManager[Any]:
+        if torch.is_autocast_enabled(device.type):  # everything is computed in the types that came
+            return _without_autocast(device.type, recorded)
         return nullcontext() if recorded else torch.no_grad()
 
     def modes(self) -> dict[str, str]:
@@ -92,7 +96,33 @@ class TorchBackend(Backend):
         finally:
             torch.set_float32_matmul_precision(before)
 
+    def unstack(self, a: Any) -> tuple[Any, ...]:
+        return a.unbind(0)
+
     def recording(self, arrays: list[Any]) -> bool:
+        if forward_mode() or torch.compiler.is_compiling():
+            return True
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-        watched = any(self.requires_grad(a) or wrapped(a) for a in arrays)
-        return watched or torch.compiler.is_compiling()
+        return any(self.requires_grad(a) or wrapped(a) for a in arrays)
+
+    def differentiable(self) -> Any:
+        if forward_mode():
+            return None  # autograd finds every derivative of the plain path by itself
+        from .autograd import Differentiable  # registers operators, which only those need who differentiate
+
+        return Differentiable()
+
+
+@contextmanager
+def _without_autocast(device_type: str, recorded: bool) -> Iterator[None]:
+    with torch.autocast(device_type, enabled=False), nullcontext() if recorded else torch.no_grad():
+        yield
+
+
+def forward_mode() -> bool:
+    """Whether a level of forward-mode differentiation is open, that of `torch.func.jvp` or of `forward_ad`."""
+    return forward_ad._current_level >= 0
+
+
+# torch.compile cannot look into a context variable: what is selected while it compiles stays so
+torch.compiler.assume_constant_result(selection)  # type: ignore[no-untyped-call]

@@ -162,6 +162,10 @@ class Backend:
         """W (M, K) in the layout in which T products `a @ W.T` with a (N, K) are fastest."""
         return W
 
+    def unstack(self, a: Any) -> tuple[Any, ...]:
+        """a[t] for each t."""
+        return self.xp.unstack(a)
+
     def scan(
         self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False
     ) -> tuple[Any, tuple[Any, ...]]:
@@ -172,7 +176,7 @@ class Backend:
         given = [a for a in xs if a is not None]
         if given[0].shape[0] == 0:
             return carry, self._no_steps(step, carry, xs)
-        columns = iter([self.xp.unstack(a) for a in given])
+        columns = iter([self.unstack(a) for a in given])
         rows = list(zip(*(_nothing(given[0].shape[0]) if a is None else next(columns) for a in xs), strict=True))
         outs = []
         for row in reversed(rows) if reverse else rows:
@@ -214,6 +218,10 @@ class Backend:
     def recording(self, arrays: list[Any]) -> bool:
         """Whether the library's automatic differentiation is watching any of these arrays just now."""
         return False
+
+    def differentiable(self) -> Any:
+        """A stack whose `inference` the library differentiates in its own way; None to let it follow the plain path."""
+        return None
 
 
 def _nothing(count: int) -> list[None]:

@@ -252,7 +252,7 @@ def explain(
         function, x, params, h0, lengths, resets, spec, dropout_masks, backend, save if function == "forward" else None
     )
     with call.context():
-        choice = call.choose()
+        choice = call.choose(call.watched())
     kernel = choice.kernel
     return Explanation(
         call.place.backend.name,

@@ -133,12 +133,23 @@ class Request:
         """Records nothing, unless this is a front door that is to be differentiable."""
         return self.place.backend.computing(self.place.device, recorded=self.function == "gru")
 
-    def choose(self) -> Choice:
+    def watched(self) -> bool:
+        """Whether the library's automatic differentiation is watching where this computes."""
+        if self.place.backend is not self.source:
+            return False
+        return self.source.recording([self.x, *self.others, *weights_of(self.params)])
+
+    def differentiable(self, watched: bool) -> Any:
+        """The library's own differentiable stack, if there is something to differentiate and it has one."""
+        return self.place.backend.differentiable() if watched and self.function == "gru" else None
+
+    def choose(self, watched: bool) -> Choice:
         """The kernel for this call, the arrays still being where they came from."""
         backend, sizes = self.place.backend, self.sizes
-        recording = not self.crossing and backend.recording([self.x, *self.others, *weights_of(self.params)])
+        inside = self.differentiable(watched) is not None  # there the kernels run, and nothing watches
+        forward = self.function == "forward" or inside
         call = Call(
-            "forward" if self.function == "forward" else "inference",
+            "forward" if forward else "inference",
             backend,
             self.place.device,
             self.source.dtype_name(self.x.dtype),
@@ -153,8 +164,8 @@ class Request:
             lengths=self.valid is not None,
             resets=self.resets is not None,
             dropout=self.dropout_masks is not None,
-            recording=recording,
-            save=self.save,
+            recording=watched and not inside,
+            save=(self.save or "all") if forward else None,
         )
         return choose(call, kernel_policy())
 
@@ -181,17 +192,20 @@ class Request:
 
     def run(self) -> tuple[Any, Any]:
         with self.context():
-            kernel = self.choose().kernel
-            stack = stack_for(self.place.backend, kernel)
+            watched = self.watched()
+            stack, kernel = self.differentiable(watched), None
+            if stack is None:
+                kernel = self.choose(watched).kernel
+                stack = stack_for(self.place.backend, kernel)
             x, h0, params, valid, resets, masks = self.bring()
-            if self.prepared is not None:
+            if self.prepared is not None and kernel is not None:
                 params = self.prepared.packed_for(kernel)
             y, h_n = stack.inference(x, h0, params, spec=self.spec, valid=valid, resets=resets, dropout_masks=masks)
             return self.home(y, h_n)
 
     def run_forward(self, save: str) -> tuple[Any, Any, Tape]:
         with self.context():
-            stack = stack_for(self.place.backend, self.choose().kernel)
+            stack = stack_for(self.place.backend, self.choose(self.watched()).kernel)
             x, h0, params, valid, resets, masks = self.bring()
             y, h_n, layers = stack.forward(
                 x, h0, params, spec=self.spec, valid=valid, resets=resets, dropout_masks=masks, save=save

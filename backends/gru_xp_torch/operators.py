@@ -1,0 +1,201 @@
+"""The operators `gru_xp::forward` and `gru_xp::backward`: opaque, so that compilers need not look inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gru_xp.dispatch import kernel_policy, load
+from gru_xp.kernels import Call, choose, stack_for
+from gru_xp.params import GRUSpec
+from gru_xp.stack import Stack
+
+from .batches import GroupedLayer, fold, one_by_one, unfold
+from .flat import Sizes, flat_params, flat_tape, params_of, tapes_of
+
+__all__ = ["backward", "backward_now", "forward", "forward_now", "plain"]
+
+
+def forward_now(
+    D: int,
+    bias: bool,
+    reset_after: bool,
+    x: Tensor,
+    h0: Tensor,
+    valid: Tensor | None,
+    resets: Tensor | None,
+    masks: Tensor | None,
+    weights: Sequence[Tensor],
+) -> list[Tensor]:
+    """y, h_n and the tape as `flat_tape`."""
+    sizes = Sizes(D, bias, reset_after)
+    stack = _fastest("forward", x, weights, valid, resets, masks, sizes)
+    return [a.contiguous() for a in _forward(stack, *sizes, x, h0, valid, resets, masks, weights)]
+
+
+def backward_now(
+    D: int,
+    bias: bool,
+    reset_after: bool,
+    x: Tensor,
+    dy: Tensor,
+    dh_n: Tensor,
+    valid: Tensor | None,
+    resets: Tensor | None,
+    masks: Tensor | None,
+    weights: Sequence[Tensor],
+    tape: Sequence[Tensor],
+) -> list[Tensor]:
+    """dx, dh0 and the gradients of the weights."""
+    sizes = Sizes(D, bias, reset_after)
+    stack = _fastest("backward", x, weights, valid, resets, masks, sizes)
+    return [a.contiguous() for a in _backward(stack, *sizes, x, dy, dh_n, valid, resets, masks, weights, tape)]
+
+
+forward = torch.library.custom_op("gru_xp::forward", forward_now, mutates_args=())
+backward = torch.library.custom_op("gru_xp::backward", backward_now, mutates_args=())
+
+
+def plain(
+    D: int, bias: bool, reset_after: bool, x: Any, h0: Any, valid: Any, resets: Any, masks: Any, weights: Any
+) -> tuple[Any, Any]:
+    """y and h_n by operations that autograd knows."""
+    params = params_of(weights, Sizes(D, bias, reset_after))
+    return _plain_stack().inference(
+        x, h0, params, spec=GRUSpec(reset_after), valid=valid, resets=resets, dropout_masks=masks
+    )
+
+
+# ---- shapes ----------------------------------------------------------------------------------------------------------
+
+
+@forward.register_fake
+def _(D, bias, reset_after, x, h0, valid, resets, masks, weights):  # type: ignore[no-untyped-def]
+    T, N, _ = x.shape
+    rows, _, H = h0.shape
+    wide = load("torch").computed_in(x.dtype)
+    tape = []
+    for _ in range(rows):
+        tape += [x.new_empty(T, N, H), *(x.new_empty(T, N, H, dtype=wide) for _ in range(4))]
+    read = [x.new_empty(T, N, D * H) for _ in range(rows // D - 1)]
+    return [x.new_empty(T, N, D * H), x.new_empty(rows, N, H), *tape, *read]
+
+
+@backward.register_fake
+def _(D, bias, reset_after, x, dy, dh_n, valid, resets, masks, weights, tape):  # type: ignore[no-untyped-def]
+    return [a.new_empty(a.shape) for a in (x, dh_n, *weights)]
+
+
+# ---- a batch of problems ---------------------------------------------------------------------------------------------
+
+
+@forward.register_vmap
+def _(info, in_dims, *args):  # type: ignore[no-untyped-def]
+    B, (*_, weights_dims) = info.batch_size, in_dims
+    if any(dim is not None for dim in weights_dims):
+        return one_by_one(forward, B, in_dims, args)
+    folded = [a if at is None else fold(a, dim, B, at) for a, dim, at in zip(args, in_dims, FORWARD_ROWS, strict=True)]
+    found = [unfold(a, B) for a in forward(*folded)]
+    return found, [1] * len(found)
+
+
+@backward.register_vmap
+def _(info, in_dims, *args):  # type: ignore[no-untyped-def]
+    B, (*_, weights_dims, tape_dims) = info.batch_size, in_dims
+    if any(dim is not None for dim in weights_dims):
+        return one_by_one(backward, B, in_dims, args)
+    *folded, weights, tape = (
+        a if at is None else fold(a, dim, B, at) for a, dim, at in zip(args, in_dims, BACKWARD_ROWS, strict=True)
+    )
+    tape = [fold(a, dim, B, 1) for a, dim in zip(tape, tape_dims, strict=True)]
+    floor: Any = GroupedLayer(B)
+    dx, dh0, *dweights = _backward(Stack(load("torch").xp, floor), *[*folded, weights, tape])
+    return [unfold(dx, B), unfold(dh0, B), *dweights], [1, 1, *([0] * len(dweights))]
+
+
+# where each argument has its batch; D, bias, reset_after, the weights and the tape have none, or are lists
+FORWARD_ROWS = (None, None, None, 1, 1, 1, 1, 2, None)  # x, h0, valid, resets, masks
+BACKWARD_ROWS = (None, None, None, 1, 1, 1, 1, 1, 2, None, None)  # x, dy, dh_n, valid, resets, masks
+
+
+# ---- over a stack ----------------------------------------------------------------------------------------------------
+
+
+def _forward(
+    stack: Any,
+    D: int,
+    bias: bool,
+    reset_after: bool,
+    x: Any,
+    h0: Any,
+    valid: Any,
+    resets: Any,
+    masks: Any,
+    weights: Any,
+) -> list[Any]:
+    params = params_of(weights, Sizes(D, bias, reset_after))
+    y, h_n, layers = stack.forward(
+        x, h0, params, spec=GRUSpec(reset_after), valid=valid, resets=resets, dropout_masks=masks, save="all"
+    )
+    return [y, h_n, *flat_tape(layers)]
+
+
+def _backward(
+    stack: Any,
+    D: int,
+    bias: bool,
+    reset_after: bool,
+    x: Any,
+    dy: Any,
+    dh_n: Any,
+    valid: Any,
+    resets: Any,
+    masks: Any,
+    weights: Any,
+    tape: Any,
+) -> list[Any]:
+    x = x if valid is None else torch.where(valid[..., None], x, 0.0)
+    layers = tapes_of(x, tape, weights, valid, resets, Sizes(D, bias, reset_after))
+    grads = stack.backward(layers, dy, dh_n, dropout_masks=masks)
+    return [grads.x, grads.h0, *flat_params(grads.params)]
+
+
+def _plain_stack() -> Any:
+    return stack_for(load("torch"), None)
+
+
+def _fastest(
+    function: Literal["forward", "backward"],
+    x: Any,
+    weights: Any,
+    valid: Any,
+    resets: Any,
+    masks: Any,
+    sizes: Sizes,
+) -> Any:
+    """The stack over the fastest kernel that fits, as `gru_forward` and `gru_backward` choose it."""
+    backend = load("torch")
+    T, N, I = x.shape
+    call = Call(
+        function,
+        backend,
+        x.device,
+        backend.dtype_name(x.dtype),
+        T,
+        N,
+        I,
+        weights[1].shape[1],
+        len(weights) // (sizes.D * (4 if sizes.bias else 2)),
+        sizes.D,
+        GRUSpec(sizes.reset_after),
+        bias=sizes.bias,
+        lengths=valid is not None,
+        resets=resets is not None,
+        dropout=masks is not None,
+        recording=False,
+        save="all",
+    )
+    return stack_for(backend, choose(call, kernel_policy()).kernel)
