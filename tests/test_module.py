@@ -165,6 +165,53 @@ def test_step_by_step_is_the_whole_sequence(library: str) -> None:
     assert_close({"y": np.stack(outs), "h": state}, {"y": expected, "h": h_n}, tolerance)
 
 
+def test_steps_in_several_threads_and_through_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a fused kernel keeps for streaming serves one thread, one selection and one set of parameters."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = gru_xp.GRU(4, 5, 2, seed=0)
+    streams = RNG.normal(size=(8, 50, 3, 4)).astype("f4")
+    expected = [model(x)[0] for x in streams]
+
+    def stream(x: np.ndarray) -> np.ndarray:
+        state, outs = model.initial_state(3), []
+        for x_t in x:
+            before = state.copy()
+            y_t, following = model.step(x_t, state)
+            np.testing.assert_array_equal(state, before)
+            state = following
+            outs.append(y_t)
+        return np.stack(outs)
+
+    with ThreadPoolExecutor(4) as pool:
+        for got, wanted in zip(pool.map(stream, streams), expected, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+    for kernels in ("off", "auto"):
+        monkeypatch.setenv("GRU_XP_KERNELS", kernels)
+        np.testing.assert_allclose(stream(streams[0]), expected[0], rtol=0, atol=1e-6)
+    monkeypatch.setenv("GRU_XP_KERNELS", "nonsense")
+    with pytest.raises(gru_xp.VariableError):
+        stream(streams[0])
+    monkeypatch.delenv("GRU_XP_KERNELS")
+    model.params = gru_xp.GRU(4, 5, 2, seed=1).params
+    np.testing.assert_allclose(stream(streams[0]), model(streams[0])[0], rtol=0, atol=1e-6)
+    with pytest.raises(gru_xp.DTypeError):
+        model.step(streams[0, 0].astype("f8"), model.initial_state(3))
+
+
+def test_copies_and_pickles() -> None:
+    import copy
+    import pickle
+
+    for library in ("numpy", "torch", "jax"):
+        model = gru_xp.GRU(4, 5, 2, batch_first=True, dropout=0.25, seed=0, backend=library)
+        x = to_library(library, X)
+        expected, _ = model(x)
+        for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):
+            assert repr(twin) == repr(model)
+            np.testing.assert_array_equal(to_numpy(twin(x)[0]), to_numpy(expected))
+
+
 def test_step_without_a_batch() -> None:
     model = gru_xp.GRU(4, 5, 2, seed=0)
     expected, h_n = model(X[:, 0])

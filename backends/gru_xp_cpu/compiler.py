@@ -38,7 +38,9 @@ class Machine:
     def __init__(self, target: Target, image: bytes):
         empty = llvm.parse_assembly("")
         empty.triple = target.triple
-        self._engine = llvm.create_mcjit_compiler(empty, _llvm_machine(target))
+        # llvmlite's memory manager keeps all sections of an image in one block. LLVM's own (seen with 22) may put code
+        # and constants more than 2 GB apart in a full address space, as JAX makes it, and then aborts the process.
+        self._engine = llvm.create_mcjit_compiler(empty, _llvm_machine(target), use_lmm=True)
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(image))
         self._engine.finalize_object()
 

@@ -160,6 +160,11 @@ def _parse(text: str, origin: str) -> Selection | None:
     return Selection(name, device if colon else None)
 
 
+def variables() -> tuple[Any, ...]:
+    """All that is set outside of a call and decides who computes it."""
+    return _context.get(), os.environ.get("GRU_XP_BACKEND"), os.environ.get("GRU_XP_KERNELS")
+
+
 def kernel_policy() -> str:
     """The value of GRU_XP_KERNELS."""
     policy = os.environ.get("GRU_XP_KERNELS") or "auto"

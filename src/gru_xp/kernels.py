@@ -6,7 +6,9 @@ layer in one direction, `stack` everything. It is an object named in the entry-p
 by falling back.
 
 A kernel may also have `pack(w: CellParams) -> CellParams`: the weights copied and laid out as its inference likes them
-best. What `prepare` and `GRU` hold is packed once and stays as it is, because nobody else can write to it.
+best. What `prepare` and `GRU` hold is packed once and stays as it is, because nobody else can write to it. And it may
+have `stream(params, batch_size)`: None, or an object for one thread whose `advance(x, state)` makes one step,
+(N, I), (L, N, H) -> (N, H) and the next state, both new.
 """
 
 from __future__ import annotations

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from os import PathLike
+from threading import get_ident
 from typing import Any
 
 from .backend import Backend
 from .checks import Sizes, assert_shape, sizes_of, structured
-from .dispatch import Place, convert, owner, place_for, selection
+from .dispatch import Place, convert, owner, place_for, selection, variables
 from .dispatch import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
 from .functional import gru, gru_backward, gru_forward
 from .params import GRUGrads, GRUSpec, Params, Tape, map_params
-from .request import PreparedParams, owned_at, place_of
+from .request import PreparedParams, Request, owned_at, place_of
 
 __all__ = ["GRU", "load"]
+
+MOST_STREAMS = 64  # kept by one model: a stream for each thread and shape
 
 
 class GRU:
@@ -126,6 +129,7 @@ class GRU:
         self._sizes = sizes
         self._own = PreparedParams(owned_at(place, layers, place), sizes, place)
         self._brought: dict[tuple[str, str], PreparedParams] = {}
+        self._streams: dict[Any, Any] = {}
 
     def _at(self, x: Any, backend: str | Backend | None) -> PreparedParams:
         """The parameters where a call with x computes; brought there once."""
@@ -186,6 +190,10 @@ class GRU:
             if value != default
         ]
         return f"GRU({', '.join(parts)}, dtype={self.dtype!r}, backend={self.backend!r})"
+
+    def __reduce__(self) -> Any:
+        """For pickle and copy: what it owns, without what it has brought elsewhere."""
+        return _rebuilt, (self.params, self.spec, self.batch_first, self.dropout)
 
     # ---- sequences --------------------------------------------------------------------------------------------------
 
@@ -280,6 +288,10 @@ class GRU:
 
         `reset` (N,) booleans set a row's state to zero before the step. Step by step is the same as the whole sequence.
         """
+        key = _stream_key(x_t, state) if reset is None and backend is None else None
+        stream = self._streams.get(key)
+        if stream is not None:
+            return stream.advance(x_t, state)
         if self.bidirectional:
             raise StructureError(
                 "step: expected a model in one direction; the reverse direction of this one needs the whole sequence"
@@ -290,8 +302,21 @@ class GRU:
         if reset is not None:
             reset = [reset] if isinstance(reset, bool | list | tuple) else reset[None, ...]
         x = x_t[None, ...]
-        y, state = gru(x, self._at(x, backend), state, resets=reset, spec=self.spec, backend=backend)
+        prepared = self._at(x, backend)
+        if key is not None and batched and key not in self._streams:
+            self._streams[key] = self._stream(x, prepared, state)
+        y, state = gru(x, prepared, state, resets=reset, spec=self.spec, backend=backend)
         return y[0, ...], state
+
+    def _stream(self, x: Any, prepared: PreparedParams, state: Any) -> Any:
+        """What makes steps for such arrays and nothing else, checks once for all; None where no kernel has that."""
+        if len(self._streams) > MOST_STREAMS:
+            self._streams.clear()
+        request = Request("inference", x, prepared, state, None, None, self.spec, None, None)
+        kernel: Any = request.choose(watched=False).kernel
+        if request.crossing or not hasattr(kernel, "stream"):
+            return None
+        return kernel.stream(prepared.packed_for(kernel), x.shape[1])
 
     # ---- files ------------------------------------------------------------------------------------------------------
 
@@ -300,6 +325,19 @@ class GRU:
         from .formats import safetensors  # an extra, needed for files only
 
         safetensors.save(self, path)
+
+
+def _stream_key(x_t: Any, state: Any) -> Any:
+    """All that decides who computes a step and whether its arguments fit; a stream serves one thread."""
+    try:
+        arrays = (type(x_t), x_t.shape, x_t.dtype, type(state), state.shape, state.dtype)
+        return (get_ident(), *arrays, *variables())
+    except AttributeError:
+        return None
+
+
+def _rebuilt(params: Params, spec: GRUSpec, batch_first: bool, dropout: float) -> GRU:
+    return GRU.from_params(params, spec=spec, batch_first=batch_first, dropout=dropout)
 
 
 def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
