@@ -39,9 +39,7 @@ class Differentiable:
         if torch.compiler.is_compiling() and not recorded:
             y, h_n, *_ = operators.forward(*sizes, *arrays, weights)
         else:
-            y, h_n, *_ = Forward.apply(  # type: ignore[no-untyped-call]
-                *sizes, *arrays, *weights
-            )
+            y, h_n, *_ = applied(Forward, QuickForward)(*sizes, *arrays, *weights)
         return y, h_n
 
 
@@ -84,9 +82,7 @@ class Forward(torch.autograd.Function):
         elif forward_mode():
             dx, dh0, *dweights = plain_gradients(ctx.sizes, *watched, weights)
         else:
-            dx, dh0, *dweights = Backward.apply(  # type: ignore[no-untyped-call]
-                len(weights), *ctx.sizes, *watched, *weights, *tape
-            )
+            dx, dh0, *dweights = applied(Backward, QuickBackward)(len(weights), *ctx.sizes, *watched, *weights, *tape)
         return None, None, None, dx, dh0, None, None, None, *dweights
 
 
@@ -116,6 +112,35 @@ class Backward(torch.autograd.Function):
 
         dx, dh0, ddy, ddh_n, *dweights = torch.func.vjp(gradients, x, h0, dy, dh_n, *weights)[1](v)
         return None, None, None, None, dx, dh0, ddy, ddh_n, None, None, None, *dweights, *([None] * ctx.rest)
+
+
+class QuickForward(torch.autograd.Function):
+    """`Forward` without transforms; `apply` asks for the signature of a function that has `setup_context`."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = Forward.forward(*args)
+        Forward.setup_context(ctx, args, output)
+        return output
+
+    backward = Forward.backward
+
+
+class QuickBackward(torch.autograd.Function):
+    """`Backward` without transforms."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = Backward.forward(*args)
+        Backward.setup_context(ctx, args, output)
+        return output
+
+    backward = Backward.backward
+
+
+def applied(function: Any, quick: Any) -> Any:
+    """`apply` of the function, or of its quick form where nobody looks on."""
+    return function.apply if opaque() else quick.apply
 
 
 def opaque() -> bool:
