@@ -19,8 +19,11 @@ pytest.importorskip("llvmlite")
 
 from gru_xp.errors import VariableError
 from gru_xp.params import CellParams, GRUSpec
-from gru_xp_cpu import AdaptedLayer, CpuLayer, warmup
+from gru_xp_cpu import AdaptedLayer, CpuLayer, memory, warmup
+from gru_xp_cpu.compiler import image_of
 from gru_xp_cpu.stream import Stream
+from gru_xp_cpu.target import Target
+from gru_xp_cpu.units import build
 
 LAYER = CpuLayer()
 OPTIONS: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "reverse": False}
@@ -180,6 +183,34 @@ def test_tensors_of_another_library() -> None:
     dx2, dh2, dw2 = layer.backward(tape2, y2, h2)
     assert same([y, h_n, tape.x, tape.u, dx, dh0, *dw], [a.numpy() for a in (y2, h2, tape2.x, tape2.u, dx2, dh2, *dw2)])
     assert same([y, h_n], [a.numpy() for a in layer.inference(x, h0, layer.pack(tensors), **options)])
+
+
+def test_memory_is_used_again() -> None:
+    """A loop of training gets the large arrays of the turn before last; an array that somebody holds is left alone."""
+    x, h0, w = problem(T=60, N=40, I=64, H=128)
+    LAYER.forward(x, h0, w, save="all", **OPTIONS)
+    held, _, tape = LAYER.forward(x, h0, w, save="all", **OPTIONS)
+    value, seen = held.copy(), set()
+    del tape
+    for _ in range(6):
+        y, _, tape = LAYER.forward(x, h0, w, save="all", **OPTIONS)
+        seen |= {a.ctypes.data for a in (y, tape.h_prev, tape.r, tape.z, tape.n, tape.u)}
+        y[...] = np.nan
+    np.testing.assert_array_equal(held, value)
+    assert held.ctypes.data not in seen
+    assert len(seen) <= 14
+    memory.release()
+
+
+def test_code_for_other_processors() -> None:
+    """It can be written here, if not run."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    for triple in ("aarch64-unknown-linux-gnu", "arm64-apple-darwin"):
+        for kind in ("threads", "forward", "backward"):
+            assert image_of(build(Target(128, 32, triple, "generic", "+neon", x86=False), kind, "float32"))
 
 
 # ---- processes of their own -----------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Machine", "cache_folder", "image_of", "machine"]
 
 VARIABLE = "GRU_XP_CACHE_DIR"
-_lock = threading.RLock()
+_locks = [threading.RLock()]
 
 
 class Machine:
@@ -57,7 +57,7 @@ def _llvm_machine(target: Target) -> Any:
 
 def machine(target: Target, kind: str, dtype: str) -> Machine:
     """The code of one kind ("forward", "backward", "threads"): from memory, from disk, or made now."""
-    with _lock:
+    with _locks[0]:
         return _machine(target, kind, dtype)
 
 
@@ -150,3 +150,11 @@ def _write(path: Path, image: bytes) -> None:
             os.replace(name, path)
         except OSError:
             os.unlink(name)
+
+
+def _after_fork() -> None:
+    _locks[0] = threading.RLock()  # another thread may have held the old one
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -107,15 +107,14 @@ class _Forward:
         """gi = x @ W_ih.T + biases for this thread's rows and units; z's part is infinite where a row is padding."""
         c, a, V = self.c, self.a, self.V
         M = steps * a.N
-        x = c.variable(a.x)
-        with c.when(a.has_valid > 0):
+        clean = a.has_valid > 0
+        source = c.select_pointer(clean, a.x_clean, a.x)
+        with c.when(clean):
             m0, m1 = share(M, c.part, c.parts)
             first = low * a.N + m0
             valid = c.bytes_at(a.valid).at(first)
             c.call("copy_valid", a.x.at(first * a.I), a.I, m1 - m0, a.I, valid, a.x_clean.at(first * a.I), a.I)
-            x.set(a.x_clean)
             self.meet(c.parts > 1)
-        source = Pointer(c, x.get().ir, c.unit.real)
 
         def rows(first: Value, count: Value) -> None:
             def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LARGE", "block", "empty", "scratch"]
+__all__ = ["LARGE", "block", "empty", "release", "scratch"]
 
 #: bytes: what waits at most, of scratch for each thread and of results in all; what counts as large; a huge page
-KEPT, LARGE, HUGE = 512 << 20, 1 << 20, 2 << 20
+KEPT, LARGE, HUGE = 256 << 20, 1 << 20, 2 << 20
 _own = threading.local()
 _waiting: dict[int, list[Any]] = {}  # by size
 
@@ -44,6 +44,12 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Any:
     """As `numpy.empty`."""
     size = prod(shape) * dtype.itemsize
     return np.empty(shape, dtype) if size < LARGE else np.asarray(_Piece(size, shape, dtype))
+
+
+def release() -> None:
+    """Give back what waits to be used again, and the scratch memory of this thread."""
+    _waiting.clear()
+    _own.kept = None
 
 
 class _Piece:

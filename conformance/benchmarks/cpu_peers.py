@@ -141,7 +141,7 @@ class Onnxruntime:
 
 
 class GruXp:
-    """These kernels, through the stack."""
+    """These kernels, through the stack; inference with packed weights, a single step with a stream."""
 
     def __init__(self, x: Any, dy: Any, params: Any):
         import array_api_compat.numpy as xp
@@ -149,15 +149,20 @@ class GruXp:
         from gru_xp.params import CellParams, GRUSpec
         from gru_xp.stack import Stack
         from gru_xp_cpu import numpy_layer
+        from gru_xp_cpu.stream import Stream
 
         self.stack, self.x, self.dy = Stack(xp, numpy_layer), x, dy
         self.params = tuple(tuple(CellParams(*w) for w in directions) for directions in params)
         self.packed = tuple(tuple(map(numpy_layer.pack, directions)) for directions in self.params)
+        self.stream = Stream(self.params, x.shape[1]) if len(x) == 1 and len(params[0]) == 1 else None
         D, H = len(params[0]), params[0][0][1].shape[1]
         self.h0 = np.zeros((len(params) * D, x.shape[1], H), np.float32)
         self.options: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "dropout_masks": None}
 
     def inference(self) -> Any:
+        if self.stream is not None:
+            self.stream.reset()
+            return self.stream.step(self.x[0])[None]
         return self.stack.inference(self.x, self.h0, self.packed, **self.options)[0]
 
     def training(self) -> Any:
