@@ -31,7 +31,7 @@ from .problems import (
     within,
 )
 
-__all__ = ["Judge", "MismatchError", "NotRunError", "Target"]
+__all__ = ["Judge", "MismatchError", "NotRunError", "Target", "compiles"]
 
 A = npt.NDArray[Any]
 GATES = ("r", "z", "n")
@@ -69,6 +69,11 @@ class Target:
         return next(kernel for kernel in kernels_of(self.name) if kernel.name == self.kernel)
 
 
+def compiles(backend: Backend) -> bool:
+    """Whether each new shape costs this backend a compilation."""
+    return type(backend).compiled is not Backend.compiled
+
+
 class Judge:
     """One target and dtype: what the cases ask for and compare with."""
 
@@ -78,11 +83,6 @@ class Judge:
         self.backend = self.place.backend
         self.gru = implementation if implementation is not None else target.implementation()
         self.errors: dict[str, float] = {}  # the worst error of each kind of quantity, as a fraction of its bound
-
-    @property
-    def compiles(self) -> bool:
-        """Whether each new shape costs this backend a compilation."""
-        return type(self.backend).compiled is not Backend.compiled
 
     # ---- arrays -----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from .cases import Case
 from .implementation import Arguments, Assembled, RefusedError
-from .judge import Judge, MismatchError
+from .judge import Judge, MismatchError, compiles
 from .problems import Config, Quantity, of_gradients
 
 __all__ = ["law_cases"]
@@ -57,7 +57,7 @@ def law_cases() -> Iterator[Case]:
                 derandomize=True,
                 database=None,
                 deadline=None,
-                max_examples=EXAMPLES_OF_COMPILERS if judge.compiles else EXAMPLES,
+                max_examples=EXAMPLES_OF_COMPILERS if compiles(judge.backend) else EXAMPLES,
                 suppress_health_check=list(HealthCheck),
                 phases=(Phase.generate,),
                 print_blob=False,

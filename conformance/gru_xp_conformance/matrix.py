@@ -19,11 +19,14 @@ from gru_xp.kernels import kernels_of
 from .cases import Case, all_cases
 from .environment import describe, variables
 from .implementation import Library, RefusedError
-from .judge import Judge, MismatchError, NotRunError, Target
+from .judge import Judge, MismatchError, NotRunError, Target, compiles
 
 __all__ = ["Missing", "Outcome", "Result", "chosen", "judge_case", "promises_broken", "run", "targets"]
 
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
+#: groups with many shapes, each of which costs a compilation in each dtype
+ONE_DTYPE_OF_COMPILERS = ("sizes", "ragged")
+
 #: the variables while a case runs; Hypothesis would leave a folder behind wherever the command is run
 CLEARED = {
     "GRU_XP_BACKEND": None,
@@ -186,12 +189,15 @@ def plan(rows: Iterable[Target], quick: bool, cases: Sequence[Case] | None = Non
     """What a run consists of."""
     steps = []
     for target in rows:
-        names = load(target.name).float_names()
+        backend = load(target.name)
+        names = backend.float_names()
         main = "float32" if "float32" in names else names[0]
         for case in all_cases() if cases is None else cases:
             if case.is_for(target) and (case.quick or not quick):
-                for dtype in names if case.each_dtype and not quick else (main,):
-                    steps.append((target, case, dtype))
+                costly = compiles(backend) and case.group in ONE_DTYPE_OF_COMPILERS
+                steps += [
+                    (target, case, dtype) for dtype in (names if case.each_dtype and not (quick or costly) else (main,))
+                ]
     return steps
 
 
