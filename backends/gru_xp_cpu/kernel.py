@@ -25,14 +25,17 @@ def _where_data_is() -> int:
 
 
 DATA_AT = _where_data_is()
+#: multiply-adds of a call that keeps the interpreter lock: a few microseconds
+QUICK = 100_000
 
 
 class Layout:
     """What calls of one size have in common: a plan, and the first and the last fields as bytes."""
 
-    __slots__ = ("_address", "_offsets", "_tail", "head", "segment", "size", "threads")
+    __slots__ = ("_address", "_offsets", "_tail", "alone", "head", "segment", "size", "threads")
 
-    def __init__(self, sizes: tuple[int, int, int, int], plan: Plan):
+    def __init__(self, sizes: tuple[int, int, int, int], plan: Plan, alone: Any):
+        self.alone = alone  # the kernel on one thread: alone(fields, 0, 1, 0)
         self.threads, self.segment, self.size = plan.threads, plan.segment, plan.size
         self.head = Struct("7q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts)
         self._offsets, self._address, self._tail = plan.offsets, 0, b""
@@ -52,7 +55,7 @@ class Layout:
 
 
 class Kernel:
-    """A kernel for this process's target and one dtype: `alone(fields, 0, 1, 0)`, or `together(fields, threads)`."""
+    """A kernel for this target and one dtype: `layout.alone(fields, 0, 1, 0)` or `together(fields, threads)`."""
 
     def __init__(self, kind: str, dtype: str):
         from . import threads
@@ -61,8 +64,10 @@ class Kernel:
 
         self._target, self._kind, self._dtype = current(), kind, dtype
         self._address = machine(self._target, kind, dtype).address(kind)
-        number = ctypes.c_int64
-        self.alone: Any = ctypes.CFUNCTYPE(None, ctypes.c_char_p, number, number, number)(self._address)
+        arguments = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
+        # to give the interpreter lock away and to queue up for it again would take longer than a very small call
+        self._quick: Any = ctypes.PYFUNCTYPE(None, *arguments)(self._address)
+        self._alone: Any = ctypes.CFUNCTYPE(None, *arguments)(self._address)
         self._threads, self._run = threads.thread_count, threads.run
         self._layouts: dict[tuple[int, ...], Layout] = {}
         #: packs the fields between a layout's head and its tail
@@ -70,7 +75,8 @@ class Kernel:
 
     def layout(self, T: int, N: int, I: int, H: int, recompute: bool) -> Layout:
         """How to run a call of this size."""
-        threads = 1 if T * N * 3 * H * (I + H) < SMALL else self._threads()
+        work = T * N * 3 * H * (I + H)
+        threads = 1 if work < SMALL else self._threads()
         key = (T, N, I, H, threads, recompute)
         try:
             return self._layouts[key]
@@ -78,7 +84,7 @@ class Kernel:
             if len(self._layouts) > 1000:
                 self._layouts.clear()
             found = plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
-            layout = self._layouts[key] = Layout((T, N, I, H), found)
+            layout = self._layouts[key] = Layout((T, N, I, H), found, self._quick if work < QUICK else self._alone)
             return layout
 
     def together(self, fields: bytes, threads: int) -> None:

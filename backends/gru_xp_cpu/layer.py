@@ -183,7 +183,7 @@ def _forward(
             valid is not None and id(valid), cut is not None and id(cut),
         )  # fmt: skip
         if layout.threads == 1:
-            run.alone(layout.head + fields + tail, 0, 1, 0)
+            layout.alone(layout.head + fields + tail, 0, 1, 0)
         else:
             run.together(layout.head + fields + tail, layout.threads)
         first = last
@@ -230,7 +230,7 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams
             b and id(db_ih), b and id(db_hh),
         )  # fmt: skip
         if layout.threads == 1:
-            run.alone(layout.head + fields + layout.tail(address), 0, 1, 0)
+            layout.alone(layout.head + fields + layout.tail(address), 0, 1, 0)
         else:
             run.together(layout.head + fields + layout.tail(address), layout.threads)
         last = first
@@ -258,7 +258,7 @@ def pack(w: CellParams) -> PackedCell:
     tail = layout.tail(address)
     # nothing but the preparation runs when there are no steps and no rows
     fields = run.pack(0, 0, 0, STEP, 0, 0, b, 1, 0, 0, id(W_ih), id(W_hh), b and id(b_ih), b and id(b_hh), *([0] * 10))
-    run.alone(layout.head + fields + tail, 0, 1, 0)
+    layout.alone(layout.head + fields + tail, 0, 1, 0)
     packed.panels = tail[: 4 * 8]
     return packed
 

@@ -53,10 +53,10 @@ class Stream:
             fields = run.pack(0, 1, 0, STEP, 0, 0, b, 0, id(x), id(h), *weights, id(y), id(h), *([0] * 8))
             whole = layout.head + fields + w.panels + layout.tail(address)[len(w.panels) :]
             self._kept += [memory, x, h]
-            self._calls.append((layout.threads, whole))
+            self._calls.append((layout.threads, layout.alone, whole))
             x = y
-        self._alone, self._together = run.alone, run.together
-        self.threads = max(threads for threads, _ in self._calls)
+        self._together = run.together
+        self.threads = max(threads for threads, *_ in self._calls)
         self._y = self._outputs[-1][0]
 
     def step(self, x: Any) -> Any:
@@ -67,9 +67,9 @@ class Stream:
         if x.dtype != self._dtype:
             raise DTypeError(f"x: expected {self._dtype}, as the parameters, got {x.dtype}")
         self._x[0] = x
-        for threads, fields in self._calls:
+        for threads, alone, fields in self._calls:
             if threads == 1:
-                self._alone(fields, 0, 1, 0)
+                alone(fields, 0, 1, 0)
             else:
                 self._together(fields, threads)
         return self._y.copy()
