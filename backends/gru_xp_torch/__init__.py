@@ -1,4 +1,7 @@
-"""PyTorch: the backend for its CPU, CUDA and MPS devices, and the fused gates for the CPU in `gates.py`."""
+"""PyTorch: the backend for its CPU, CUDA and MPS devices, and the modules `GRU` and `GRUCell`.
+
+Kernels: `gates.py`, `cpu.py`. Differentiation: `autograd.py` over `operators.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from torch.autograd import forward_ad
 from gru_xp.backend import Backend
 from gru_xp.dispatch import selection
 
-__all__ = ["TorchBackend"]
+from .modules import GRU, GRUCell
+
+__all__ = ["GRU", "GRUCell", "TorchBackend"]
 
 
 class TorchBackend(Backend):

@@ -1,0 +1,210 @@
+"""`GRU` and `GRUCell`: modules that stand where torch.nn.GRU and torch.nn.GRUCell do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from gru_xp.functional import gru, gru_cell
+from gru_xp.params import CellParams, Params
+
+__all__ = ["GRU", "GRUCell"]
+
+
+class GRU(torch.nn.RNNBase):
+    """torch.nn.GRU with its arguments, attributes and `state_dict`, run by gru_xp.
+
+    It is no subclass of torch.nn.GRU, because torch.compile refuses to look into those, but of torch.nn.RNNBase.
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        num_layers: L.
+        bias: with both biases or with neither.
+        batch_first: x and y are (N, T, ...); so are `resets`; hx and h_n are not affected.
+        dropout: probability with which, in training, an output of a layer but the last is dropped. From one seed the
+            masks on the CPU are those of torch.nn.GRU, packed input aside.
+        bidirectional: D = 2.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    >>> import torch, gru_xp_torch
+    >>> model = gru_xp_torch.GRU(3, 4, num_layers=2, bidirectional=True)
+    >>> y, h_n = model(torch.zeros(7, 2, 3), lengths=[7, 5])
+    >>> y.shape, h_n.shape
+    (torch.Size([7, 2, 8]), torch.Size([4, 2, 4]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        options = {"bias": bias, "batch_first": batch_first, "dropout": dropout, "bidirectional": bidirectional}
+        super().__init__("GRU", input_size, hidden_size, num_layers, **options, device=device, dtype=dtype)  # type: ignore[arg-type]
+
+    @property
+    def params(self) -> Params:
+        """The parameters themselves, as gru_xp's functions take them: layers of directions of `CellParams`."""
+        D = 2 if self.bidirectional else 1
+        cells = [CellParams(*weights) for weights in self.all_weights]
+        return tuple(tuple(cells[first : first + D]) for first in range(0, len(cells), D))
+
+    def forward(
+        self,
+        input: Any,  # noqa: A002
+        hx: Tensor | None = None,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+    ) -> tuple[Any, Tensor]:
+        """x (T, N, I), or (N, T, I) if `batch_first`, or (T, I), or a PackedSequence -> y of the same kind, h_n.
+
+        Args:
+            input: x.
+            hx: (L*D, N, H), without a batch (L*D, H); zero by default.
+            lengths: (N,) integers, 0 among them: as in `gru_xp.gru`, and instead of packing.
+            resets: (T, N) booleans, (N, T) if `batch_first`: the state is set to zero before the step.
+        """
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, lengths, resets)
+        if input.dim() not in (2, 3):
+            raise ValueError(f"GRU: Expected input to be 2D or 3D, got {input.dim()}D instead")
+        turned = self.batch_first and input.dim() == 3
+        x = input.transpose(0, 1) if turned else input
+        if turned and isinstance(resets, Tensor):
+            resets = resets.transpose(0, 1)
+        elif turned and resets is not None:
+            resets = [list(row) for row in zip(*resets, strict=True)]
+        y, h_n = self._run(x, hx, lengths, resets)
+        return (y.transpose(0, 1) if turned else y), h_n
+
+    def _forward_packed(
+        self, packed: PackedSequence, hx: Tensor | None, lengths: Any, resets: Any
+    ) -> tuple[PackedSequence, Tensor]:
+        if lengths is not None or resets is not None:
+            raise ValueError("GRU: lengths and resets belong to padded input; a PackedSequence has its own lengths")
+        x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))
+        if hx is not None and packed.sorted_indices is not None:
+            hx = hx.index_select(1, packed.sorted_indices)
+        y, h_n = self._run(x, hx, lengths.tolist(), None)
+        if packed.unsorted_indices is not None:
+            h_n = h_n.index_select(1, packed.unsorted_indices)
+        data = pack_padded_sequence(y, lengths).data
+        return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), h_n
+
+    def _run(self, x: Any, hx: Any, lengths: Any, resets: Any) -> tuple[Tensor, Tensor]:
+        """x (T, N, I) or (T, I)."""
+        params = self.params
+        self._assert_input(x, hx, params)
+        if torch.is_autocast_enabled(x.device.type):  # then what comes may be narrower than the parameters
+            hx = None if hx is None else hx.to(x.dtype)
+            params = tuple(
+                tuple(CellParams(*(None if a is None else a.to(x.dtype) for a in w)) for w in layer) for layer in params
+            )
+        if isinstance(lengths, Tensor):
+            lengths = lengths.to(x.device)
+        if isinstance(resets, Tensor):
+            resets = resets.to(x.device)
+        masks = self._draw_masks(x) if self.training and self.dropout > 0.0 and self.num_layers > 1 else None
+        return gru(x, params, hx, lengths=lengths, resets=resets, dropout_masks=masks)
+
+    def _assert_input(self, x: Any, hx: Any, params: Params) -> None:
+        """Errors of the kinds and in the words of torch.nn.GRU."""
+        weight = params[0][0].W_ih
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
+                f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
+            )
+        if x.shape[-1] != self.input_size:
+            raise RuntimeError(
+                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
+            )
+        if hx is None:
+            return
+        if hx.dim() != x.dim():
+            batched = "batched" if x.dim() == 3 else "unbatched"
+            raise RuntimeError(
+                f"For {batched} {x.dim()}-D input, hx should also be {x.dim()}-D but got {hx.dim()}-D tensor"
+            )
+        wanted = (self.num_layers * (2 if self.bidirectional else 1), *x.shape[1:-1], self.hidden_size)
+        if hx.shape != wanted:
+            raise RuntimeError(
+                f"Expected hidden size {wanted}, got {list(hx.shape)}: (layers * directions, batch, hidden)"
+            )
+
+    def _draw_masks(self, x: Any) -> Tensor:
+        """(L-1, T, N, D*H), drawn layer by layer, as torch.nn.GRU does."""
+        ones = x.new_ones(*x.shape[:-1], self.hidden_size * (2 if self.bidirectional else 1))
+        return torch.stack([torch.nn.functional.dropout(ones, self.dropout) for _ in range(self.num_layers - 1)])
+
+    # ---- streaming --------------------------------------------------------------------------------------------------
+
+    def initial_state(self, batch_size: int | None = None) -> Tensor:
+        """Zeros (L, N, H), or (L, H) without a batch size."""
+        batch = () if batch_size is None else (batch_size,)
+        return self.all_weights[0][0].new_zeros(self.num_layers, *batch, self.hidden_size)
+
+    def step(self, x_t: Tensor, state: Tensor, *, reset: Any = None) -> tuple[Tensor, Tensor]:
+        """One step of a stream: x_t (N, I), state (L, N, H) -> y_t (N, H), next state. Without a batch (I,), (L, H).
+
+        `reset` (N,) booleans set a row's state to zero before the step.
+        """
+        if self.bidirectional:
+            raise ValueError("step: expected a model in one direction; the reverse one needs the whole sequence")
+        resets = None if reset is None else reset[None] if isinstance(reset, Tensor) else [reset]
+        y, state = self._run(x_t[None], state, None, resets)
+        return y[0], state
+
+    def flatten_parameters(self) -> None:
+        """Nothing to do: kernels take the parameters as they are."""
+
+
+class GRUCell(torch.nn.RNNCellBase):
+    """torch.nn.GRUCell with its arguments, attributes and `state_dict`, run by gru_xp.
+
+    >>> import torch, gru_xp_torch
+    >>> gru_xp_torch.GRUCell(3, 4)(torch.zeros(2, 3)).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None):
+        super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
+        """x (N, I), hx (N, H) or None for zero -> h' (N, H); without a batch (I,), (H,) -> (H,)."""
+        x, weights = input, (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        self._assert_input(x, hx)
+        if torch.is_autocast_enabled(x.device.type):
+            hx = None if hx is None else hx.to(x.dtype)
+            weights = tuple(None if a is None else a.to(x.dtype) for a in weights)  # type: ignore[assignment]
+        return gru_cell(x, hx, CellParams(*weights))
+
+    def _assert_input(self, x: Tensor, hx: Tensor | None) -> None:
+        """Errors of the kinds and in the words of torch.nn.GRUCell."""
+        if x.dim() not in (1, 2):
+            raise ValueError(f"GRUCell: Expected input to be 1D or 2D, got {x.dim()}D instead")
+        if x.shape[-1] != self.input_size:
+            raise RuntimeError(f"input has inconsistent input_size: got {x.shape[-1]} expected {self.input_size}")
+        if hx is None:
+            return
+        if hx.dim() not in (1, 2):
+            raise ValueError(f"GRUCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
+        if hx.dim() != x.dim():
+            raise RuntimeError(f"GRUCell: Expected hidden to be {x.dim()}D as input is, got {hx.dim()}D instead")
+        if hx.shape[-1] != self.hidden_size:
+            raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.shape[-1]}, expected {self.hidden_size}")
+        if x.dim() == 2 and hx.shape[0] != x.shape[0]:
+            raise RuntimeError(f"Input batch size {x.shape[0]} doesn't match hidden0 batch size {hx.shape[0]}")

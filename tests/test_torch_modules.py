@@ -1,0 +1,368 @@
+"""`gru_xp_torch.GRU` and `GRUCell` in the place of torch.nn's: the same numbers, states, errors; and what is new."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
+from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
+
+import gru_xp
+from gru_xp_torch import GRU, GRUCell
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.*jit.script.*:DeprecationWarning")
+
+T, N, I, H = 6, 4, 3, 5
+BOUND = 1e-12
+
+
+def pair(cls: Any = torch.nn.GRU, *args: Any, **options: Any) -> tuple[Any, Any]:
+    """Theirs and ours, from one seed."""
+    torch.manual_seed(1)
+    theirs = cls(*(args or (I, H)), **options, dtype=torch.float64)
+    torch.manual_seed(1)
+    ours = {torch.nn.GRU: GRU, torch.nn.GRUCell: GRUCell}[cls](*(args or (I, H)), **options, dtype=torch.float64)
+    return theirs, ours
+
+
+def flat(result: Any) -> list[torch.Tensor]:
+    """Tensors, through PackedSequences."""
+    if isinstance(result, torch.Tensor):
+        return [result]
+    return [] if result is None else [a for part in result for a in flat(part)]
+
+
+def assert_same(theirs: Any, ours: Any, run: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Results and all gradients."""
+    found = []
+    for module in (theirs, ours):
+        given = tuple(a.clone().requires_grad_() for a in inputs)
+        results = flat(run(module, *given))
+        module.zero_grad()
+        sum((a.sin() * a).sum() for a in results if a.is_floating_point()).backward()
+        found.append([*results, *(a.grad for a in given), *(p.grad for p in module.parameters())])
+    assert len(found[0]) == len(found[1])
+    for a, b in zip(*found, strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        assert torch.all((a - b).abs() <= BOUND)
+
+
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("L", "bias"), [(1, True), (3, False)])
+def test_padded_unbatched_and_packed(L: int, bias: bool, bidirectional: bool, batch_first: bool) -> None:
+    theirs, ours = pair(num_layers=L, bias=bias, bidirectional=bidirectional, batch_first=batch_first)
+    x, hx = randn(N, T, I) if batch_first else randn(T, N, I), randn(L * (1 + bidirectional), N, H)
+    assert_same(theirs, ours, lambda m, x: m(x), (x,))
+    assert_same(theirs, ours, lambda m, x, hx: m(x, hx), (x, hx))
+    assert_same(theirs, ours, lambda m, x, hx: m(input=x, hx=hx), (randn(T, I), hx[:, 0]))
+    rows = tuple(randn(n, I) for n in (2, 6, 1, 6))
+    assert_same(theirs, ours, lambda m, hx, *rows: m(pack_sequence(rows, enforce_sorted=False), hx), (hx, *rows))
+    assert_same(theirs, ours, lambda m, *rows: m(pack_sequence(rows)), (rows[1], rows[0], rows[2]))
+
+
+def test_state_dict_goes_both_ways() -> None:
+    theirs, ours = pair(num_layers=2, bidirectional=True)
+    assert all(torch.equal(a, b) for a, b in zip(theirs.parameters(), ours.parameters(), strict=True))  # same draws
+    assert list(theirs.state_dict()) == list(ours.state_dict())
+    for p in theirs.parameters():
+        torch.nn.init.normal_(p)
+    ours.load_state_dict(theirs.state_dict())
+    x = randn(T, N, I)
+    assert (theirs(x)[0] - ours(x)[0]).abs().max() < BOUND
+    for p in ours.parameters():
+        torch.nn.init.normal_(p)
+    theirs.load_state_dict(ours.state_dict())
+    assert (theirs(x)[0] - ours(x)[0]).abs().max() < BOUND
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        ours.load_state_dict(torch.nn.GRU(I, H + 1, 2, bidirectional=True).state_dict())
+
+
+def test_attributes_and_repr() -> None:
+    options = {"num_layers": 2, "bias": False, "batch_first": True, "dropout": 0.5, "bidirectional": True}
+    theirs, ours = pair(**options)
+    assert repr(theirs) == repr(ours)
+    for name in ("mode", "input_size", "hidden_size", "proj_size", *options):
+        assert getattr(theirs, name) == getattr(ours, name)
+    assert [[tuple(w.shape) for w in layer] for layer in theirs.all_weights] == [
+        [tuple(w.shape) for w in layer] for layer in ours.all_weights
+    ]
+    ours.flatten_parameters()
+    assert repr(torch.nn.GRUCell(3, 4, bias=False)) == repr(GRUCell(3, 4, bias=False))
+    y, _ = gru_xp.gru(randn(T, N, I), ours.params)  # they are what the functions take
+    assert y.shape == (T, N, 2 * H)
+
+
+def test_dropout_drops_what_torch_drops() -> None:
+    theirs, ours = pair(num_layers=3, dropout=0.4, bidirectional=True)
+    x = randn(T, N, I)
+
+    def seeded(module: Any, x: Any) -> Any:
+        torch.manual_seed(5)
+        return module(x)
+
+    assert_same(theirs, ours, seeded, (x,))
+    assert not torch.equal(seeded(ours, x)[0], ours(x)[0])
+    ours.eval()
+    assert torch.equal(ours(x)[0], ours(x)[0])
+    with pytest.warns(UserWarning, match="num_layers greater than 1"):
+        GRU(I, H, dropout=0.1)
+
+
+def test_copies_and_files() -> None:
+    model, x = pair(num_layers=2)[1], randn(T, N, I)
+    expected = model(x)[0]
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    for copied in (
+        copy.deepcopy(model),
+        copy.copy(model),
+        pickle.loads(pickle.dumps(model)),
+        torch.load(buffer, weights_only=False),
+    ):
+        assert torch.equal(copied(x)[0], expected)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        copied.weight_hh_l1.zero_()
+    assert torch.equal(model(x)[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_types(dtype: torch.dtype) -> None:
+    model = GRU(I, H, 2).to(dtype)
+    x = torch.randn(T, N, I, dtype=dtype)
+    y, h_n = model(x)
+    (y.sum() + h_n.sum()).backward()
+    assert y.dtype == h_n.dtype == model.weight_ih_l0.grad.dtype == dtype
+    assert (y.double() - copy.deepcopy(model).double()(x.double())[0]).abs().max() < 30 * torch.finfo(dtype).eps
+    assert GRU(I, H).half().weight_ih_l0.dtype == torch.float16
+
+
+def test_a_module_on_another_device() -> None:
+    """On `meta` nothing is computed, but all shapes come out."""
+    model = GRU(I, H, bidirectional=True, device="meta")
+    assert model.weight_hh_l0_reverse.is_meta
+    model = model.to_empty(device="cpu")
+    assert model(torch.zeros(T, N, I))[0].shape == (T, N, 2 * H)
+
+
+@pytest.mark.parametrize("autocast_input", [torch.float32, torch.bfloat16])
+def test_autocast_is_as_in_torch(autocast_input: torch.dtype) -> None:
+    theirs, ours = (m.float() for m in pair(num_layers=2))
+    x, hx = torch.randn(T, N, I, dtype=autocast_input), torch.randn(2, N, H)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = ours(x, hx.to(autocast_input))
+        expected, _ = theirs(x, hx.to(autocast_input))
+    assert y.dtype == expected.dtype
+    assert (y - expected).abs().max() < 0.03
+    y.sum().backward()
+    assert ours.weight_ih_l0.grad.dtype == torch.float32
+
+
+# ---- what torch.nn.GRU has not ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_lengths_and_resets(batch_first: bool) -> None:
+    """Against the same model over each row by itself."""
+    model = pair(num_layers=2, bidirectional=True, batch_first=batch_first)[1]
+    lengths, x, hx = [4, 0, 6, 1], randn(T, N, I), randn(4, N, H)
+    resets = torch.zeros(T, N, dtype=torch.bool)
+    resets[2, 2] = True
+    turn = (lambda a: a.transpose(0, 1)) if batch_first else (lambda a: a)
+    for given in (lengths, torch.tensor(lengths)):
+        for cuts in (turn(resets), turn(resets).tolist()):
+            y, h_n = model(turn(x), hx, lengths=given, resets=cuts)
+            y = turn(y)
+            for row, length in ((0, 4), (3, 1)):
+                one, last = model(x[:length, row], hx[:, row])
+                assert (y[:length, row] - one).abs().max() < BOUND and not y[length:, row].any()
+                assert (h_n[:, row] - last).abs().max() < BOUND
+            assert torch.equal(h_n[:, 1], hx[:, 1]) and not y[:, 1].any()
+
+
+def test_streaming_is_the_sequence() -> None:
+    model, x = pair(num_layers=2)[1], randn(T, N, I)
+    y, h_n = model(x)
+    state, outs = model.initial_state(N), []
+    for x_t in x:
+        y_t, state = model.step(x_t, state)
+        outs.append(y_t)
+    assert (torch.stack(outs) - y).abs().max() < BOUND and (state - h_n).abs().max() < BOUND
+    _, again = model.step(x[0], state, reset=[True] * N)
+    assert (again - model.step(x[0], model.initial_state(N))[1]).abs().max() < BOUND
+    with pytest.raises(ValueError, match="reverse"):
+        GRU(I, H, bidirectional=True).step(x[0], state)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_compile(batch_first: bool) -> None:
+    torch._dynamo.reset()
+    model = pair(num_layers=2, dropout=0.5, batch_first=batch_first)[1].eval()
+    x = randn(T, T, I)
+    for options in ({}, {"lengths": torch.tensor([1, 2, 3, 4, 5, 6])}):
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        found = []
+        for run in (model, compiled):
+            model.zero_grad()
+            y, h_n = run(x, **options)
+            (y.sin().sum() + h_n.sum()).backward()
+            found.append([y, *(p.grad for p in model.parameters())])
+        assert all((a - b).abs().max() < BOUND for a, b in zip(*found, strict=True))
+    model.train()
+    assert torch.compile(model, fullgraph=True, backend="aot_eager")(x)[0].shape == (T, T, H)
+    cell = GRUCell(I, H, dtype=torch.float64)
+    assert (torch.compile(cell, fullgraph=True, backend="aot_eager")(x[0]) - cell(x[0])).abs().max() < BOUND
+
+
+def test_export() -> None:
+    model, x = pair(num_layers=2, batch_first=True)[1], randn(N, T, I)
+    exported = torch.export.export(model, (x,))
+    assert torch.equal(exported.module()(x)[0], model(x)[0])
+
+
+def test_per_sample_gradients() -> None:
+    model, x = pair(num_layers=2)[1], randn(T, N, I)
+    weights = dict(model.named_parameters())
+
+    def loss(weights: Any, row: Any) -> Any:
+        return torch.func.functional_call(model, weights, row)[0].sin().sum()
+
+    grads = torch.func.vmap(torch.func.grad(loss), (None, 1))(weights, x)
+    for row in range(N):
+        model.zero_grad()
+        model(x[:, row])[0].sin().sum().backward()
+        for name, p in model.named_parameters():
+            assert (grads[name][row] - p.grad).abs().max() < BOUND
+
+
+# ---- torch's own description of its modules --------------------------------------------------------------------------
+
+INFOS = [(info, {torch.nn.GRU: GRU, torch.nn.GRUCell: GRUCell}[info.module_cls])
+         for info in module_db if info.module_cls in (torch.nn.GRU, torch.nn.GRUCell)]  # fmt: skip
+
+
+def samples(info: Any, dtype: torch.dtype, training: bool = False) -> list[Any]:
+    options = {} if info.module_cls is torch.nn.GRUCell else {"with_packed_sequence": True}
+    found = info.module_inputs_func(
+        info, device="cpu", dtype=dtype, requires_grad=dtype == torch.float64, training=training, **options
+    )
+    assert len(found) >= 2
+    return found
+
+
+@pytest.mark.parametrize(("info", "cls"), INFOS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_module_info(info: Any, cls: Any, dtype: torch.dtype) -> None:
+    """For each sample: forward against torch's module and its reference, factory keywords, state, pickle, modes."""
+    for training in (False, True):
+        for sample in samples(info, dtype, training):
+            args, kwargs = sample.constructor_input.args, sample.constructor_input.kwargs
+            module = cls(*args, **kwargs, device="cpu", dtype=dtype)
+            theirs = info.module_cls(*args, **kwargs, device="cpu", dtype=dtype)
+            theirs.load_state_dict(module.state_dict())
+            for m in (module, theirs):
+                m.train(training)
+            given, named = sample.forward_input.args, sample.forward_input.kwargs
+            results, expected = flat(module(*given, **named)), flat(theirs(*given, **named))
+            if sample.reference_fn is not None and not isinstance(given[0], PackedSequence):
+                expected += flat(sample.reference_fn(module, *given, **named))
+                results *= 2
+            for a, b in zip(results, expected, strict=True):
+                assert a.dtype == b.dtype
+                torch.testing.assert_close(a, b)
+            assert str(module) == str(theirs)
+            again = flat(pickle.loads(pickle.dumps(module))(*given, **named))
+            assert all(torch.equal(a, b) for a, b in zip(again, results, strict=False))
+            if not isinstance(given[0], PackedSequence):
+                strided = [a.detach().repeat_interleave(2, dim=-1)[..., ::2] for a in given]
+                assert all(torch.equal(a, b) for a, b in zip(flat(module(*strided)), results, strict=False))
+
+
+@pytest.mark.parametrize(("info", "cls"), INFOS)
+def test_module_info_gradients(info: Any, cls: Any) -> None:
+    """gradcheck and gradgradcheck over inputs and parameters, as torch does for its modules."""
+    for index, sample in enumerate(samples(info, torch.float64)):
+        args, kwargs = sample.constructor_input.args, sample.constructor_input.kwargs
+        module, given = cls(*args, **kwargs, dtype=torch.float64), sample.forward_input.args
+        names, weights = zip(*module.named_parameters(), strict=True)
+        if isinstance(given[0], PackedSequence):
+            sizes, given = given[0].batch_sizes, (given[0].data,)
+        else:
+            sizes = None
+
+        def run(*arrays: Any, module=module, names=names, sizes=sizes) -> Any:
+            count = len(arrays) - len(names)
+            inputs = (PackedSequence(arrays[0], sizes),) if sizes is not None else arrays[:count]
+            call = torch.func.functional_call(module, dict(zip(names, arrays[count:], strict=True)), inputs)
+            return tuple(a for a in flat(call) if a.requires_grad)
+
+        assert torch.autograd.gradcheck(run, (*given, *weights), fast_mode=True)
+        if index % 4 == 0:  # it takes long
+            assert torch.autograd.gradgradcheck(run, (*given, *weights), fast_mode=True)
+
+
+@pytest.mark.parametrize(("info", "cls"), INFOS)
+def test_module_info_errors(info: Any, cls: Any) -> None:
+    errors = info.module_error_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=False, training=False)
+    count = 0
+    for error in errors:
+        sample = error.module_error_input
+        args, kwargs = sample.constructor_input.args, sample.constructor_input.kwargs
+        if "relu" in args or "tanh" in args:  # of RNNCell, with which GRUCell shares the list
+            continue
+        count += 1
+        if error.error_on is ModuleErrorEnum.CONSTRUCTION_ERROR:
+            with pytest.raises(error.error_type, match=error.error_regex):
+                cls(*args, **kwargs)
+        else:
+            module = cls(*args, **kwargs)
+            with pytest.raises(error.error_type, match=error.error_regex):
+                module(*sample.forward_input.args, **sample.forward_input.kwargs)
+    assert count >= 4
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: m(randn(2, 2, 2, I)), ValueError, "Expected input to be 2D or 3D, got 4D"),
+        (lambda m: m(randn(T, N, I + 1)), RuntimeError, "Expected 3, got 4"),
+        (lambda m: m(randn(T, N, I), randn(1, H)), RuntimeError, "hx should also be 3-D but got 2-D"),
+        (lambda m: m(randn(T, I), randn(1, N, H)), RuntimeError, "hx should also be 2-D but got 3-D"),
+        (
+            lambda m: m(randn(T, N, I), randn(1, N + 1, H)),
+            RuntimeError,
+            r"Expected hidden size \(1, 4, 5\), got \[1, 5",
+        ),
+        (
+            lambda m: m(randn(T, N, I), lengths=[T + 1] * N),
+            gru_xp.RangeError,
+            "lengths: expected values from 0 to T = 6",
+        ),
+        (lambda m: m(randn(T, N, I), lengths=[1]), gru_xp.ShapeError, "lengths"),
+        (lambda m: m(pack_sequence([randn(2, I)]), lengths=[2]), ValueError, "its own lengths"),
+        (lambda m: GRU(I, H, proj_size=2), TypeError, "proj_size"),
+        (lambda m: GRU(I, H, dropout=1.5), ValueError, "dropout"),
+    ],
+)
+def test_errors(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(GRU(I, H, dtype=torch.float64))
+
+
+def test_packed_output_unpacks() -> None:
+    model = GRU(I, H)
+    y, _ = model(pack_sequence([torch.randn(n, I) for n in (2, 5, 3)], enforce_sorted=False))
+    assert isinstance(y, PackedSequence)
+    padded, lengths = pad_packed_sequence(y)
+    assert padded.shape == (5, 3, H) and lengths.tolist() == [2, 5, 3]
