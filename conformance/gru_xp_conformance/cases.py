@@ -415,14 +415,22 @@ def streaming() -> Iterator[Case]:
             ys.append(h)
         judge.assert_forward(BASE, judge.backend.xp.stack(ys), h[None, ...])
 
-    def steps_of_the_model(judge: Judge) -> None:
-        args = judge.arguments(stacked)
-        model = judge.gru.GRU.from_params(args.params)
-        state, ys = args.h0, []
-        for t in range(stacked.T):
-            y, state = model.step(args.x[t, ...], state, reset=args.resets[t, ...])
-            ys.append(y)
-        judge.assert_forward(stacked, judge.backend.xp.stack(ys), state)
+    def steps_of_the_model(config: Config) -> Callable[[Judge], None]:
+        def check(judge: Judge) -> None:
+            plain = judge.target.kernel == "plain"
+            doors = judge if plain else Judge(judge.target, judge.dtype, public)
+            with variables(GRU_XP_KERNELS="off" if plain else "auto"):
+                args = doors.arguments(config)
+                model = doors.gru.GRU.from_params(args.params)
+                state, ys = args.h0, []
+                for t in range(config.T):
+                    reset = None if args.resets is None else args.resets[t, ...]
+                    y, state = model.step(args.x[t, ...], state, reset=reset)
+                    ys.append(y)
+                doors.assert_forward(config, doors.backend.xp.stack(ys), state)
+            judge.errors.update(doors.errors)
+
+        return check
 
     yield case("chunks", "a chunk that forgets its h0, or an empty one that changes the state", chunks, True)
     yield case(
@@ -435,9 +443,14 @@ def streaming() -> Iterator[Case]:
         True,
         quick=False,
     )
-    yield case(
-        "step by step with GRU.step", "a reset that comes one step late", steps_of_the_model, quick=False, rows="plain"
-    )
+    for name, config in (("GRU.step", BASE.but(L=2)), ("GRU.step and resets", stacked)):
+        yield case(
+            f"step by step with {name}",
+            "a reset that comes one step late, an output that the next step writes to",
+            steps_of_the_model(config),
+            each_dtype=True,
+            quick=False,
+        )
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------

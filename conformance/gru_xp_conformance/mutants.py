@@ -331,6 +331,19 @@ class EmptyChunkWipes(Library):
         return y, h_n if x.shape[0] else h_n * 0
 
 
+class StepOutputReused(Library):
+    """GRU.step that puts out one workspace again and again."""
+
+    class GRU(gru_xp.GRU):
+        """The model with that mistake."""
+
+        def step(self, x_t: Any, state: Any, **options: Any) -> Any:
+            y, state = super().step(x_t, state, **options)
+            kept = self.__dict__.setdefault("kept", y.copy())
+            kept[...] = y
+            return kept, state
+
+
 # ---- the equations, backward -----------------------------------------------------------------------------------------
 
 
@@ -696,7 +709,7 @@ MUTANTS = (
     ),
     *(Mutant(kind, "inference") for kind in (InferenceWithoutBias, InferenceOfOneDirection)),
     *(Mutant(kind, "cell") for kind in (CellOfTheOtherEquation, CellGradientOfGh)),
-    *(Mutant(kind, "streaming") for kind in (StateForgotten, EmptyChunkWipes)),
+    *(Mutant(kind, "streaming") for kind in (StateForgotten, EmptyChunkWipes, StepOutputReused)),
     *(
         Mutant(kind, "backward")
         for kind in (
