@@ -14,6 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from gru_xp.dispatch import entries
+
 from .cases import GROUPS, all_cases
 from .judge import Target
 from .matrix import FAILED, NOT_RUN, PASSED, Outcome, Result
@@ -115,15 +117,16 @@ def markdown(result: Result) -> str:
         "| backend | device | kernel | " + " | ".join(names) + " |",
         "|---|---|---|" + ":-:|" * len(names),
     ]
-    for target in result.targets:
+    for target in sorted(result.targets, key=lambda target: (target.name, target.device, target.kernel != "plain")):
         cells = [_mark(result.cell(target, group)) for group in names]
         lines.append(f"| {target.name} | {target.device} | {target.kernel} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "✓ all cases passed, ✗ some failed, - nothing to judge there: conversion belongs to the doors, not to kernels.",
     ]
-    if result.missing:
-        lines.append(f"Not here when this was written: {', '.join(one.name for one in result.missing)}.")
+    not_here = sorted(set(entries()) - {target.name for target in result.targets})
+    if not_here:
+        lines.append(f"Not here when this was written: {', '.join(not_here)}.")
     return "\n".join(lines)
 
 
