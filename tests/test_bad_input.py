@@ -182,6 +182,12 @@ TABLE: dict[str, tuple[dict[str, Any], type[gru_xp.GRUError], str]] = {
         gru_xp.ShapeError,
         r"resets: expected \(T, N\) = \(5, 2\), got \(2, 5\)",
     ),
+    "resets ragged": (
+        call(resets=[[True], [False, True]] * 2 + [[True]]),
+        gru_xp.ShapeError,
+        r"resets: expected \(T, N\)",
+    ),
+    "params a model": (call(params=gru_xp.GRU(3, 4)), gru_xp.StructureError, "params: .* got a GRU; pass its .params"),
     "resets numbers": (call(resets=[[0, 1]] * 5), gru_xp.DTypeError, "resets: expected booleans, got 0, a int"),
     "resets a tensor": (
         call(resets=torch.zeros(5, 2, dtype=torch.bool)),

@@ -236,7 +236,7 @@ def test_a_broken_library_is_a_row_and_an_error(files: Path, monkeypatch: pytest
     assert result.exit_code == 0
     assert "broken" in result.stdout and "ImportError" in result.stdout and "[libcuda.so]" in result.stdout
     result = invoke("run", "model.safetensors", "x.npy", "-o", "y.npy", "--backend", "cupy")
-    assert_error(result, "backend 'cupy': cannot be loaded: [libcuda.so] is not there")
+    assert_error(result, "backend 'cupy': its library is installed but cannot be imported: [libcuda.so] is not there")
 
 
 # ---- the rest --------------------------------------------------------------------------------------------------------

@@ -100,6 +100,26 @@ def test_permissions_are_those_of_any_new_file(path: Path) -> None:
     assert path.stat().st_mode == (path.parent / "other").stat().st_mode
 
 
+def test_a_private_file_stays_private_and_a_link_a_link(path: Path) -> None:
+    gru_xp.GRU(4, 5, seed=0).save(path)
+    path.chmod(0o600)
+    link = path.parent / "link"
+    link.symlink_to(path)
+    gru_xp.GRU(4, 5, seed=1).save(link)
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600
+    np.testing.assert_array_equal(gru_xp.load(link)(X)[0], gru_xp.GRU(4, 5, seed=1)(X)[0])
+
+
+def test_any_kind_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", b"bytes", "x" * 250):
+        gru_xp.GRU(4, 5).save(name)
+        assert gru_xp.load(name).hidden_size == 5
+    with pytest.raises(IsADirectoryError, match="expected a file, got a folder"):
+        gru_xp.GRU(4, 5).save(tmp_path)
+
+
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         gru_xp.load(tmp_path / "none.safetensors")

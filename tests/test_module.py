@@ -212,6 +212,21 @@ def test_copies_and_pickles() -> None:
             np.testing.assert_array_equal(to_numpy(twin(x)[0]), to_numpy(expected))
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+def test_tapes_and_prepared_parameters_can_be_copied(library: str) -> None:
+    import copy
+    import pickle
+
+    model, x = gru_xp.GRU(4, 5, 2, seed=0), to_library(library, X)
+    y, _, tape = model.forward(x)
+    expected = to_numpy(model.backward(tape, y).x)
+    for twin in (copy.deepcopy(tape), pickle.loads(pickle.dumps(tape))):
+        np.testing.assert_array_equal(to_numpy(model.backward(twin, y).x), expected)
+    prepared = gru_xp.prepare(gru_xp.GRU(4, 5, 2, seed=0, backend=library).params)
+    y, _ = gru_xp.gru(x, pickle.loads(pickle.dumps(prepared)))
+    np.testing.assert_array_equal(to_numpy(y), to_numpy(model(x)[0]))
+
+
 def test_step_without_a_batch() -> None:
     model = gru_xp.GRU(4, 5, 2, seed=0)
     expected, h_n = model(X[:, 0])
@@ -252,7 +267,14 @@ def test_chunks_are_the_whole_sequence() -> None:
             "initializer: expected one of 'pytorch', .* got 'lecun'",
         ),
         ((4, 5), {"backend": "cupy"}, gru_xp.BackendError, "its library is missing"),
-        ((4, 5), {"seed": "x"}, gru_xp.StructureError, "seed: expected"),
+        ((4, 5), {"seed": "x"}, gru_xp.StructureError, "seed: expected an integer, got 'x'"),
+        ((4, 5), {"seed": -1}, gru_xp.RangeError, "seed: expected at least 0, got -1"),
+        ((4, True), {}, gru_xp.StructureError, "hidden_size: expected an integer, got True"),
+        ((4, 5), {"dropout": "a"}, gru_xp.StructureError, "dropout: expected a number, got 'a'"),
+        ((4, 5), {"bidirectional": 1}, gru_xp.StructureError, "bidirectional: expected True or False, got 1"),
+        ((4, 5), {"reset_after": 0}, gru_xp.StructureError, "reset_after: expected True or False, got 0"),
+        ((4, 5), {"batch_first": None}, gru_xp.StructureError, "batch_first: expected True or False, got None"),
+        ((4, 5), {"initializer": []}, gru_xp.StructureError, "initializer: expected one of"),
     ],
 )
 def test_bad_arguments(arguments, options, error, message) -> None:
@@ -267,7 +289,7 @@ def test_bad_steps() -> None:
     model = gru_xp.GRU(4, 5)
     with pytest.raises(gru_xp.ShapeError, match=r"x_t: expected \(N, I\), or \(I,\) without a batch, got \(6, 3, 4\)"):
         model.step(X, model.initial_state(3))
-    with pytest.raises(gru_xp.ShapeError, match=r"h0: expected \(L\*D, N, H\) = \(1, 3, 5\), got \(1, 2, 5\)"):
+    with pytest.raises(gru_xp.ShapeError, match=r"state: expected \(L, N, H\) = \(1, 3, 5\), got \(1, 2, 5\)"):
         model.step(X[0], model.initial_state(2))
     with pytest.raises(gru_xp.DTypeError, match="params: expected float64, as x has, got float32"):
         model(X.astype("f8"))
@@ -279,6 +301,41 @@ def test_batch_first_errors_are_in_the_callers_order() -> None:
         model(np.zeros((3, 6, 7), "f4"))
     with pytest.raises(gru_xp.ShapeError, match=r"resets: expected \(N, T\) = \(3, 6\), got \(6, 3\)"):
         model(np.zeros((3, 6, 4), "f4"), resets=np.zeros((6, 3), bool))
+
+
+def test_numbers_of_numpy_will_do() -> None:
+    model = gru_xp.GRU(np.int64(4), np.int32(5), np.int8(2), dropout=np.float32(0.5), seed=np.int64(3))
+    y, _ = model(X, lengths=list(np.array([6, 2, 0])), resets=[list(row) for row in np.zeros((6, 3), bool)])
+    np.testing.assert_array_equal(y, gru_xp.GRU(4, 5, 2, seed=3)(X, lengths=[6, 2, 0])[0])
+    model.forward(X, dropout_seed=np.int64(1))
+    for length in (np.int64(4), np.array(4), 4, [4]):
+        np.testing.assert_array_equal(model(X[:, 0], lengths=length)[0][4:], 0.0)
+
+
+def test_options_do_not_change_behind_its_back() -> None:
+    model = gru_xp.GRU(4, 5)
+    for name, value in (("dropout", 5), ("batch_first", "x"), ("spec", None)):
+        with pytest.raises(AttributeError):
+            setattr(model, name, value)
+
+
+def test_what_it_owns_cannot_be_written_to() -> None:
+    model = gru_xp.GRU(4, 5, seed=0)
+    _, _, tape = model.forward(X)
+    for weight in (tape.params[0][0].W_hh, tape.layers[0][0].w.W_hh, model.params[0][0].W_hh):
+        with pytest.raises(ValueError, match="read-only"):
+            weight[...] = 0.0
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        model.params[0][0].W_hh.flags.writeable = True
+
+
+def test_a_call_in_inference_mode_does_not_spoil_later_ones() -> None:
+    model, x = gru_xp.GRU(4, 5, seed=0), torch.tensor(X)
+    with torch.inference_mode():
+        model(x)
+    x = x.clone().requires_grad_()
+    model(x)[0].sum().backward()
+    assert x.grad is not None
 
 
 def test_dtypes_and_repr() -> None:

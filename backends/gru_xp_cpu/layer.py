@@ -51,6 +51,12 @@ class CpuLayer:
         """The same weights, copied and packed, for inference again and again; everything else takes them too."""
         return pack(w)
 
+    def warmup(self) -> str:
+        """Compile what has not been compiled on this machine; where it is kept, in words."""
+        from . import warmup
+
+        return warmup()
+
     def stream(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int, /) -> Any:
         """Steps one at a time, where one thread is enough; else None."""
         from .stream import Stream

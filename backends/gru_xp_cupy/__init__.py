@@ -10,6 +10,7 @@ import cupy
 import numpy as np
 
 from gru_xp.backend import Backend
+from gru_xp.errors import BackendError
 
 __all__ = ["CupyBackend"]
 
@@ -26,8 +27,11 @@ class CupyBackend(Backend):
         return isinstance(array, cupy.ndarray)
 
     def devices(self) -> tuple[str, ...]:
-        current = cupy.cuda.Device().id
-        others = (index for index in range(cupy.cuda.runtime.getDeviceCount()) if index != current)
+        try:
+            count, current = cupy.cuda.runtime.getDeviceCount(), cupy.cuda.Device().id
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise BackendError(f"cupy is installed, but finds no device: {error}") from None
+        others = (index for index in range(count) if index != current)
         return tuple(f"cuda:{index}" for index in (current, *others))
 
     def device_name(self, device: Any) -> str:
@@ -46,12 +50,13 @@ class CupyBackend(Backend):
             return cupy.array(array)
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
-        return cupy.asnumpy(array, order="C") if to_host else cupy.ascontiguousarray(array)
+        with array.device:
+            return cupy.asnumpy(array, order="C") if to_host else cupy.ascontiguousarray(array)
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
         with device:
             on_host = array.__dlpack_device__()[0] == CPU
-            return cupy.array(np.from_dlpack(array)) if on_host else cupy.from_dlpack(array)
+            return cupy.array(np.from_dlpack(array)) if on_host else self.to_device(cupy.from_dlpack(array), device)
 
     def from_host(self, values: Any, dtype: Any, device: Any) -> Any:
         with device:

@@ -65,7 +65,9 @@ class NumpyBackend(Backend):
         return array.tolist()
 
     def owned(self, array: Any) -> Any:
-        return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+        own = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+        own.flags.writeable = False
+        return own
 
     def handed_out(self, array: Any) -> Any:
         view = array.view()
@@ -74,16 +76,16 @@ class NumpyBackend(Backend):
 
     def draw_params(self, seed: Any, sizes: Sizes, initializer: str) -> Params:
         """Initial parameters in float64, for every backend."""
-        if initializer not in draw.INITIALIZERS:
+        if not isinstance(initializer, str) or initializer not in draw.INITIALIZERS:
             raise StructureError(
                 f"initializer: expected one of {', '.join(map(repr, draw.INITIALIZERS))}, got {initializer!r}"
             )
         I, H, L, D, bias = sizes
         return draw.params(seed, I, H, L, D, bias=bias, initializer=initializer)
 
-    def draw_dropout_masks(self, seed: Any, p: float, shape: tuple[int, ...]) -> Any:
-        """Masks in float32 (L-1, T, N, D*H), for every backend."""
-        return draw.dropout_masks(seed, p, shape)
+    def draw_kept(self, seed: Any, p: float, shape: tuple[int, ...]) -> Any:
+        """What dropout keeps, (L-1, T, N, D*H) booleans, for every backend."""
+        return draw.kept(seed, p, shape)
 
     def right_operand(self, W: Any, T: int, N: int) -> Any:
         # Seen with OpenBLAS 0.3.30: for 2 to 64 rows a product with a transposed right operand takes 1.2 to 4 times as

@@ -10,7 +10,7 @@ import numpy as np
 
 from gru_xp.params import CellParams, Params
 
-__all__ = ["INITIALIZERS", "dropout_masks", "params"]
+__all__ = ["INITIALIZERS", "kept", "params"]
 
 Draw: TypeAlias = (
     "Callable[[np.random.Generator, int, int, int, int, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]"
@@ -27,10 +27,9 @@ def params(seed: Any, I: int, H: int, L: int, D: int, *, bias: bool, initializer
     return tuple(layers)
 
 
-def dropout_masks(seed: Any, p: float, shape: tuple[int, ...]) -> np.ndarray:
-    """0 with probability p, else 1 / (1 - p), in float32: (L-1, T, N, D*H)."""
-    kept = np.random.default_rng(seed).random(shape, dtype=np.float32) >= np.float32(p)
-    return kept * np.float32(1.0 / (1.0 - p) if p < 1.0 else 0.0)
+def kept(seed: Any, p: float, shape: tuple[int, ...]) -> np.ndarray:
+    """What dropout keeps: False with probability p, (L-1, T, N, D*H) booleans."""
+    return np.random.default_rng(seed).random(shape, dtype=np.float32) >= np.float32(p)
 
 
 def _pytorch(rng: np.random.Generator, K: int, H: int, layer: int, L: int, D: int) -> Any:

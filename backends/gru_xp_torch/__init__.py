@@ -59,6 +59,8 @@ class TorchBackend(Backend):
         return None if array.layout == torch.strided else f"has the layout {array.layout}"
 
     def requires_grad(self, array: Any) -> bool:
+        if forward_mode() and forward_ad.unpack_dual(array).tangent is not None:  # type: ignore[no-untyped-call]
+            return True
         return bool(torch.is_grad_enabled() and array.requires_grad)
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
@@ -72,7 +74,8 @@ class TorchBackend(Backend):
         return torch.tensor(values, dtype=dtype, device=device)
 
     def owned(self, array: Any) -> Any:
-        return array.detach().clone(memory_format=torch.contiguous_format)
+        with torch.inference_mode(False):  # what is kept has to serve calls outside of that mode too
+            return array.detach().clone(memory_format=torch.contiguous_format)
 
     def handed_out(self, array: Any) -> Any:
         return array.clone()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+
 from gru_xp_cpu import AdaptedLayer
 
 __all__ = ["kernel"]
 
-kernel = AdaptedLayer(lambda tensor: tensor.detach().numpy(), torch.from_numpy)
+kernel = AdaptedLayer(lambda tensor: tensor.detach().resolve_neg().numpy(), torch.from_numpy)

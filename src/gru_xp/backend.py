@@ -152,8 +152,8 @@ class Backend:
         """Initial parameters for every backend; NumPy's alone draws, so that one seed gives one model everywhere."""
         raise NotImplementedError
 
-    def draw_dropout_masks(self, seed: Any, p: float, shape: tuple[int, ...]) -> Any:
-        """Dropout masks (L-1, T, N, D*H) for every backend; NumPy's alone draws."""
+    def draw_kept(self, seed: Any, p: float, shape: tuple[int, ...]) -> Any:
+        """What dropout keeps, (L-1, T, N, D*H) booleans, for every backend; NumPy's alone draws."""
         raise NotImplementedError
 
     # ---- computing --------------------------------------------------------------------------------------------------

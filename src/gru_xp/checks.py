@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -41,6 +42,8 @@ def _restructured(params: Any) -> Params:
         raise StructureError(
             "params: expected a tuple of layers, each a tuple of directions, got a bare CellParams; wrap it: ((w,),)"
         )
+    if hasattr(params, "params"):
+        raise StructureError(f"params: expected a tuple of layers, got {_kind(params)}; pass its .params")
     if not isinstance(params, tuple | list) or not params:
         raise StructureError(f"params: expected a tuple of layers, each a tuple of directions, got {_kind(params)}")
     layers = []
@@ -175,9 +178,9 @@ def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batche
     at.
     """
     device = source.device_beside(x)
-    if isinstance(lengths, int) and not batched:
-        lengths = [lengths]
     host = _host_values(lengths, "lengths")
+    if not batched and host is not None and not isinstance(host, list):
+        host = [host]
     if host is None:
         assert_same_library(lengths, "lengths", source, "x")
         if not source.dtype_name(lengths.dtype).startswith(("int", "uint")):
@@ -189,7 +192,7 @@ def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batche
             got = f"({len(host)},)" if isinstance(host, list) else f"the number {host}"
             raise ShapeError(f"lengths: expected (N,) = ({N},), got {got}; N comes from x")
         for number in host:
-            if type(number) is not int:
+            if isinstance(number, bool) or not isinstance(number, int):
                 raise DTypeError(f"lengths: expected integers, got {number!r}, {_kind(number)}")
             if not 0 <= number <= T:
                 raise RangeError(f"lengths: expected values from 0 to T = {T}, got {number}; T comes from x")
@@ -211,6 +214,8 @@ def resets_beside(resets: Any, T: int, N: int, x: Any, source: Backend, *, batch
         strange = next((value for value in _flat(host) if type(value) is not bool), None)
         if strange is not None:
             raise DTypeError(f"resets: expected booleans, got {strange!r}, {_kind(strange)}")
+        if batched and any(not isinstance(row, list) or len(row) != N for row in host):
+            raise ShapeError(f"resets: expected (T, N) = ({T}, {N}), got rows of other lengths; as x has")
         resets = source.from_host(host, source.xp.bool, source.device_beside(x))
     if source.dtype_name(resets.dtype) != "bool":
         raise DTypeError(f"resets: expected booleans, got {resets.dtype}; compare with zero first")
@@ -231,9 +236,26 @@ def assert_beside(array: Any, name: str, first: Any, first_name: str, source: Ba
 
 def _host_values(values: Any, name: str) -> Any:
     """Nested lists of the values where they are host data (numbers, lists, NumPy arrays), else None."""
-    if isinstance(values, list | tuple | range | int | float):
-        return list(values) if isinstance(values, tuple | range) else values
-    return owner(values, name).host_values(values)
+    if isinstance(values, list | tuple | range):
+        return [_host_values(value, name) for value in values]
+    if isinstance(values, int | float):
+        return values
+    if not hasattr(values, "shape") or type(values).__module__ != "numpy" or values.shape != ():
+        return owner(values, name).host_values(values)
+    return values.item()  # NumPy's scalars, which are no arrays of anybody
+
+
+def whole_number(value: Any, name: str, *, least: int) -> int:
+    """An integer of any kind that Python can take as an index, but no boolean."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise StructureError(f"{name}: expected an integer, got {value!r}") from None
+    if number < least:
+        raise RangeError(f"{name}: expected at least {least}, got {number}")
+    return number
 
 
 def _flat(values: Any) -> Iterator[Any]:

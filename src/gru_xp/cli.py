@@ -111,7 +111,8 @@ def _about(name: str) -> tuple[str, ...]:
         devices = ", ".join(backend.devices())
         kernels = "\n".join(_about_kernel(kernel, backend) for kernel in kernels_of(name))
     except Exception as error:  # a library that is there and cannot be imported fails in any way it likes
-        words = " ".join(f"{type(error).__name__}: {error}".split())
+        cause = error.__cause__ or error
+        words = " ".join(f"{type(cause).__name__}: {cause}".split())
         return f"{found} [bold red]broken[/]", "-", "-", f"[red]{escape(words[:200])}[/]"
     return found, devices, ", ".join(backend.float_names()), kernels or "none"
 
@@ -262,6 +263,16 @@ def demo(
 
     with _errors(), _selected(backend):
         job.run(_console(), epochs=epochs, out=out, quick=quick)
+
+
+@app.command()
+def warmup() -> None:
+    """Compile the fused kernels that are compiled at their first use, so that the first call does not wait."""
+    console = _console()
+    kernels = {kernel.name: kernel for name in available() for kernel in kernels_of(name)}
+    for name, kernel in kernels.items():
+        if hasattr(kernel, "warmup"):
+            console.print(f"{name}: {kernel.warmup()}", highlight=False, soft_wrap=True)
 
 
 @app.command(

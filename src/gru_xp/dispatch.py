@@ -34,6 +34,16 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         return f"{self.backend.name}:{self.backend.device_name(self.device)}"
 
+    def __reduce__(self) -> Any:
+        """By name, for pickle and copy: a backend is one object in each process."""
+        device = None if self.device is None else self.backend.device_name(self.device)
+        return _place, (self.backend.name, device)
+
+
+def _place(name: str, device: str | None) -> Place:
+    backend = load(name)
+    return Place(backend, None if device is None else backend.device(device))
+
 
 class Selection(NamedTuple):
     """`name[:device]`, as somebody asked for it."""
@@ -55,7 +65,15 @@ def entries() -> dict[str, EntryPoint]:
 
 def available() -> tuple[str, ...]:
     """The names of the backends whose library can be found on this machine."""
-    return tuple(name for name in entries() if name in sys.modules or find_spec(name) is not None)
+    return tuple(name for name in entries() if _can_be_found(name))
+
+
+def _can_be_found(name: str) -> bool:
+    """Whether a module of that name is there; a folder that merely has the name is none."""
+    if name in sys.modules:
+        return sys.modules[name] is not None
+    spec = find_spec(name)
+    return spec is not None and spec.origin is not None
 
 
 @cache
@@ -68,7 +86,10 @@ def load(name: str) -> Backend:
             f"backend {name!r}: its library is missing; install it ({how_to_get(name)}) "
             f"or choose one of: {', '.join(available())}"
         )
-    backend = entries()[name].load()()
+    try:
+        backend = entries()[name].load()()
+    except ImportError as error:
+        raise BackendError(f"backend {name!r}: its library is installed but cannot be imported: {error}") from error
     assert isinstance(backend, Backend), f"the entry point {name} of gru_xp.backends gave {backend!r}, no Backend"
     return backend
 
@@ -96,7 +117,7 @@ def owner(array: Any, argument: str) -> Backend:
 
 def _find_owner(array: Any, argument: str) -> Backend:
     for name in entries():
-        if name in sys.modules and load(name).owns(array):  # an array cannot exist before its library
+        if sys.modules.get(name) is not None and load(name).owns(array):  # an array cannot exist before its library
             return load(name)
     kind = type(array)
     if not hasattr(array, "__array_namespace__") or kind.__module__.partition(".")[0] in entries():

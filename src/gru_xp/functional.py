@@ -108,6 +108,8 @@ def gru_forward(
     `save="all"` keeps the gates of every step; `save="states"` keeps the inputs and states alone, about a fifth as much
     where I is small, and backward computes the gates again in large products. Both give the same gradients.
 
+    The tape holds x and the weights themselves: until the last `gru_backward`, do not change them in place.
+
     >>> import numpy as np, gru_xp
     >>> rng = np.random.default_rng(0)
     >>> w = gru_xp.CellParams(rng.normal(size=(12, 3)), rng.normal(size=(12, 4)))
@@ -116,8 +118,7 @@ def gru_forward(
     >>> grads.x.shape, grads.h0.shape, grads.params[0][0].W_ih.shape
     ((7, 2, 3), (1, 2, 4), (12, 3))
     """
-    if save not in SAVES:
-        raise StructureError(f"save: expected one of {', '.join(map(repr, SAVES))}, got {save!r}")
+    _assert_save(save)
     call = Request("forward", x, params, h0, lengths, resets, spec, dropout_masks, backend, save)
     return call.run_forward(save)
 
@@ -184,12 +185,19 @@ def _cell_request(
         raise ShapeError(f"x: expected (N, I), or (I,) without a batch, got {tuple(x.shape)}")
     cell = CellParams(*params)
     sizes = sizes_of(((cell,),), cell=True)
+    letters, wanted = ("(N, I)", (x.shape[0], sizes.I)) if x.ndim == 2 else ("(I,)", (sizes.I,))
+    assert_shape(x, "x", letters, wanted, f"I = {sizes.I} comes from W_ih")
     letters, shape = ("(N, H)", (x.shape[0], sizes.H)) if x.ndim == 2 else ("(H,)", (sizes.H,))
     if h is not None:
         owner(h, "h")
         assert_shape(h, "h", letters, shape, "H comes from W_hh and N from x")
     h0 = None if h is None else h[None, ...]
-    return Request(function, x[None, ...], ((cell,),), h0, None, None, spec, None, backend, cell=True)
+    return Request(function, x[None, ...], ((cell,),), h0, None, None, spec, None, backend, cell=True, state_name="h")
+
+
+def _assert_save(save: Any) -> None:
+    if not isinstance(save, str) or save not in SAVES:
+        raise StructureError(f"save: expected one of {', '.join(map(repr, SAVES))}, got {save!r}")
 
 
 def prepare(params: Any, *, backend: str | Backend | None = None) -> PreparedParams:
@@ -248,6 +256,7 @@ def explain(
     """
     if function not in ("gru", "inference", "forward"):
         raise StructureError(f"function: expected 'gru', 'inference' or 'forward', got {function!r}")
+    _assert_save(save)
     call = Request(
         function, x, params, h0, lengths, resets, spec, dropout_masks, backend, save if function == "forward" else None
     )

@@ -20,9 +20,8 @@ from .params import Array, CellParams, GRUSpec, LayerTape
 if TYPE_CHECKING:
     from .backend import Backend
 
-ROWS_PER_BLOCK = (
-    1024  # rows (steps times batch) of one block of time: what the scratch memory of backward is proportional to
-)
+# rows (steps times batch) of one block of time: what the scratch memory of backward is proportional to
+ROWS_PER_BLOCK = 1024
 
 
 class Layer:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from os import PathLike
 from threading import get_ident
 from typing import Any
 
 from .backend import Backend
-from .checks import Sizes, assert_shape, sizes_of, structured
+from .checks import Sizes, assert_shape, sizes_of, structured, whole_number
 from .dispatch import Place, convert, owner, place_for, selection, variables
 from .dispatch import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
@@ -45,6 +46,10 @@ class GRU:
     ((7, 2, 8), (4, 2, 4))
     """
 
+    _spec: GRUSpec
+    _batch_first: bool
+    _dropout: float
+
     def __init__(
         self,
         input_size: int,
@@ -61,13 +66,13 @@ class GRU:
         seed: int | None = None,
         backend: str | Backend | None = None,
     ):
-        for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise StructureError(f"{name}: expected an integer, got {value!r}")
-            if value < (0 if name == "input_size" else 1):
-                raise RangeError(f"{name}: expected at least {0 if name == 'input_size' else 1}, got {value}")
-        if seed is not None:
-            _assert_seed(seed, "seed")
+        input_size = whole_number(input_size, "input_size", least=0)
+        hidden_size = whole_number(hidden_size, "hidden_size", least=1)
+        num_layers = whole_number(num_layers, "num_layers", least=1)
+        for name, value in (("bias", bias), ("bidirectional", bidirectional)):
+            if type(value) is not bool:
+                raise StructureError(f"{name}: expected True or False, got {value!r}")
+        seed = None if seed is None else whole_number(seed, "seed", least=0)
         numpy = load_backend("numpy")
         place = place_for(selection(backend), None)
         drawn = numpy.draw_params(
@@ -100,11 +105,15 @@ class GRU:
         return model
 
     def _setup(self, params: Any, spec: GRUSpec, *, batch_first: bool, dropout: float) -> None:
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0.0 <= dropout <= 1.0:
+        if isinstance(dropout, bool) or not isinstance(dropout, Real):
+            raise StructureError(f"dropout: expected a number, got {dropout!r}")
+        if not 0.0 <= dropout <= 1.0:
             raise RangeError(f"dropout: expected a probability from 0 to 1, got {dropout!r}")
         if type(spec) is not GRUSpec:
             raise StructureError(f"spec: expected a GRUSpec, got {spec!r}")
-        self.spec, self.batch_first, self.dropout = spec, bool(batch_first), float(dropout)
+        if type(batch_first) is not bool:
+            raise StructureError(f"batch_first: expected True or False, got {batch_first!r}")
+        self._spec, self._batch_first, self._dropout = spec, batch_first, float(dropout)
         self._sizes: Sizes | None = None
         self.params = params
 
@@ -143,6 +152,18 @@ class GRU:
         if brought is None:
             brought = self._brought[key] = PreparedParams(owned_at(place, own.params, own.place), own.sizes, place)
         return brought
+
+    @property
+    def spec(self) -> GRUSpec:
+        return self._spec
+
+    @property
+    def batch_first(self) -> bool:
+        return self._batch_first
+
+    @property
+    def dropout(self) -> float:
+        return self._dropout
 
     @property
     def input_size(self) -> int:
@@ -265,13 +286,15 @@ class GRU:
         return backend.xp.permute_dims(a, (1, 0, 2)[: a.ndim])
 
     def _draw_masks(self, x: Any, seed: int) -> Any:
-        _assert_seed(seed, "dropout_seed")
+        seed = whole_number(seed, "dropout_seed", least=0)
         numpy, source = load_backend("numpy"), owner(x, "x")
         sizes = self._own.sizes
-        masks = numpy.draw_dropout_masks(seed, self.dropout, (sizes.L - 1, *x.shape[:-1], sizes.D * sizes.H))
+        kept = numpy.draw_kept(seed, self.dropout, (sizes.L - 1, *x.shape[:-1], sizes.D * sizes.H))
         device = source.device_of(x)
         place = Place(source, source.device(None) if device is None else device)
-        return source.xp.astype(convert(masks, numpy, place, "dropout_masks"), x.dtype)
+        with source.computing(place.device, recorded=True):
+            masks = source.xp.astype(convert(kept, numpy, place, "dropout_masks"), x.dtype)
+            return masks * (1.0 / (1.0 - self.dropout)) if self.dropout < 1.0 else masks
 
     # ---- streaming --------------------------------------------------------------------------------------------------
 
@@ -280,8 +303,10 @@ class GRU:
         own = self._own
         like = own.params[0][0].W_hh if like is None else like
         backend = owner(like, "like")
-        shape = (own.sizes.L * own.sizes.D, *(() if batch_size is None else (batch_size,)), own.sizes.H)
-        return backend.xp.zeros(shape, dtype=like.dtype, device=backend.device_beside(like))
+        rows = () if batch_size is None else (whole_number(batch_size, "batch_size", least=0),)
+        shape = (own.sizes.L * own.sizes.D, *rows, own.sizes.H)
+        with backend.computing(backend.device_of(like), recorded=True):
+            return backend.xp.zeros(shape, dtype=like.dtype, device=backend.device_beside(like))
 
     def step(self, x_t: Any, state: Any, *, reset: Any = None, backend: str | Backend | None = None) -> tuple[Any, Any]:
         """One step of a stream: x_t (N, I), state (L, N, H) -> y_t (N, H), next state. Without a batch (I,), (L, H).
@@ -299,13 +324,19 @@ class GRU:
         batched = owner(x_t, "x_t") is not None and x_t.ndim == 2
         if not batched and x_t.ndim != 1:
             raise ShapeError(f"x_t: expected (N, I), or (I,) without a batch, got {tuple(x_t.shape)}")
+        rows, letters = (x_t.shape[:1], "N, ") if batched else ((), "")
+        assert_shape(x_t, "x_t", f"({letters}I)", (*rows, self.input_size), "I comes from W_ih")
+        if state is not None:
+            shape = (self.num_layers, *rows, self.hidden_size)
+            assert_shape(state, "state", f"(L, {letters}H)", shape, "L and H come from params, N from x_t")
         if reset is not None:
-            reset = [reset] if isinstance(reset, bool | list | tuple) else reset[None, ...]
+            reset = _one_step(reset, rows)
         x = x_t[None, ...]
         prepared = self._at(x, backend)
         if key is not None and batched and key not in self._streams:
             self._streams[key] = self._stream(x, prepared, state)
-        y, state = gru(x, prepared, state, resets=reset, spec=self.spec, backend=backend)
+        request = Request("gru", x, prepared, state, None, reset, self.spec, None, backend, state_name="state")
+        y, state = request.run()
         return y[0, ...], state
 
     def _stream(self, x: Any, prepared: PreparedParams, state: Any) -> Any:
@@ -336,6 +367,16 @@ def _stream_key(x_t: Any, state: Any) -> Any:
         return None
 
 
+def _one_step(reset: Any, rows: tuple[int, ...]) -> Any:
+    """The resets (N,) of one step, or one boolean without a batch, as those of a sequence of one step."""
+    if isinstance(reset, list | tuple):
+        return [list(reset)]
+    if isinstance(reset, bool) or not hasattr(reset, "shape"):
+        return [reset] if rows == () else [[reset] * rows[0]]
+    assert_shape(reset, "reset", "(N,)" if rows else "()", rows, "as x_t has")
+    return reset[None, ...]
+
+
 def _rebuilt(params: Params, spec: GRUSpec, batch_first: bool, dropout: float) -> GRU:
     return GRU.from_params(params, spec=spec, batch_first=batch_first, dropout=dropout)
 
@@ -345,11 +386,6 @@ def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
     from .formats import safetensors
 
     return safetensors.load(path, backend=backend)
-
-
-def _assert_seed(seed: Any, name: str) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise StructureError(f"{name}: expected an integer of at least 0, got {seed!r}")
 
 
 def _dtype_name(dtype: Any) -> str:

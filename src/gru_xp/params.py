@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from .errors import StructureError
+
 __all__ = ["Array", "CellGrads", "CellParams", "GRUGrads", "GRUSpec", "LayerTape", "Params", "Tape"]
 
 
@@ -58,6 +60,10 @@ class GRUSpec:
     """
 
     reset_after: bool = True
+
+    def __post_init__(self) -> None:
+        if type(self.reset_after) is not bool:
+            raise StructureError(f"reset_after: expected True or False, got {self.reset_after!r}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,6 +58,7 @@ class Request:
         backend: str | Backend | None,
         save: str | None = None,
         cell: bool = False,
+        state_name: str = "h0",
     ):
         if type(spec) is not GRUSpec:
             raise StructureError(f"spec: expected a GRUSpec, got {spec!r}")
@@ -78,8 +79,8 @@ class Request:
         if h0 is not None:
             rows = sizes.L * sizes.D
             letters, shape = ("(L*D, N, H)", (rows, N, sizes.H)) if self.batched else ("(L*D, H)", (rows, sizes.H))
-            assert_shape(h0, "h0", letters, shape, "L, D and H come from params and N from x")
-            names.append("h" if cell else "h0")
+            assert_shape(h0, state_name, letters, shape, "L, D and H come from params and N from x")
+            names.append(state_name)
             others.append(h0)
         if dropout_masks is not None:
             letters = "(L-1, T, N, D*H)" if self.batched else "(L-1, T, D*H)"
@@ -183,7 +184,8 @@ class Request:
         if self.prepared or (x is self.x and self.alike):
             params = self.params
         else:
-            params = map_params(lambda a: moved(a, "params"), self.params)
+            following = iter(names_of(self.params))
+            params = map_params(lambda a: moved(a, next(following)), self.params)
         rest = [moved(a, name) for a, name in ((self.valid, "lengths"), (self.resets, "resets"))]
         if h0 is None:
             shape = (self.sizes.L * self.sizes.D, x.shape[1], self.sizes.H)
@@ -232,6 +234,11 @@ def backward(tape: Any, dy: Any, dh_n: Any) -> GRUGrads:
     T, N, H = first.h_prev.shape
     place, caller = tape.place, tape.caller
     compute = place.backend
+    dtype = compute.dtype_name(first.x.dtype)
+    if dtype not in compute.float_names():
+        raise DTypeError(
+            f"tape: was made with {dtype}, which {compute.name} does not have any more; switch it on again"
+        )
     L, D = len(tape.layers), len(tape.layers[0])
     why = "as gru_forward returned it"
     for name, array, letters, shape in (
@@ -247,6 +254,7 @@ def backward(tape: Any, dy: Any, dh_n: Any) -> GRUGrads:
             a if a is None else _bring(a, name, caller, place, batched=tape.batched)
             for name, a in (("dy", dy), ("dh_n", dh_n))
         )
+        given = [a for a in (dy, dh_n) if a is not None]
         call = Call(
             "backward",
             compute,
@@ -263,7 +271,7 @@ def backward(tape: Any, dy: Any, dh_n: Any) -> GRUGrads:
             lengths=tape.valid is not None,
             resets=tape.resets is not None,
             dropout=tape.dropout_masks is not None,
-            recording=compute.recording([first.x, first.w.W_ih, *(a for a in (dy, dh_n) if a is not None)]),
+            recording=compute.recording([first.x, first.h_prev, *weights_of(tape.params), *given]),
             save="states" if first.r is None else "all",
         )
         stack = stack_for(compute, choose(call, kernel_policy()).kernel)

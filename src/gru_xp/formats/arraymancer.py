@@ -32,8 +32,8 @@ def from_arraymancer(W3s0: Any, W3sN: Any, U3s: Any, bW3s: Any, bU3s: Any) -> Pa
     (2, (12, 4))
     """
     owner(U3s, "U3s")
-    if U3s.ndim != 3 or U3s.shape[1] != 3 * U3s.shape[2]:
-        raise ShapeError(f"U3s: expected (L, 3H, H), got {tuple(U3s.shape)}")
+    if U3s.ndim != 3 or U3s.shape[1] != 3 * U3s.shape[2] or U3s.shape[0] == 0:
+        raise ShapeError(f"U3s: expected (L, 3H, H) with L of at least 1, got {tuple(U3s.shape)}")
     L, H = U3s.shape[0], U3s.shape[2]
     for name, array in (("bW3s", bW3s), ("bU3s", bU3s)):
         assert_shape(array, name, "(L, 1, 3H)", (L, 1, 3 * H), "L and H come from U3s")

@@ -7,6 +7,7 @@ are, bit for bit. The file is written beside its place and then renamed, so it i
 from __future__ import annotations
 
 import json
+import os
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,14 @@ def save(model: GRU, path: str | PathLike[str]) -> None:
     }
     options = {name: getattr(model.spec if name == "reset_after" else model, name) for name in OPTIONS}
     metadata = {"format": FORMAT, "version": VERSION, "model": json.dumps(options)}
-    write_whole(Path(path), library.serialize(tensors, metadata))
+    write_whole(path, library.serialize(tensors, metadata))
 
 
 def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
     """Read a model; a file that is damaged, foreign or hostile is a `FileFormatError`."""
     library = _safetensors()
     place = place_for(selection(backend), None)
-    data = Path(path).read_bytes()
+    data = Path(os.fsdecode(path)).read_bytes()
     try:
         tensors = dict(library.deserialize(data))
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
