@@ -13,7 +13,7 @@ from gru_xp.checks import Sizes
 from gru_xp.errors import StructureError
 from gru_xp.params import Params
 
-from . import draw
+from . import draw, gates
 
 __all__ = ["NumpyBackend"]
 
@@ -87,6 +87,9 @@ class NumpyBackend(Backend):
         """What dropout keeps, (L-1, T, N, D*H) booleans, for every backend."""
         return draw.kept(seed, p, shape)
 
+    def numbers(self, dtype: Any) -> tuple[Any, Any]:
+        return gates.numbers(dtype)
+
     def right_operand(self, W: Any, T: int, N: int) -> Any:
         # Seen with OpenBLAS 0.3.30: for 2 to 64 rows a product with a transposed right operand takes 1.2 to 4 times as
         # long; transposing it once costs as much as 5 to 50 such products save.
@@ -100,12 +103,14 @@ class NumpyBackend(Backend):
         if T == 0:
             return carry, self._no_steps(step, carry, xs)
         rows = zip(*(repeat(None) if a is None else a[::-1] if reverse else a for a in xs), strict=False)
-        outs: list[Any] = []
-        for t, row in zip(range(T - 1, -1, -1) if reverse else range(T), rows, strict=False):
+        order = range(T - 1, -1, -1) if reverse else range(T)
+        outs: tuple[Any, ...] | None = None
+        for t, row in zip(order, rows, strict=False):
             carry, out = step(carry, row)
-            if not outs:
-                outs = [None if a is None else np.empty((T, *a.shape), a.dtype) for a in out]
-            for saved, a in zip(outs, out, strict=True):
-                if saved is not None:
-                    saved[t] = a
-        return carry, tuple(outs)
+            if outs is None:
+                outs = tuple(None if a is None else np.empty((T, *a.shape), a.dtype) for a in out)
+                kept = [(index, a) for index, a in enumerate(outs) if a is not None]
+            for index, a in kept:
+                a[t] = out[index]
+        assert outs is not None
+        return carry, outs

@@ -12,7 +12,7 @@ import numpy as np
 
 from gru_xp.kernels import Call, Level
 
-__all__ = ["NumpyGates", "kernel"]
+__all__ = ["NumpyGates", "kernel", "numbers"]
 
 
 class NumpyGates:
@@ -29,7 +29,7 @@ class NumpyGates:
 
     def forward(self, gi: Any, gh: Any, h: Any, /) -> tuple[Any, ...]:
         H = h.shape[-1]
-        half, one = _constants(h.dtype)
+        half, one = numbers(h.dtype)
         rz = gi[..., : 2 * H] + gh[..., : 2 * H]
         rz *= half
         np.tanh(rz, out=rz)
@@ -67,7 +67,7 @@ class NumpyGates:
 
 
 @cache
-def _constants(dtype: Any) -> tuple[Any, Any]:
+def numbers(dtype: Any) -> tuple[Any, Any]:
     """0.5 and 1 as arrays, which NumPy takes in half the time of Python's numbers."""
     return np.asarray(0.5, dtype), np.asarray(1.0, dtype)
 

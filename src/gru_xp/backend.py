@@ -158,6 +158,10 @@ class Backend:
 
     # ---- computing --------------------------------------------------------------------------------------------------
 
+    def numbers(self, dtype: Any) -> tuple[Any, Any]:
+        """0.5 and 1 to compute with beside arrays of this dtype."""
+        return 0.5, 1.0
+
     def right_operand(self, W: Any, T: int, N: int) -> Any:
         """W (M, K) in the layout in which T products `a @ W.T` with a (N, K) are fastest."""
         return W

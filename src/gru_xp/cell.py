@@ -32,6 +32,7 @@ time; what is left for the loop is two products with them and one with W_hh.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from .params import Array, CellParams, GRUSpec
@@ -53,13 +54,13 @@ def affine(a: Array, W: Array, b: Array | None) -> Array:
     return out if b is None else out + b
 
 
-def sigmoid(a: Array, xp: Any) -> Array:
+def sigmoid(a: Array, xp: Any, half: Any = 0.5, one: Any = 1.0) -> Array:
     """The logistic function by way of tanh, which never overflows.
 
     Its absolute error is within an eps; in the far left tail, where the value is below an eps, it has no relative
     accuracy.
     """
-    return 0.5 * (1.0 + xp.tanh(0.5 * a))
+    return half * (one + xp.tanh(half * a))
 
 
 def times_each_gate(g: Array, slopes: Array, xp: Any) -> Array:
@@ -68,12 +69,15 @@ def times_each_gate(g: Array, slopes: Array, xp: Any) -> Array:
 
 
 class Gates:
-    """The pointwise part of a step in the pure array API; any number of leading axes."""
+    """The pointwise part of a step in the pure array API; any number of leading axes.
+
+    `numbers` gives 0.5 and 1 for a dtype, as the library likes them best beside its arrays.
+    """
 
     name = "plain"
 
-    def __init__(self, xp: Any):
-        self.xp = xp
+    def __init__(self, xp: Any, numbers: Callable[[Any], tuple[Any, Any]] = lambda dtype: (0.5, 1.0)):
+        self.xp, self.numbers = xp, numbers
 
     def inference(self, gi: Array, gh: Array, h: Array, /) -> Array:
         """(..., 3H), (..., 3H), (..., H) -> h' (..., H)."""
@@ -82,11 +86,12 @@ class Gates:
     def forward(self, gi: Array, gh: Array, h: Array, /) -> Arrays:
         """(..., 3H), (..., 3H), (..., H) -> h', r, z, n, u, each (..., H)."""
         H = h.shape[-1]
-        rz = sigmoid(gi[..., : 2 * H] + gh[..., : 2 * H], self.xp)
+        half, one = self.numbers(h.dtype)
+        rz = sigmoid(gi[..., : 2 * H] + gh[..., : 2 * H], self.xp, half, one)
         r, z = rz[..., :H], rz[..., H:]
         u = gh[..., 2 * H :]
         n = self.xp.tanh(gi[..., 2 * H :] + r * u)
-        return (1.0 - z) * n + z * h, r, z, n, u
+        return (one - z) * n + z * h, r, z, n, u
 
     def backward(self, dh1: Array, h: Array, r: Array, z: Array, n: Array, u: Array, /) -> Arrays:
         """Six times (..., H) -> dgi, dgh (..., 3H), and the part of dh that does not go through W_hh (..., H)."""

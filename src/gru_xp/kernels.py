@@ -169,6 +169,6 @@ def stack_for(backend: Backend, kernel: Any) -> Any:
     """The stack with the kernel in its place, whichever floor that is."""
     if kernel is not None and kernel.level == "stack":
         return kernel
-    gates: Any = kernel if kernel is not None and kernel.level == "gates" else Gates(backend.xp)
+    gates: Any = kernel if kernel is not None and kernel.level == "gates" else Gates(backend.xp, backend.numbers)
     layer: Any = kernel if kernel is not None and kernel.level == "layer" else Layer(backend, gates)
     return backend.compiled(Stack(backend.xp, layer))

@@ -42,7 +42,9 @@ class Layer:
 
         def step(h: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
             gi_t, cut_t = at
-            h = run.narrow(cell.inference(gi_t, run.wide(self.zero_where(cut_t, h)), w_loop))
+            if cut_t is not None:
+                h = self.zero_where(cut_t, h)
+            h = cell.inference(gi_t, h, w_loop) if run.same else run.narrow(cell.inference(gi_t, run.wide(h), w_loop))
             return h, (h,)
 
         h_n, (y,) = self.backend.scan(step, h0, (run.project(self.zero_padding(valid, x), valid), cut), reverse=reverse)
