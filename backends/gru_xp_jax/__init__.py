@@ -70,7 +70,10 @@ class JaxBackend(Backend):
         return next(d for d in [*jax.devices(), *jax.devices("cpu")] if self.device_name(d) == name)
 
     def to_device(self, array: Any, device: Any) -> Any:
-        return array if device is None or self.device_of(array) == device else jax.device_put(array, device)
+        if device is None or self.device_of(array) == device:
+            return array
+        with jax.ensure_compile_time_eval():  # what is kept may not be part of what is being traced
+            return jax.device_put(array, device)
 
     def refuses_crossing(self, array: Any) -> str | None:
         return "is traced (by jit, grad or vmap)" if isinstance(array, jax.core.Tracer) else None
