@@ -37,7 +37,7 @@ def test_the_package_passes_in_an_environment_of_its_own(tmp_path: Path) -> None
         (stranger / name).write_text(text, encoding="utf-8")
     run(sys.executable, "-m", "venv", venv, cwd=tmp_path)
     python = venv / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    run(python, "-m", "pip", "install", "-q", f"{ROOT}[cli]", "hypothesis", stranger, cwd=tmp_path)
+    run(python, "-m", "pip", "install", "-q", f"{ROOT}[conformance]", stranger, cwd=tmp_path)
 
     run(python, "-m", "gru_xp_conformance", "mlx", "--json", "mlx.json", cwd=tmp_path)
     result = json.loads((tmp_path / "mlx.json").read_text())
