@@ -69,11 +69,8 @@ def available() -> tuple[str, ...]:
 
 
 def _can_be_found(name: str) -> bool:
-    """Whether a module of that name is there; a folder that merely has the name is none."""
-    if name in sys.modules:
-        return sys.modules[name] is not None
-    spec = find_spec(name)
-    return spec is not None and spec.origin is not None
+    """Whether a module of that name is there; it may be a namespace package, as MLX is."""
+    return sys.modules[name] is not None if name in sys.modules else find_spec(name) is not None
 
 
 @cache
