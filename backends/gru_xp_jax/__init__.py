@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gru_xp.backend import Backend, Step
+from gru_xp.cell import Gates
 from gru_xp.params import LayerTape, Tape
+from gru_xp.stack import Stack
+
+from .autodiff import DifferentiableLayer
 
 __all__ = ["JaxBackend"]
 
@@ -122,6 +126,15 @@ class JaxBackend(Backend):
 
     def recording(self, arrays: list[Any]) -> bool:
         return any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+    def differentiable(self) -> Any:
+        return _differentiable(self)
+
+
+@cache
+def _differentiable(backend: JaxBackend) -> Any:
+    """The stack over layers with a derivative of their own; the same object each time, as `jax.jit` needs it."""
+    return backend.compiled(Stack(backend.xp, DifferentiableLayer(backend, Gates(backend.xp))))
 
 
 def _setting(name: str) -> Any:

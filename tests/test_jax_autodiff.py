@@ -1,0 +1,191 @@
+"""`gru` on JAX arrays under every transform, against a loop over rows and steps; compilation; sharded batches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import random_problem
+
+import gru_xp
+from gru_xp.params import map_params
+
+T, N, I, H = 3, 3, 1, 2
+PROBLEM = random_problem(3, T=T, N=N, I=I, H=H, L=1)
+LENGTHS, BOUND = [3, 0, 2], 1e-11
+X, H0, RESETS = (jnp.asarray(a) for a in (PROBLEM.x, PROBLEM.h0, PROBLEM.resets))
+PARAMS = map_params(jnp.asarray, PROBLEM.params)
+ARGS = (X, H0, PARAMS)
+TANGENTS = jax.tree.map(lambda a: jnp.cos(3 * a), ARGS)
+
+
+def ours(x: Any, h0: Any, params: Any) -> Any:
+    return gru_xp.gru(x, params, h0, lengths=LENGTHS, resets=RESETS)
+
+
+def loop(x: Any, h0: Any, params: Any) -> Any:
+    """Row by row and step by step: nothing of padding or resets but Python's `if`."""
+    states = []
+    for layer, directions in enumerate(params):
+        outs = []
+        for d, w in enumerate(directions):
+            rows, last = [], []
+            for row in range(N):
+                h, y = h0[layer * 2 + d, row], [jnp.zeros(H)] * T
+                steps = range(LENGTHS[row])
+                for t in reversed(steps) if d else steps:
+                    boundary = t + 1 < LENGTHS[row] and PROBLEM.resets[t + 1, row] if d else PROBLEM.resets[t, row]
+                    h = jnp.zeros(H) if boundary else h
+                    i_r, i_z, i_n = jnp.split(w.W_ih @ x[t, row] + w.b_ih, 3)
+                    h_r, h_z, h_n = jnp.split(w.W_hh @ h + w.b_hh, 3)
+                    z = jax.nn.sigmoid(i_z + h_z)
+                    y[t] = h = (1 - z) * jnp.tanh(i_n + jax.nn.sigmoid(i_r + h_r) * h_n) + z * h
+                rows.append(jnp.stack(y))
+                last.append(h)
+            outs.append(jnp.stack(rows, 1))
+            states.append(jnp.stack(last))
+        x = jnp.concatenate(outs, -1)
+    return x, jnp.stack(states)
+
+
+def loss_of(f: Any) -> Any:
+    def loss(*args: Any) -> Any:
+        y, h_n = f(*args)
+        return jnp.sum(y**2) + jnp.sum(jnp.sin(h_n))
+
+    return loss
+
+
+def of_h0(f: Any) -> Any:
+    return lambda h0: loss_of(f)(X, h0, PARAMS)
+
+
+def scanned(f: Any) -> Any:
+    """Chunks of a sequence, one after another, inside `lax.scan`."""
+
+    def chunk(h0: Any, x: Any) -> Any:
+        y, h_n = f(x, h0, PARAMS)
+        return h_n, y
+
+    return lambda xs: sum(jnp.sum(a**2) for a in jax.lax.scan(chunk, H0, xs))
+
+
+MANY = jnp.stack([X, -2.0 * X, 0.5 * X])
+TRANSFORMS: dict[str, Callable[[Any], Any]] = {
+    "jit": lambda f: jax.jit(f)(*ARGS),
+    "value_and_grad": lambda f: jax.value_and_grad(loss_of(f), (0, 1, 2))(*ARGS),
+    "jit of grad": lambda f: jax.jit(jax.grad(loss_of(f), (0, 1, 2)))(*ARGS),
+    "grad of the weights alone": lambda f: jax.grad(lambda params: loss_of(f)(X, H0, params))(PARAMS),
+    "jvp": lambda f: jax.jvp(f, ARGS, TANGENTS),
+    "linearize": lambda f: jax.linearize(f, *ARGS)[1](*TANGENTS),
+    "vmap": lambda f: jax.vmap(lambda x: f(x, H0, PARAMS))(MANY),
+    "vmap of grad": lambda f: jax.vmap(jax.grad(loss_of(f), (0, 1, 2)), (0, None, None))(MANY, H0, PARAMS),
+    "grad of vmap": lambda f: jax.grad(lambda p: jnp.sum(jax.vmap(lambda x: loss_of(f)(x, H0, p))(MANY)))(PARAMS),
+    "hessian": lambda f: jax.hessian(of_h0(f))(H0),
+    "jacfwd of jacfwd": lambda f: jax.jit(jax.jacfwd(jax.jacfwd(of_h0(f))))(H0),
+    "Hessian-vector product": lambda f: jax.jvp(jax.grad(loss_of(f), (0, 1, 2)), ARGS, TANGENTS),
+    "third order": lambda f: jax.jit(
+        jax.grad(lambda h0: jnp.sum(jax.grad(lambda h0: jnp.sum(jax.grad(of_h0(f))(h0) ** 2))(h0) ** 2))
+    )(H0),
+    "checkpoint": lambda f: jax.grad(jax.checkpoint(loss_of(f)), (0, 2))(*ARGS),
+    "scan around it": lambda f: jax.jit(jax.grad(scanned(f)))(MANY),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transform(name: str) -> None:
+    got, expected = (jax.tree.leaves(TRANSFORMS[name](f)) for f in (ours, loop))
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        assert a.shape == b.shape
+        assert jnp.max(jnp.abs(a - b)) <= BOUND * max(1.0, float(jnp.max(jnp.abs(b))))
+    assert max(float(jnp.max(jnp.abs(b))) for b in expected) > 0.01
+
+
+def test_finite_differences_to_second_order_with_the_reset_before_the_product() -> None:
+    from jax.test_util import check_grads
+
+    def run(x: Any, h0: Any, params: Any) -> Any:
+        return gru_xp.gru(x, params, h0, lengths=LENGTHS, resets=RESETS, spec=gru_xp.GRUSpec(reset_after=False))
+
+    check_grads(jax.jit(run), ARGS, order=2, modes=("fwd", "rev"), rtol=1e-3)
+
+
+def test_traced_lengths_and_resets() -> None:
+    @jax.jit
+    def gradient(params: Any, lengths: Any, resets: Any) -> Any:
+        return jax.grad(lambda p: jnp.sum(gru_xp.gru(X, p, H0, lengths=lengths, resets=resets)[0] ** 2))(params)
+
+    expected = jax.grad(lambda p: jnp.sum(loop(X, H0, p)[0] ** 2))(PARAMS)
+    for a, b in zip(*map(jax.tree.leaves, (gradient(PARAMS, jnp.asarray(LENGTHS), RESETS), expected)), strict=True):
+        assert jnp.max(jnp.abs(a - b)) < BOUND
+
+
+def test_the_program_does_not_grow_with_T() -> None:
+    def lines(T: int) -> int:
+        x = jnp.zeros((T, N, I))
+        gradient = jax.jit(jax.grad(lambda p: jnp.sum(gru_xp.gru(x, p)[0])))
+        return len(gradient.lower(PARAMS).as_text().splitlines())
+
+    assert lines(300) == lines(30)
+
+
+def test_one_large_product_for_each_weight() -> None:
+    """In the program of a gradient, the loops hold one product a step and none with the shape of a weight."""
+    params = ((PARAMS[0][0],),)
+    text = str(jax.make_jaxpr(jax.grad(lambda p: jnp.sum(gru_xp.gru(jnp.zeros((50, 4, I)), p)[0] ** 2)))(params))
+    outside, inside = f"f64[{3 * H},{I}] = dot_general", f"f64[4,{H}] = dot_general"
+    assert text.count(outside) + text.count(f"f64[{I},{3 * H}] = dot_general") == 1
+    assert text.count(inside) == 1
+
+
+def test_a_sharded_batch() -> None:
+    """Two devices: the unsharded results, y sharded as x is, the gradients whole on each device."""
+    code = """
+        import jax, jax.numpy as jnp, numpy as np, gru_xp
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        mesh = Mesh(jax.devices(), "batch")
+        put = lambda a, *axes: jax.device_put(a, NamedSharding(mesh, P(*axes)))
+        params = gru_xp.GRU(3, 4, num_layers=2, bidirectional=True, seed=0, backend="jax").params
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6, 3)), jnp.float32)
+        lengths = jnp.asarray([5, 3, 0, 1, 5, 2])
+
+        def loss(params, x, lengths):
+            y, h_n = gru_xp.gru(x, params, lengths=lengths)
+            return jnp.sum(y ** 2) + jnp.sum(h_n), y
+
+        step = jax.jit(jax.grad(loss, has_aux=True))
+        expected, y = step(params, x, lengths)
+        given = jax.tree.map(put, params), put(x, None, "batch"), put(lengths, "batch")
+        got, sharded = step(*given)
+        close = lambda a, b: bool(jnp.max(jnp.abs(np.asarray(a) - np.asarray(b))) < 1e-5)
+        print(all(map(close, jax.tree.leaves(got), jax.tree.leaves(expected))), close(y, sharded))
+        print(all(g.sharding.is_fully_replicated for g in jax.tree.leaves(got)), sharded.sharding.spec[1])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["True True", "True batch"], done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_16_bits(dtype: str) -> None:
+    params, x = jax.tree.map(lambda a: a.astype(dtype), (PARAMS, X))
+    got = jax.grad(lambda p: jnp.sum(gru_xp.gru(x, p)[0].astype("float32")))(params)
+    wide = jax.tree.map(lambda a: a.astype("float32"), params)
+    expected = jax.grad(lambda p: jnp.sum(gru_xp.gru(x.astype("float32"), p)[0]))(wide)
+    for a, b in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
+        assert str(a.dtype) == dtype
+        assert np.max(np.abs(np.asarray(a, "f4") - np.asarray(b))) < 0.05 * max(1.0, float(jnp.max(jnp.abs(b))))
