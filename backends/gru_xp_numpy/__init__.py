@@ -90,6 +90,9 @@ class NumpyBackend(Backend):
     def numbers(self, dtype: Any) -> tuple[Any, Any]:
         return gates.numbers(dtype)
 
+    def plus(self, a: Any, b: Any) -> Any:
+        return np.add(a, b, out=a)
+
     def right_operand(self, W: Any, T: int, N: int) -> Any:
         # Seen with OpenBLAS 0.3.30: for 2 to 64 rows a product with a transposed right operand takes 1.2 to 4 times as
         # long; transposing it once costs as much as 5 to 50 such products save.

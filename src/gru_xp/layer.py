@@ -161,7 +161,9 @@ class _Run:
     def project(self, x: Any, valid: Any) -> Any:
         """x (T, N, I), zero in the padding -> gi (T, N, 3H), where the padding has z = 1."""
         T, N, I = x.shape
-        gi = affine(self.xp.reshape(self.wide(x), (T * N, I)), self.w.W_ih, self.w.b_ih)
+        gi = affine(self.xp.reshape(self.wide(x), (T * N, I)), self.w.W_ih, None)
+        if self.w.b_ih is not None:
+            gi = self.layer.backend.plus(gi, self.w.b_ih)
         gi = self.xp.reshape(gi, (T, N, gi.shape[-1]))
         if valid is None:
             return gi
