@@ -223,6 +223,8 @@ def test_tapes_and_prepared_parameters_can_be_copied(library: str) -> None:
     for twin in (copy.deepcopy(tape), pickle.loads(pickle.dumps(tape))):
         np.testing.assert_array_equal(to_numpy(model.backward(twin, y).x), expected)
     prepared = gru_xp.prepare(gru_xp.GRU(4, 5, 2, seed=0, backend=library).params)
+    gru_xp.gru(x, prepared)  # a kernel may have packed them: addresses of this process, which must not travel
+    assert not copy.deepcopy(prepared)._packed
     y, _ = gru_xp.gru(x, pickle.loads(pickle.dumps(prepared)))
     np.testing.assert_array_equal(to_numpy(y), to_numpy(model(x)[0]))
 

@@ -30,6 +30,10 @@ class PreparedParams:
     place: Place  # where they are
     _packed: dict[str, Params] = field(default_factory=dict, repr=False)
 
+    def __reduce__(self) -> Any:
+        """For pickle and copy: without what is packed, which holds addresses of this process."""
+        return PreparedParams, (self.params, self.sizes, self.place)
+
     def packed_for(self, kernel: Any) -> Params:
         """The same, as this kernel wants them for inference again and again; packed once for each kernel that packs."""
         pack = getattr(kernel, "pack", None)
