@@ -120,7 +120,7 @@ def test_run_may_replace_its_input() -> None:
 
 WRONG = {
     "no model": ("nothing.safetensors x.npy", "nothing.safetensors: No such file"),
-    "no safetensors": ("x.npy x.npy", "x.npy: expected a safetensors file"),
+    "no safetensors": ("x.npy x.npy", "x.npy: expected a file of a known format"),
     "a folder as model": (". x.npy", "Is a directory"),
     "no input": ("model.safetensors nothing.npy", "nothing.npy: No such file"),
     "a folder as input": ("model.safetensors .", "Is a directory"),

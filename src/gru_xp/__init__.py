@@ -13,6 +13,7 @@ Pass NumPy, PyTorch, CuPy, JAX or any other array-API arrays and get the same ki
 from .dispatch import available, selection, use_backend
 from .errors import (
     BackendError,
+    ConversionError,
     DTypeError,
     FileFormatError,
     GRUError,
@@ -38,7 +39,7 @@ from .functional import (
     gru_inference,
     prepare,
 )
-from .module import GRU, load
+from .module import GRU, from_framework, load
 from .params import CellGrads, CellParams, GRUGrads, GRUSpec, LayerTape, Params, Tape
 from .request import PreparedParams
 
@@ -50,6 +51,7 @@ __all__ = [
     "BackendError",
     "CellGrads",
     "CellParams",
+    "ConversionError",
     "DTypeError",
     "Explanation",
     "FileFormatError",
@@ -70,6 +72,7 @@ __all__ = [
     "available",
     "explain",
     "from_arraymancer",
+    "from_framework",
     "gru",
     "gru_backward",
     "gru_cell",

@@ -62,3 +62,7 @@ class NotDifferentiableError(GRUError):
 
 class FileFormatError(GRUError):
     """A file is damaged, or is not what it is said to be."""
+
+
+class ConversionError(GRUError):
+    """A GRU is there, and cannot be represented where it was to go; the message says why."""

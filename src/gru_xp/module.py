@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Real
 from os import PathLike
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .backend import Backend
 from .checks import Sizes, assert_shape, sizes_of, structured, whole_number
@@ -16,7 +16,10 @@ from .functional import gru, gru_backward, gru_forward
 from .params import GRUGrads, GRUSpec, Params, Tape, map_params
 from .request import PreparedParams, Request, owned_at, place_of
 
-__all__ = ["GRU", "load"]
+if TYPE_CHECKING:
+    from .formats.stored import Report
+
+__all__ = ["GRU", "from_framework", "load"]
 
 MOST_STREAMS = 64  # kept by one model: a stream for each thread and shape
 
@@ -351,11 +354,14 @@ class GRU:
 
     # ---- files ------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the model as safetensors with a header that describes it; the file appears whole or not at all."""
-        from .formats import safetensors  # an extra, needed for files only
+    def save(self, path: str | PathLike[str], *, format: str | None = None) -> Report:  # noqa: A002
+        """Write the model, as safetensors with a header that describes it, or in the format of the file's ending.
 
-        safetensors.save(self, path)
+        The file appears whole or not at all. The report says what the format cannot hold.
+        """
+        from .formats import registry  # files need NumPy and extras
+
+        return registry.save(self, path, format=format)
 
 
 def _stream_key(x_t: Any, state: Any) -> Any:
@@ -381,11 +387,27 @@ def _rebuilt(params: Params, spec: GRUSpec, batch_first: bool, dropout: float) -
     return GRU.from_params(params, spec=spec, batch_first=batch_first, dropout=dropout)
 
 
-def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
-    """Read a model that `GRU.save` wrote, into the selected backend, by default NumPy. Nothing is ever unpickled."""
-    from .formats import safetensors
+def load(
+    path: str | PathLike[str],
+    *,
+    backend: str | None = None,
+    name: str | None = None,
+    format: str | None = None,  # noqa: A002
+) -> GRU:
+    """Read a model from a file of any format, into the selected backend, by default NumPy. Nothing is ever unpickled.
 
-    return safetensors.load(path, backend=backend)
+    `name` says which GRU where a file holds several, `format` what the file is where its ending does not tell.
+    """
+    from .formats import registry
+
+    return registry.load(path, backend=backend, name=name, format=format)
+
+
+def from_framework(thing: Any, *, backend: str | None = None, name: str | None = None) -> GRU:
+    """A model from a framework's own object: a PyTorch module, a Keras layer, a tree of Flax or Equinox parameters."""
+    from .formats import registry
+
+    return registry.from_framework(thing, backend=backend, name=name)
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -7,22 +7,19 @@ are, bit for bit. The file is written beside its place and then renamed, so it i
 from __future__ import annotations
 
 import json
-import os
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gru_xp.backend import Backend
-from gru_xp.dispatch import Place, convert, place_for, selection
-from gru_xp.dispatch import load as load_backend
+from gru_xp.checks import sizes_of
 from gru_xp.errors import BackendError, FileFormatError, GRUError
 from gru_xp.formats.files import write_whole
-from gru_xp.module import GRU
+from gru_xp.formats.registry import Format
+from gru_xp.formats.stored import Contents, Note, Report, StoredGRU
 from gru_xp.params import CellParams, GRUSpec
 
-__all__ = ["load", "save"]
+__all__ = ["SafetensorsFormat", "safetensors"]
 
 FORMAT, VERSION = "gru_xp", "1"
 TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -39,69 +36,98 @@ OPTIONS: dict[str, type] = {
 }
 
 
-def save(model: GRU, path: str | PathLike[str]) -> None:
-    """Write a model."""
-    library = _safetensors()
-    arrays = {
-        _key(field, layer, d): _to_numpy(array, model._own.place.backend)
-        for layer, directions in enumerate(model._own.params)
-        for d, w in enumerate(directions)
-        for field, array in zip(CellParams._fields, w, strict=True)
-        if array is not None
-    }
-    tensors = {
-        key: library.TensorSpec(dtype=model.dtype, shape=a.shape, data_ptr=a.ctypes.data, data_len=a.nbytes)
-        for key, a in arrays.items()
-    }
-    options = {name: getattr(model.spec if name == "reset_after" else model, name) for name in OPTIONS}
-    metadata = {"format": FORMAT, "version": VERSION, "model": json.dumps(options)}
-    write_whole(path, library.serialize(tensors, metadata))
+class SafetensorsFormat(Format):
+    """gru_xp's own files, which hold all that a model is."""
 
+    name = "safetensors"
+    title = "gru_xp's own (.safetensors)"
+    suffixes = (".safetensors",)
 
-def load(path: str | PathLike[str], *, backend: str | None = None) -> GRU:
-    """Read a model; a file that is damaged, foreign or hostile is a `FileFormatError`."""
-    library = _safetensors()
-    place = place_for(selection(backend), None)
-    data = Path(os.fsdecode(path)).read_bytes()
-    try:
-        tensors = dict(library.deserialize(data))
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except Exception as error:
-        raise FileFormatError(
-            f"{path}: expected a safetensors file, but it is damaged or something else: {error}"
-        ) from None
-    options = _options(header.get("__metadata__"), path)
-    L, D = options["num_layers"], 2 if options["bidirectional"] else 1
-    fields = CellParams._fields if options["bias"] else CellParams._fields[:2]
-    keys = {_key(field, layer, d) for field in fields for layer in range(min(L, len(tensors))) for d in range(D)}
-    if keys != set(tensors) or L * D * len(fields) != len(tensors):
-        raise FileFormatError(
-            f"{path}: expected the arrays of {L} layers in {D} directions, missing: {_some(keys - set(tensors))}, "
-            f"not expected: {_some(set(tensors) - keys)}"
-        )
+    def recognises(self, path: Path, head: bytes) -> bool:
+        return super().recognises(path, head) or head[8:9] == b"{"
 
-    def array(field: str, layer: int, d: int) -> Any:
-        return _array(tensors[_key(field, layer, d)], place, path) if field in fields else None
+    def write(self, gru: StoredGRU, path: Path) -> Report:
+        library = _library()
+        arrays = {
+            _key(field, layer, d): _encoded(array, gru.dtype)
+            for layer, directions in enumerate(gru.params)
+            for d, w in enumerate(directions)
+            for field, array in zip(CellParams._fields, w, strict=True)
+            if array is not None
+        }
+        tensors = {
+            key: library.TensorSpec(dtype=gru.dtype, shape=a.shape, data_ptr=a.ctypes.data, data_len=a.nbytes)
+            for key, a in arrays.items()
+        }
+        metadata = {"format": FORMAT, "version": VERSION, "model": json.dumps(_options_of(gru))}
+        write_whole(path, library.serialize(tensors, metadata))
+        return Report((Note("exact", "all of it"),))
 
-    params = tuple(
-        tuple(CellParams(*(array(field, layer, d) for field in CellParams._fields)) for d in range(D))
-        for layer in range(L)
-    )
-    try:
-        model = GRU.from_params(
-            params,
-            spec=GRUSpec(options["reset_after"]),
-            batch_first=options["batch_first"],
-            dropout=options["dropout"],
-        )
-    except GRUError as error:
-        raise FileFormatError(f"{path}: the arrays do not make a model: {error}") from None
-    for name in ("input_size", "hidden_size"):
-        if getattr(model, name) != options[name]:
+    def read(self, path: Path) -> Contents:
+        library = _library()
+        data = path.read_bytes()
+        try:
+            tensors = dict(library.deserialize(data))
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        except Exception as error:
             raise FileFormatError(
-                f"{path}: the header says {name} = {options[name]}, the arrays say {getattr(model, name)}"
+                f"{path}: expected a safetensors file, but it is damaged or something else: {error}"
+            ) from None
+        options = _options(header.get("__metadata__"), path)
+        L, D = options["num_layers"], 2 if options["bidirectional"] else 1
+        fields = CellParams._fields if options["bias"] else CellParams._fields[:2]
+        keys = {_key(field, layer, d) for field in fields for layer in range(min(L, len(tensors))) for d in range(D)}
+        if keys != set(tensors) or L * D * len(fields) != len(tensors):
+            raise FileFormatError(
+                f"{path}: expected the arrays of {L} layers in {D} directions, "
+                f"missing: {_some(keys - set(tensors))}, not expected: {_some(set(tensors) - keys)}"
             )
-    return model
+
+        def array(field: str, layer: int, d: int) -> Any:
+            return _decoded(tensors[_key(field, layer, d)], path) if field in fields else None
+
+        dtype = _dtype(tensors[_key(fields[0], 0, 0)], path)
+        for key, tensor in tensors.items():
+            if _dtype(tensor, path) != dtype:
+                raise FileFormatError(
+                    f"{path}: the arrays do not make a model: {key}: expected {dtype}, as the others have, "
+                    f"got {_dtype(tensor, path)}"
+                )
+        params = tuple(
+            tuple(CellParams(*(array(field, layer, d) for field in CellParams._fields)) for d in range(D))
+            for layer in range(L)
+        )
+        try:
+            sizes = sizes_of(params)
+        except GRUError as error:
+            raise FileFormatError(f"{path}: the arrays do not make a model: {error}") from None
+        for name, got in (("input_size", sizes.I), ("hidden_size", sizes.H)):
+            if got != options[name]:
+                raise FileFormatError(f"{path}: the header says {name} = {options[name]}, the arrays say {got}")
+        if not 0.0 <= options["dropout"] <= 1.0:
+            raise FileFormatError(f"{path}: dropout: expected a probability from 0 to 1, got {options['dropout']}")
+        spec = GRUSpec(options["reset_after"])
+        report = Report((Note("exact", "all of it"),))
+        stored = StoredGRU(params, spec, "", dtype, options["batch_first"], options["dropout"], report=report)
+        return Contents((stored,))
+
+
+safetensors = SafetensorsFormat()
+
+
+def _options_of(gru: StoredGRU) -> dict[str, Any]:
+    """What the header says of a model."""
+    sizes = sizes_of(gru.params)
+    return {
+        "input_size": sizes.I,
+        "hidden_size": sizes.H,
+        "num_layers": sizes.L,
+        "bias": sizes.bias,
+        "batch_first": gru.batch_first,
+        "dropout": gru.dropout,
+        "bidirectional": sizes.D == 2,
+        "reset_after": gru.spec.reset_after,
+    }
 
 
 def _options(metadata: Any, path: Any) -> dict[str, Any]:
@@ -130,36 +156,26 @@ def _options(metadata: Any, path: Any) -> dict[str, Any]:
     return dict(options)
 
 
-def _array(tensor: dict[str, Any], place: Place, path: Any) -> Any:
-    dtype = TYPES.get(tensor["dtype"])
-    if dtype is None:
+def _dtype(tensor: dict[str, Any], path: Any) -> str:
+    if tensor["dtype"] not in TYPES:
         raise FileFormatError(f"{path}: expected one of {', '.join(TYPES)}, got {tensor['dtype']}")
-    if dtype not in place.backend.float_names():
-        raise BackendError(
-            f"{path}: holds {dtype}, which {place.backend.name} does not have; load it with another backend, "
-            f"such as backend='torch'"
-        )
-    return _from_numpy(tensor["data"], dtype, tensor["shape"], place)
+    return TYPES[tensor["dtype"]]
 
 
-def _to_numpy(array: Any, backend: Backend) -> np.ndarray:
-    """The values in host memory, little endian; bfloat16, which NumPy lacks, as the upper halves of float32."""
-    numpy = load_backend("numpy")
-    if backend.dtype_name(array.dtype) == "bfloat16":
-        wide = convert(backend.xp.astype(array, backend.xp.float32), backend, Place(numpy, "cpu"), "params")
-        return (wide.view("<u4") >> 16).astype("<u2")
-    values = convert(array, backend, Place(numpy, "cpu"), "params")
-    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-
-
-def _from_numpy(data: Any, dtype: str, shape: Any, place: Place) -> Any:
-    """The inverse of `_to_numpy`, in the library and on the device of `place`."""
-    numpy, backend = load_backend("numpy"), place.backend
+def _encoded(array: Any, dtype: str) -> np.ndarray:
+    """The values in little endian; bfloat16, which is held as float32, as its upper halves."""
     if dtype == "bfloat16":
-        wide = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
-        return backend.xp.astype(convert(numpy.canonical(wide), numpy, place, "file"), backend.dtype(dtype))
-    values = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape)
-    return convert(numpy.canonical(values), numpy, place, "file")
+        return (array.astype("<f4").view("<u4") >> 16).astype("<u2")
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+
+
+def _decoded(tensor: dict[str, Any], path: Any) -> np.ndarray:
+    """The inverse of `_encoded`."""
+    dtype, data = _dtype(tensor, path), tensor["data"]
+    if dtype == "bfloat16":
+        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(tensor["shape"]).astype("f4")
+    values = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(tensor["shape"])
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _key(field: str, layer: int, d: int) -> str:
@@ -171,7 +187,7 @@ def _some(names: set[str]) -> str:
     return ", ".join(sorted(names)[:4]) + (", ..." if len(names) > 4 else "") if names else "none"
 
 
-def _safetensors() -> Any:
+def _library() -> Any:
     try:
         import safetensors
     except ImportError:

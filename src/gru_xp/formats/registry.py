@@ -1,0 +1,160 @@
+"""The formats that are installed, and the two ways through them: in and out.
+
+A format is an object in the entry-point group `gru_xp.formats`. It reads and writes files, or takes a framework's live
+objects, or both; whatever it cannot do it leaves out.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from gru_xp.dispatch import place_for, selection
+from gru_xp.errors import ConversionError, FileFormatError, StructureError
+from gru_xp.formats.stored import Contents, Refusal, Report, StoredGRU, as_model, as_stored
+from gru_xp.module import GRU
+
+__all__ = ["Format", "contents", "convert_file", "format_of", "formats", "from_framework", "load", "pick", "save"]
+
+PathType: TypeAlias = "str | PathLike[str]"
+HEAD = 512  # bytes of a file that `Format.recognises` is shown
+
+
+class Format:
+    """What a format can do. Methods that a format lacks refuse with a reason."""
+
+    name: str  # "keras"
+    title: str  # "Keras 3 (.keras, .weights.h5, a live layer)"
+    suffixes: tuple[str, ...] = ()
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether a file is one of these, by its name and its first bytes."""
+        return path.name.lower().endswith(self.suffixes) if self.suffixes else False
+
+    def read(self, path: Path) -> Contents:
+        """Everything in a file that looks like a GRU; a damaged or hostile file is a `FileFormatError`."""
+        raise ConversionError(f"{path}: {self.name} cannot be read from files")
+
+    def write(self, gru: StoredGRU, path: Path) -> Report:
+        """Write a file, whole or not at all; what cannot be represented is a `ConversionError` with the reason."""
+        raise ConversionError(f"{path}: {self.name} cannot be written to files")
+
+    def adopts(self, thing: Any) -> bool:
+        """Whether a live object of a framework belongs to this format. Must not import the framework."""
+        return False
+
+    def adopt(self, thing: Any) -> Contents:
+        """Everything in a live object that looks like a GRU."""
+        raise ConversionError(f"{self.name} has no live objects")
+
+    def run(self, path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tuple[Any, Any] | None:
+        """y (T, N, D*H), h_n (L*D, N, H) of one GRU of a file, computed by the format's own runtime; None if missing.
+
+        x (T, N, I), h0 (L*D, N, H) or None, lengths (N,) or None, as NumPy arrays.
+        """
+        return None
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """All formats that are installed, by name. Loading them imports no framework."""
+    from importlib.metadata import entry_points  # takes longer to import than all of gru_xp
+
+    return {entry.name: entry.load() for entry in sorted(entry_points(group="gru_xp.formats"), key=lambda e: e.name)}
+
+
+def format_of(path: PathType, format: str | None = None, *, writing: bool = False) -> Format:  # noqa: A002
+    """The format that is named, or the one that recognises the file.
+
+    A file that is to be written is recognised by its name alone; one that tells nothing becomes gru_xp's own.
+    """
+    if format is not None:
+        if format not in formats():
+            raise StructureError(f"format: expected one of {', '.join(formats())}, got {format!r}")
+        return formats()[format]
+    file = Path(os.fsdecode(path))
+    head = b""
+    if not writing:
+        with file.open("rb") as opened:
+            head = opened.read(HEAD)
+    for candidate in formats().values():
+        if candidate.recognises(file, head):
+            return candidate
+    if writing:
+        return formats()["safetensors"]
+    known = "; ".join(f"{each.name} ({', '.join(each.suffixes)})" for each in formats().values() if each.suffixes)
+    raise FileFormatError(f"{file}: expected a file of a known format, by its ending or its contents: {known}")
+
+
+def contents(path: PathType, format: str | None = None) -> Contents:  # noqa: A002
+    """Everything in a file that looks like a GRU, in whatever format it is."""
+    return format_of(path, format).read(Path(os.fsdecode(path)))
+
+
+def pick(found: Contents, name: str | None, origin: str) -> StoredGRU:
+    """The one GRU, or the one named: by its whole name, or by a part of it that fits no other."""
+    names = ", ".join(repr(gru.name) for gru in found.grus) or "none"
+    refused = "".join(f"; refused: {_told(refusal)}" for refusal in found.refused)
+    chosen = [gru for gru in found.grus if name is None or gru.name == name]
+    if not chosen and name is not None:
+        chosen = [gru for gru in found.grus if f".{name}." in f".{gru.name}.".replace("/", ".")]
+    if len(chosen) == 1:
+        return chosen[0]
+    for refusal in found.refused:
+        if not chosen and name in (None, refusal.name):
+            raise ConversionError(f"{origin}: {_told(refusal)}")
+    if not chosen:
+        asked = "a GRU" if name is None else f"a GRU called {name!r}"
+        raise FileFormatError(f"{origin}: expected {asked}, found: {names}{refused}")
+    raise StructureError(f"{origin}: expected name= to say which, because it holds several GRUs: {names}{refused}")
+
+
+def _told(refusal: Refusal) -> str:
+    return f"{refusal.name}: {refusal.reason}" if refusal.name else refusal.reason
+
+
+def load(path: PathType, *, backend: str | None = None, name: str | None = None, format: str | None = None) -> GRU:  # noqa: A002
+    """Read a model from a file of any format, into the selected backend, by default NumPy. Nothing runs its code.
+
+    Args:
+        path: a file that `GRU.save` wrote, or PyTorch's, Keras's, ONNX's, ... (`gru-xp inspect` says what is in it).
+        backend: where the parameters shall live, as `name[:device]`.
+        name: which GRU, where there are several.
+        format: the format, where the file's ending does not tell.
+    """
+    place = place_for(selection(backend), None)
+    stored = pick(contents(path, format), name, os.fsdecode(path))
+    return as_model(stored, place)
+
+
+def save(model: GRU, path: PathType, *, format: str | None = None) -> Report:  # noqa: A002
+    """Write a model in the format that the file's ending says, or the one named; the report says what it cost."""
+    return format_of(path, format, writing=True).write(as_stored(model), Path(os.fsdecode(path)))
+
+
+def convert_file(
+    source: PathType,
+    target: PathType,
+    *,
+    name: str | None = None,
+    source_format: str | None = None,
+    target_format: str | None = None,
+) -> Report:
+    """From file to file. The report holds the way in and the way out."""
+    stored = pick(contents(source, source_format), name, os.fsdecode(source))
+    written = format_of(target, target_format, writing=True).write(stored, Path(os.fsdecode(target)))
+    return stored.report + written
+
+
+def from_framework(thing: Any, *, backend: str | None = None, name: str | None = None) -> GRU:
+    """A model from a framework's own object: a PyTorch module, a Keras layer, a tree of Flax or Equinox parameters."""
+    place = place_for(selection(backend), None)
+    for candidate in formats().values():
+        if candidate.adopts(thing):
+            return as_model(pick(candidate.adopt(thing), name, type(thing).__name__), place)
+    raise StructureError(
+        f"expected an object of {', '.join(formats())}, got {type(thing).__module__}.{type(thing).__qualname__}"
+    )
