@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 import gru_xp
 from gru_xp import CellParams, dispatch
 from gru_xp.params import map_params
+
+# for the errors about a library that is missing
+WITHOUT_CUPY = pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is here")
 
 LIBRARIES = ("numpy", "torch", "jax", "array_api_strict")
 

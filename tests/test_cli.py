@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import WITHOUT_CUPY
 from typer.testing import CliRunner, Result
 
 import gru_xp
@@ -222,13 +222,13 @@ def test_info_shows_a_wrong_variable() -> None:
     assert "unknown backend 'nothing'" in result.stdout
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is here")
+@WITHOUT_CUPY
 def test_info_says_how_to_get_what_is_missing() -> None:
     result = invoke("info")
     assert "not installed" in result.stdout and "'gru-xp[cupy]'" in result.stdout
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is here")
+@WITHOUT_CUPY
 def test_a_broken_library_is_a_row_and_an_error(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (files / "cupy.py").write_text("raise ImportError('[libcuda.so] is not there')\n")
     monkeypatch.syspath_prepend(files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import LIBRARIES, assert_close, to_library, to_numpy
+from helpers import LIBRARIES, WITHOUT_CUPY, assert_close, to_library, to_numpy
 
 import gru_xp
 
@@ -268,7 +268,7 @@ def test_chunks_are_the_whole_sequence() -> None:
             gru_xp.StructureError,
             "initializer: expected one of 'pytorch', .* got 'lecun'",
         ),
-        ((4, 5), {"backend": "cupy"}, gru_xp.BackendError, "its library is missing"),
+        pytest.param((4, 5), {"backend": "cupy"}, gru_xp.BackendError, "its library is missing", marks=WITHOUT_CUPY),
         ((4, 5), {"seed": "x"}, gru_xp.StructureError, "seed: expected an integer, got 'x'"),
         ((4, 5), {"seed": -1}, gru_xp.RangeError, "seed: expected at least 0, got -1"),
         ((4, True), {}, gru_xp.StructureError, "hidden_size: expected an integer, got True"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import LIBRARIES, random_params
+from helpers import LIBRARIES, WITHOUT_CUPY, random_params
 
 import gru_xp
 from gru_xp import dispatch
@@ -60,17 +60,17 @@ def test_context_belongs_to_its_thread() -> None:
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
-        ("tourch", "unknown backend 'tourch'; installed: array_api_strict, jax, numpy, torch"),
+        ("tourch", "unknown backend 'tourch'; installed: array_api_strict, .*jax, numpy, torch"),
         ("torch:cuda:9", "torch has no device 'cuda:9' here; it has cpu"),
         ("numpy:gpu", "numpy has no device 'gpu' here; it has cpu"),
         ("array_api_strict:nowhere", "array_api_strict has no device 'nowhere' here; it has cpu, device1"),
-        ("cupy", "backend 'cupy': its library is missing; install it"),
+        pytest.param("cupy", "backend 'cupy': its library is missing; install it", marks=WITHOUT_CUPY),
         ("Torch", "unknown backend 'Torch'"),
         (":cpu", "unknown backend ''"),
     ],
 )
 def test_strict_words(backend: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(gru_xp.BackendError, match=message.replace("(", r"\(")):
+    with pytest.raises(gru_xp.BackendError, match=message):
         gru_xp.gru(X, PARAMS, backend=backend)
     with pytest.raises(gru_xp.BackendError, match=message), gru_xp.use_backend(backend):
         pass
