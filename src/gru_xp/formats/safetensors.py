@@ -1,7 +1,8 @@
-"""Models as safetensors files (https://huggingface.co/docs/safetensors), with PyTorch's names and a header.
+"""safetensors files (https://huggingface.co/docs/safetensors): our own, and the GRUs in those that others wrote.
 
-The header's `__metadata__` holds `format`, `version` and `model`, the latter as JSON. The values are stored as they
-are, bit for bit. The file is written beside its place and then renamed, so it is there whole or not at all.
+Our own have PyTorch's names, and in the header's `__metadata__` stand `format`, `version` and `model`, the latter as
+JSON. The values are stored as they are, bit for bit. The file is written beside its place and then renamed, so it is
+there whole or not at all. In files of others GRUs are found by the names of their arrays.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import numpy as np
 from gru_xp.checks import sizes_of
 from gru_xp.errors import BackendError, FileFormatError, GRUError
 from gru_xp.formats.files import write_whole
+from gru_xp.formats.named import Tensor, grus_in, pytorch_names
 from gru_xp.formats.registry import Format
 from gru_xp.formats.stored import Contents, Note, Report, StoredGRU
 from gru_xp.params import CellParams, GRUSpec
 
-__all__ = ["SafetensorsFormat", "safetensors"]
+__all__ = ["SafetensorsFormat", "safetensors", "serialized"]
 
 FORMAT, VERSION = "gru_xp", "1"
 TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -37,30 +39,18 @@ OPTIONS: dict[str, type] = {
 
 
 class SafetensorsFormat(Format):
-    """gru_xp's own files, which hold all that a model is."""
+    """gru_xp's own files, which hold all that a model is, and those of others, which hold arrays with names."""
 
     name = "safetensors"
-    title = "gru_xp's own (.safetensors)"
+    title = "gru_xp's own, and PyTorch's, Flax's, Equinox's or MLX's names (.safetensors)"
     suffixes = (".safetensors",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
         return super().recognises(path, head) or head[8:9] == b"{"
 
     def write(self, gru: StoredGRU, path: Path) -> Report:
-        library = _library()
-        arrays = {
-            _key(field, layer, d): _encoded(array, gru.dtype)
-            for layer, directions in enumerate(gru.params)
-            for d, w in enumerate(directions)
-            for field, array in zip(CellParams._fields, w, strict=True)
-            if array is not None
-        }
-        tensors = {
-            key: library.TensorSpec(dtype=gru.dtype, shape=a.shape, data_ptr=a.ctypes.data, data_len=a.nbytes)
-            for key, a in arrays.items()
-        }
         metadata = {"format": FORMAT, "version": VERSION, "model": json.dumps(_options_of(gru))}
-        write_whole(path, library.serialize(tensors, metadata))
+        write_whole(path, serialized(pytorch_names(gru.params), gru.dtype, metadata))
         return Report((Note("exact", "all of it"),))
 
     def read(self, path: Path) -> Contents:
@@ -73,7 +63,10 @@ class SafetensorsFormat(Format):
             raise FileFormatError(
                 f"{path}: expected a safetensors file, but it is damaged or something else: {error}"
             ) from None
-        options = _options(header.get("__metadata__"), path)
+        metadata = header.get("__metadata__") or {}
+        if metadata.get("format") != FORMAT and not {"version", "model"} <= metadata.keys():
+            return grus_in({name: _tensor(tensor, path) for name, tensor in tensors.items()})
+        options = _options(metadata, path)
         L, D = options["num_layers"], 2 if options["bidirectional"] else 1
         fields = CellParams._fields if options["bias"] else CellParams._fields[:2]
         keys = {_key(field, layer, d) for field in fields for layer in range(min(L, len(tensors))) for d in range(D)}
@@ -115,6 +108,17 @@ class SafetensorsFormat(Format):
 safetensors = SafetensorsFormat()
 
 
+def serialized(arrays: dict[str, np.ndarray], dtype: str, metadata: dict[str, str]) -> bytes:
+    """The bytes of a file with these arrays, all of one dtype; bfloat16 comes as float32."""
+    library = _library()
+    encoded = {name: _encoded(array, dtype) for name, array in arrays.items()}
+    tensors = {
+        name: library.TensorSpec(dtype=dtype, shape=a.shape, data_ptr=a.ctypes.data, data_len=a.nbytes)
+        for name, a in encoded.items()
+    }
+    return bytes(library.serialize(tensors, metadata))
+
+
 def _options_of(gru: StoredGRU) -> dict[str, Any]:
     """What the header says of a model."""
     sizes = sizes_of(gru.params)
@@ -130,12 +134,10 @@ def _options_of(gru: StoredGRU) -> dict[str, Any]:
     }
 
 
-def _options(metadata: Any, path: Any) -> dict[str, Any]:
+def _options(metadata: dict[str, Any], path: Any) -> dict[str, Any]:
     """The checked options of the header."""
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise FileFormatError(
-            f"{path}: a safetensors file, but not written by gru_xp: its header lacks format = {FORMAT!r}"
-        )
+    if metadata.get("format") != FORMAT:
+        raise FileFormatError(f"{path}: expected format = {FORMAT!r} in the header, got {metadata.get('format')!r}")
     if metadata.get("version") != VERSION:
         raise FileFormatError(
             f"{path}: expected version {VERSION}, got {metadata.get('version')!r}; a newer gru_xp may read it"
@@ -154,6 +156,10 @@ def _options(metadata: Any, path: Any) -> dict[str, Any]:
             f"{path}: expected {', '.join(OPTIONS)} in the header's `model`, got {str(metadata.get('model'))[:200]!r}"
         )
     return dict(options)
+
+
+def _tensor(tensor: dict[str, Any], path: Any) -> Tensor:
+    return Tensor(tuple(tensor["shape"]), TYPES.get(tensor["dtype"], tensor["dtype"]), lambda: _decoded(tensor, path))
 
 
 def _dtype(tensor: dict[str, Any], path: Any) -> str:

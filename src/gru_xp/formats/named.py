@@ -1,0 +1,272 @@
+"""GRUs among arrays with names: one reader for every file and tree that is a mapping from names to arrays.
+
+The last part of a name says what an array is, and all that stands before it where in a larger model it belongs:
+
+    PyTorch    encoder.gru.weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, ..._l1, ..._l0_reverse
+               cell.weight_ih, weight_hh, bias_ih, bias_hh
+    Equinox    cell.weight_ih, weight_hh, bias, bias_n
+    MLX        layers.0.Wx, Wh, b, bhn
+    linen      params.GRUCell_0.ir.kernel, ir.bias, iz, in, hr, hz, hn
+    NNX        cell.dense_i.kernel, dense_i.bias, dense_h.kernel
+
+Parts are joined by "." or "/". What else is there is listed as ignored; LSTMs and incomplete sets are refused with the
+reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gru_xp.checks import sizes_of
+from gru_xp.errors import ConversionError, FileFormatError, GRUError
+from gru_xp.formats.layouts import UNFOLDED, kind_of, unfolded
+from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU
+from gru_xp.params import CellParams, Params
+
+__all__ = ["FLOATS", "Tensor", "grus_in", "pytorch_names"]
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+EXACT = Note("exact", "the weights")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An array that is read when it is needed."""
+
+    shape: tuple[int, ...]
+    dtype: str  # NumPy's name of it, or "bfloat16", or whatever the file calls it
+    read: Callable[[], np.ndarray]  # bfloat16 as float32, everything else as it is
+
+
+Group = Mapping[str, Tensor]  # the arrays of one place, by the last part of their names
+
+
+def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
+    """Every GRU among the arrays, in the order of their names; the others are refused or ignored."""
+    grus, refused, used = [], [], set[str]()
+    places = _places(tensors)
+    for place in sorted(places, key=_natural):
+        group = places[place]
+        for layout in LAYOUTS:
+            own = layout.own(group)
+            if not own:
+                continue
+            used |= {f"{place}{leaf}" for leaf in own}
+            name = place[:-1]
+            try:
+                params, dtype, note = layout.build({leaf: group[leaf] for leaf in own})
+                grus.append(StoredGRU(params, name=name, dtype=dtype, report=Report((note,))))
+            except FileFormatError:
+                raise  # the file is damaged, which is not for this GRU alone
+            except GRUError as error:
+                refused.append(Refusal(name, str(error)))
+            break
+    return Contents(tuple(grus), tuple(refused), tuple(name for name in tensors if name not in used))
+
+
+def pytorch_names(params: Params) -> dict[str, np.ndarray]:
+    """The arrays under PyTorch's names: `weight_ih_l0_reverse`."""
+    return {
+        f"{field}_l{layer}{'_reverse' if d else ''}": array
+        for layer, directions in enumerate(params)
+        for d, w in enumerate(directions)
+        for field, array in zip(PYTORCH, w, strict=True)
+        if array is not None
+    }
+
+
+# ---- places ----------------------------------------------------------------------------------------------------------
+
+CHILD = re.compile(r"(.*[./]|)((?:[ih][rznifgo]|dense_[ih])[./](?:kernel|bias))", re.DOTALL)
+LEAF = re.compile(r"(.*[./]|)(.*)", re.DOTALL)
+
+
+def _places(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The arrays by where they stand, the separator included: {"encoder.gru.": {"weight_ih_l0": ...}}."""
+    places: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = CHILD.fullmatch(name) or LEAF.fullmatch(name)
+        assert match is not None
+        places.setdefault(match[1], {})[match[2]] = tensor
+    return places
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """A key that puts "layers.10" behind "layers.9"."""
+    parts = re.split(r"([0-9]{1,9})", name)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+# ---- layouts ---------------------------------------------------------------------------------------------------------
+
+Built = tuple[Params, str, Note]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    own: Callable[[Group], list[str]]  # which of the arrays of a place are its own; none if it is another layout
+    build: Callable[[Group], Built]
+
+
+PYTORCH = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+LAYERED = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(0|[1-9]\d{0,5})(_reverse)?")
+MOST_LAYERS = 1000
+
+
+def _own_stack(group: Group) -> list[str]:
+    return [leaf for leaf in group if LAYERED.fullmatch(leaf)]
+
+
+def _build_stack(group: Group) -> Built:
+    found: dict[tuple[int, int], dict[str, Tensor]] = {}
+    for leaf, tensor in group.items():
+        match = LAYERED.fullmatch(leaf)
+        assert match is not None
+        found.setdefault((int(match[2]), 1 if match[3] else 0), {})[match[1]] = tensor
+    L, D = 1 + max(layer for layer, _ in found), 1 + max(d for _, d in found)
+    if L > MOST_LAYERS or len(found) < L * D:
+        there = "; ".join(sorted(group)[:8])
+        raise ConversionError(f"incomplete: expected the arrays of {L} layers in {D} directions, got {there}")
+    bias = any("bias" in field for fields in found.values() for field in fields)
+    fields = PYTORCH if bias else PYTORCH[:2]
+    names = {(layer, d): f"_l{layer}{'_reverse' if d else ''}" for layer in range(L) for d in range(D)}
+    for place, end in names.items():
+        if "weight_hr" in found[place]:
+            raise ConversionError(f"an LSTM with a projection: weight_hr{end}")
+        _assert_complete(found[place], fields, end)
+        _assert_gru(found[place]["weight_hh"])
+    dtype = _one_dtype(group.values())
+    params = tuple(
+        tuple(CellParams(*(found[layer, d][field].read() for field in fields)) for d in range(D)) for layer in range(L)
+    )
+    sizes_of(params)
+    return params, dtype, Note("exact", "the weights", "batch_first and dropout are no part of such names")
+
+
+def _own_cell(group: Group) -> list[str]:
+    if "weight_hh" not in group or "bias_n" in group or ("bias" in group and "bias_hh" not in group):
+        return []
+    return [leaf for leaf in group if leaf in PYTORCH]
+
+
+def _build_cell(group: Group) -> Built:
+    fields = PYTORCH if any("bias" in leaf for leaf in group) else PYTORCH[:2]
+    _assert_complete(group, fields)
+    _assert_gru(group["weight_hh"])
+    return _one_cell(CellParams(*(group[field].read() for field in fields))), _one_dtype(group.values()), EXACT
+
+
+def _folded_layout(W_ih: str, W_hh: str, b: str, b_n: str) -> _Layout:
+    """Rows r, z, n; one bias and a half."""
+
+    def own(group: Group) -> list[str]:
+        return [leaf for leaf in group if leaf in (W_ih, W_hh, b, b_n)] if W_hh in group and W_ih in group else []
+
+    def build(group: Group) -> Built:
+        _assert_gru(group[W_hh])
+        fields = (W_ih, W_hh, b, b_n) if b in group or b_n in group else (W_ih, W_hh)
+        _assert_complete(group, fields)
+        arrays = [group[field].read() for field in fields]
+        return _one_cell(unfolded(*arrays, *[None] * (4 - len(arrays)))), _one_dtype(group.values()), _note(fields)
+
+    return _Layout(own, build)
+
+
+LINEN = ("ir", "iz", "in", "hr", "hz", "hn")
+
+
+def _own_linen(group: Group) -> list[str]:
+    return [leaf for leaf in group if CHILD.fullmatch(leaf) and leaf[:2] != "de"]
+
+
+def _build_linen(group: Group) -> Built:
+    kernels: dict[str, Tensor] = {}
+    biases: dict[str, Tensor] = {}
+    for leaf, tensor in group.items():
+        (kernels if leaf.endswith("kernel") else biases)[leaf[:2]] = tensor
+    if "hf" in kernels and "ho" in kernels:
+        raise ConversionError("an LSTM: four gates")
+    wanted = ("ir", "iz", "in", "hn") if biases else ()
+    _assert_complete(kernels, LINEN, " kernel")
+    _assert_complete(biases, wanted, " bias")
+    if {*biases} - {*wanted}:
+        raise ConversionError(f"another cell than Flax's GRUCell, with a bias of {_some({*biases} - {*wanted})}")
+    read = {gate: kernels[gate].read() for gate in LINEN}
+    if any(a.ndim != 2 for a in read.values()) or len({a.shape for gate, a in read.items() if gate[0] == "i"}) != 1:
+        raise ConversionError("expected kernels (I, H) and (H, H) of one I and one H")
+    W_ih, W_hh = (np.concatenate([read[side + gate].T for gate in "rzn"]) for side in "ih")
+    one_bias = (
+        (np.concatenate([biases[gate].read() for gate in wanted[:3]]), biases["hn"].read()) if wanted else (None, None)
+    )
+    return _one_cell(unfolded(W_ih, W_hh, *one_bias)), _one_dtype(group.values()), _note(wanted)
+
+
+NNX = ("dense_i", "dense_h")
+
+
+def _own_nnx(group: Group) -> list[str]:
+    return [leaf for leaf in group if leaf.startswith(NNX)]
+
+
+def _build_nnx(group: Group) -> Built:
+    found = {re.sub(r"[./]", " ", leaf): tensor for leaf, tensor in group.items()}
+    _assert_complete(found, ("dense_i kernel", "dense_h kernel"))
+    _assert_gru(found["dense_h kernel"], turned=True)
+    if "dense_h bias" in found:
+        raise ConversionError("another cell than Flax NNX's GRUCell, whose dense_h has no bias")
+    W_ih, W_hh = (np.ascontiguousarray(found[f"{side} kernel"].read().T) for side in NNX)
+    bias = found["dense_i bias"].read() if "dense_i bias" in found else None
+    b_n = None if bias is None else np.zeros(W_hh.shape[1], bias.dtype)
+    note = EXACT if bias is None else Note("exact", "the weights", "b_hh is zero, because Flax NNX's GRUCell has none")
+    return _one_cell(unfolded(W_ih, W_hh, bias, b_n)), _one_dtype(group.values()), note
+
+
+LAYOUTS = (
+    _Layout(_own_stack, _build_stack),
+    _Layout(_own_cell, _build_cell),
+    _folded_layout("weight_ih", "weight_hh", "bias", "bias_n"),
+    _folded_layout("Wx", "Wh", "b", "bhn"),
+    _Layout(_own_linen, _build_linen),
+    _Layout(_own_nnx, _build_nnx),
+)
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _assert_complete(group: Mapping[str, Tensor], fields: Iterable[str], end: str = "") -> None:
+    missing = {f"{field}{end}" for field in fields if field not in group}
+    if missing:
+        raise ConversionError(f"incomplete: expected {_some(missing)} too")
+
+
+def _assert_gru(W_hh: Tensor, *, turned: bool = False) -> None:
+    shape = W_hh.shape[::-1] if turned else W_hh.shape
+    if len(shape) != 2 or shape[0] != 3 * shape[1] or shape[1] == 0:
+        raise ConversionError(kind_of(shape))
+
+
+def _one_dtype(tensors: Iterable[Tensor]) -> str:
+    found = {tensor.dtype for tensor in tensors}
+    if len(found) > 1 or not found <= {*FLOATS}:
+        raise ConversionError(f"expected arrays of one of {', '.join(FLOATS)}, got {_some(found)}")
+    return found.pop()
+
+
+def _one_cell(w: CellParams) -> Params:
+    params = ((w,),)
+    sizes_of(params)
+    return params
+
+
+def _note(biases: Iterable[str]) -> Note:
+    return Note("exact", "the weights", UNFOLDED) if biases else EXACT
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:4]) + (", ..." if len(ordered) > 4 else "")
