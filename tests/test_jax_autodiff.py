@@ -147,28 +147,45 @@ def test_one_large_product_for_each_weight() -> None:
     assert text.count(inside) == 1
 
 
-def test_a_sharded_batch() -> None:
-    """Two devices: the unsharded results, y sharded as x is, the gradients whole on each device."""
+def test_a_sharded_batch_is_never_gathered() -> None:
+    """Two devices: NumPy's results; y sharded as x is; gradients summed by XLA, so that each device has them whole."""
     code = """
-        import jax, jax.numpy as jnp, numpy as np, gru_xp
+        import re
+        import jax, numpy as np, gru_xp
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-        mesh = Mesh(jax.devices(), "batch")
+
+        mesh, rng = Mesh(jax.devices(), "batch"), np.random.default_rng(0)
         put = lambda a, *axes: jax.device_put(a, NamedSharding(mesh, P(*axes)))
-        params = gru_xp.GRU(3, 4, num_layers=2, bidirectional=True, seed=0, backend="jax").params
-        x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6, 3)), jnp.float32)
-        lengths = jnp.asarray([5, 3, 0, 1, 5, 2])
+        close = lambda a, b: np.max(np.abs(np.asarray(a) - b)) <= 1e-5 * np.max(np.abs(b))
+        both, one = (gru_xp.GRU(3, 4, bidirectional=b, seed=0).params for b in (True, False))
+        T, N = 400, 6  # two whole blocks of time for the explicit backward, and a rest
+        x, lengths, resets = rng.normal(size=(T, N, 3)).astype("f4"), [T, 300, 0, 1, T, 200], rng.random((T, N)) < 0.02
+        given = put(x, None, "batch"), put(np.array(lengths), "batch"), put(resets, None, "batch")
 
-        def loss(params, x, lengths):
-            y, h_n = gru_xp.gru(x, params, lengths=lengths)
-            return jnp.sum(y ** 2) + jnp.sum(h_n), y
+        def explicit(save, spec, params, x, lengths, resets):
+            y, _, tape = gru_xp.gru_forward(x, params, lengths=lengths, resets=resets, save=save, spec=spec)
+            grads = gru_xp.gru_backward(tape, y)
+            return (grads.params, grads.x), y
 
-        step = jax.jit(jax.grad(loss, has_aux=True))
-        expected, y = step(params, x, lengths)
-        given = jax.tree.map(put, params), put(x, None, "batch"), put(lengths, "batch")
-        got, sharded = step(*given)
-        close = lambda a, b: bool(jnp.max(jnp.abs(np.asarray(a) - np.asarray(b))) < 1e-5)
-        print(all(map(close, jax.tree.leaves(got), jax.tree.leaves(expected))), close(y, sharded))
-        print(all(g.sharding.is_fully_replicated for g in jax.tree.leaves(got)), sharded.sharding.spec[1])
+        def by_jax(save, spec, params, x, lengths, resets):
+            def loss(params, x):
+                y, _ = gru_xp.gru(x, params, lengths=lengths, resets=resets, spec=spec)
+                return (y**2).sum() / 2, y
+            return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+
+        after, before = gru_xp.GRUSpec(), gru_xp.GRUSpec(reset_after=False)
+        calls = (by_jax, "", after, both), (by_jax, "", before, one), (explicit, "all", after, one)
+        for run, save, spec, params in *calls, (explicit, "states", after, one):
+            spread = jax.tree.map(put, params), *given
+            compiled = jax.jit(run, static_argnums=(0, 1)).lower(save, spec, *spread).compile()
+            (dparams, dx), y = found = compiled(*spread)
+            expected = explicit("all", spec, params, x, lengths, resets)
+            print(
+                all(map(close, jax.tree.leaves(found), jax.tree.leaves(expected))),
+                all(g.sharding.is_fully_replicated for g in jax.tree.leaves(dparams)),
+                all(a.sharding.spec == P(None, "batch") for a in (dx, y)),
+                set(re.findall(r" (all-[a-z]+|gather|reduce-scatter|[a-z]+-permute)[a-z-]*\\(", compiled.as_text())),
+            )
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -177,7 +194,7 @@ def test_a_sharded_batch() -> None:
         env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
         check=False,
     )
-    assert done.stdout.splitlines() == ["True True", "True batch"], done.stdout + done.stderr
+    assert done.stdout.splitlines() == ["True True True {'all-reduce'}"] * 4, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -104,6 +104,9 @@ class TorchBackend(Backend):
         finally:
             torch.set_float32_matmul_precision(before)
 
+    def rows_times(self, a: Any, B: Any) -> Any:
+        return a @ B  # one product, with less overhead
+
     def unstack(self, a: Any) -> tuple[Any, ...]:
         return a.unbind(0)
 

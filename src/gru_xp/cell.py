@@ -48,10 +48,16 @@ class GatesFloor(Protocol):
     def backward(self, dh1: Any, h: Any, r: Any, z: Any, n: Any, u: Any, /) -> Arrays: ...
 
 
-def affine(a: Array, W: Array, b: Array | None) -> Array:
-    """`a @ W.T + b`: (N, K), (M, K), (M,) -> (N, M)."""
-    out = a @ W.T
+def affine(a: Array, W: Array, b: Array | None, xp: Any) -> Array:
+    """`a @ W.T + b`: (..., K), (M, K), (M,) -> (..., M)."""
+    out = a @ W.T if a.ndim == 2 else xp.tensordot(a, W, axes=((a.ndim - 1,), (1,)))
     return out if b is None else out + b
+
+
+def sum_of_outer(a: Array, b: Array, xp: Any) -> Array:
+    """(..., M), (..., K) -> (M, K), one product over all rows; merges no axes, one of which may be sharded."""
+    rows = tuple(range(a.ndim - 1))
+    return xp.tensordot(a, b, axes=(rows, rows))
 
 
 def sigmoid(a: Array, xp: Any, half: Any = 0.5, one: Any = 1.0) -> Array:
@@ -123,11 +129,11 @@ class ResetAfter:
 
     def inference(self, gi: Array, h: Array, w: CellParams) -> Array:
         """(N, 3H), (N, H) -> h' (N, H)."""
-        return self.gates.inference(gi, affine(h, w.W_hh, w.b_hh), h)
+        return self.gates.inference(gi, affine(h, w.W_hh, w.b_hh, self.xp), h)
 
     def forward(self, gi: Array, h: Array, w: CellParams) -> Arrays:
         """(N, 3H), (N, H) -> h', r, z, n, u, each (N, H)."""
-        return self.gates.forward(gi, affine(h, w.W_hh, w.b_hh), h)
+        return self.gates.forward(gi, affine(h, w.W_hh, w.b_hh, self.xp), h)
 
     def slopes(self, h: Array, r: Array, z: Array, n: Array, u: Array, w: CellParams) -> Slopes:
         """The factors of g, for any number of steps at once: (..., H) each."""
@@ -145,8 +151,8 @@ class ResetAfter:
         return times_each_gate(g, s.dgi, self.xp), times_each_gate(g, s.dgh, self.xp)
 
     def dW_hh(self, dgh: Array, h: Array, r: Array) -> Array:
-        """(N, 3H), (N, H), (N, H) -> (3H, H), summed over all rows."""
-        return dgh.T @ h
+        """(..., 3H), (..., H), (..., H) -> (3H, H), summed over all rows."""
+        return sum_of_outer(dgh, h, self.xp)
 
 
 class ResetBefore:
@@ -168,9 +174,9 @@ class ResetBefore:
     def forward(self, gi: Array, h: Array, w: CellParams) -> Arrays:
         H = h.shape[-1]
         rz_bias, n_bias = (None, None) if w.b_hh is None else (w.b_hh[: 2 * H], w.b_hh[2 * H :])
-        rz = sigmoid(gi[..., : 2 * H] + affine(h, w.W_hh[: 2 * H, :], rz_bias), self.xp)
+        rz = sigmoid(gi[..., : 2 * H] + affine(h, w.W_hh[: 2 * H, :], rz_bias, self.xp), self.xp)
         r, z = rz[..., :H], rz[..., H:]
-        u = affine(r * h, w.W_hh[2 * H :, :], n_bias)
+        u = affine(r * h, w.W_hh[2 * H :, :], n_bias, self.xp)
         n = self.xp.tanh(gi[..., 2 * H :] + u)
         return (1.0 - z) * n + z * h, r, z, n, u
 
@@ -190,7 +196,8 @@ class ResetBefore:
 
     def dW_hh(self, dgh: Array, h: Array, r: Array) -> Array:
         H = h.shape[-1]
-        return self.xp.concat([dgh[:, : 2 * H].T @ h, dgh[:, 2 * H :].T @ (r * h)], axis=0)
+        rz, n = dgh[..., : 2 * H], dgh[..., 2 * H :]
+        return self.xp.concat([sum_of_outer(rz, h, self.xp), sum_of_outer(n, r * h, self.xp)], axis=0)
 
 
 Cell: TypeAlias = ResetAfter | ResetBefore

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .cell import Cell, GatesFloor, Slopes, affine, cell_of
+from .cell import Cell, GatesFloor, Slopes, cell_of, sum_of_outer
 from .params import Array, CellParams, GRUSpec, LayerTape
 
 if TYPE_CHECKING:
@@ -160,11 +160,9 @@ class _Run:
 
     def project(self, x: Any, valid: Any) -> Any:
         """x (T, N, I), zero in the padding -> gi (T, N, 3H), where the padding has z = 1."""
-        T, N, I = x.shape
-        gi = affine(self.xp.reshape(self.wide(x), (T * N, I)), self.w.W_ih, None)
+        gi = self.layer.backend.rows_times(self.wide(x), self.w.W_ih.T)
         if self.w.b_ih is not None:
             gi = self.layer.backend.plus(gi, self.w.b_ih)
-        gi = self.xp.reshape(gi, (T, N, gi.shape[-1]))
         if valid is None:
             return gi
         gate = self.xp.arange(gi.shape[-1], device=self.layer.backend.device_beside(x)) // self.w.W_hh.shape[1]
@@ -174,21 +172,10 @@ class _Run:
         self, dh: Any, dy: Any, x: Any, h_prev: Any, gates: Any, valid: Any, cut: Any, *, reverse: bool
     ) -> tuple[Any, Any, tuple[Any, ...]]:
         """Some steps (T, N, ...) in a row: dh that leaves them, dx, and their part of the weights' gradients."""
-        T, N, _ = x.shape
-        layer, cell, w = self.layer, self.cell, self.w
-
-        def rows(a: Any) -> Any:
-            return self.xp.reshape(a, (T * N, *a.shape[2:]))
-
-        def steps(a: Any) -> Any:
-            return None if a is None else self.xp.reshape(a, (T, N, *a.shape[1:]))
-
-        h_rows = rows(self.wide(h_prev))
-        if gates[0] is None:
-            r, z, n, u = cell.forward(rows(self.project(x, valid)), h_rows, w)[1:]
-        else:
-            r, z, n, u = (rows(gate) for gate in gates)
-        slopes = cell.slopes(h_rows, r, z, n, u, w)
+        layer, cell, w, xp = self.layer, self.cell, self.w, self.xp
+        h_prev = self.wide(h_prev)
+        r, z, n, u = cell.forward(self.project(x, valid), h_prev, w)[1:] if gates[0] is None else gates
+        slopes = cell.slopes(h_prev, r, z, n, u, w)
 
         def step(dh: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
             dy_t, cut_t, *slopes_t = at
@@ -197,11 +184,11 @@ class _Run:
 
         if dy is not None:
             dy = layer.zero_padding(valid, self.wide(dy))
-        dh, flows = layer.backend.scan(step, dh, (dy, cut, *(steps(slope) for slope in slopes)), reverse=reverse)
-        dgi, dgh = cell.gate_gradients(tuple(rows(flow) for flow in flows), slopes)
-        dx = steps(self.narrow(dgi @ w.W_ih))
-        db_ih, db_hh = (None, None) if w.b_ih is None else (self.xp.sum(dgi, axis=0), self.xp.sum(dgh, axis=0))
-        return dh, dx, (dgi.T @ rows(self.wide(x)), cell.dW_hh(dgh, h_rows, r), db_ih, db_hh)
+        dh, flows = layer.backend.scan(step, dh, (dy, cut, *slopes), reverse=reverse)
+        dgi, dgh = cell.gate_gradients(flows, slopes)
+        dx = self.narrow(layer.backend.rows_times(dgi, w.W_ih))
+        db_ih, db_hh = (None, None) if w.b_ih is None else (xp.sum(dgi, axis=(0, 1)), xp.sum(dgh, axis=(0, 1)))
+        return dh, dx, (sum_of_outer(dgi, self.wide(x), xp), cell.dW_hh(dgh, h_prev, r), db_ih, db_hh)
 
 
 def cut_before(valid: Any, resets: Any, reverse: bool, xp: Any) -> Any:
