@@ -40,6 +40,10 @@ class CpuLayer:
             return f"computes in {' and '.join(DTYPES)}, not in {call.dtype}"
         if not call.spec.reset_after:
             return "has only the equations with the reset gate after the product"
+        if not call.spec.standard_gates:
+            return "has only sigmoid and tanh, and no clip"
+        if call.lengths and call.spec.padding != "zero":
+            return "writes zeros into the padding"
         if call.recording:
             return "the arrays are recorded or traced"
         device = call.backend.device_name(call.device)

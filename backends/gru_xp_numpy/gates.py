@@ -22,7 +22,9 @@ class NumpyGates:
     level: Level = "gates"
 
     def refuses(self, call: Call, /) -> str | None:
-        return None if call.spec.reset_after else "with reset_after=False the gates have a product in their middle"
+        if not call.spec.reset_after:
+            return "with reset_after=False the gates have a product in their middle"
+        return None if call.spec.standard_gates else "has only sigmoid and tanh, and no clip"
 
     def inference(self, gi: Any, gh: Any, h: Any, /) -> Any:
         return self.forward(gi, gh, h)[0]

@@ -16,7 +16,7 @@ from gru_xp.errors import NotDifferentiableError
 from gru_xp.params import GRUSpec
 
 from . import forward_mode, operators
-from .flat import Sizes, flat_params
+from .flat import Sizes, coded, flat_params
 
 __all__ = ["Differentiable"]
 
@@ -30,7 +30,7 @@ class Differentiable:
         self, x: Any, h0: Any, params: Any, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any
     ) -> tuple[Any, Any]:
         """x (T, N, I), h0 (L*D, N, H) -> y (T, N, D*H), h_n (L*D, N, H)."""
-        sizes = Sizes(len(params[0]), params[0][0].b_ih is not None, spec.reset_after)
+        sizes = Sizes(len(params[0]), params[0][0].b_ih is not None, coded(spec))
         weights = flat_params(params)
         arrays = (x, h0, valid, resets, dropout_masks)
         if dropout_masks is not None and dropout_masks.requires_grad:  # `gru_backward` has no gradient for masks
@@ -50,14 +50,14 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Any, ...]:
-        D, bias, reset_after, x, h0, valid, resets, masks, *weights = args
+        D, bias, spec, x, h0, valid, resets, masks, *weights = args
         run = operators.forward if opaque() else operators.forward_now
-        return tuple(run(D, bias, reset_after, x, h0, valid, resets, masks, weights))
+        return tuple(run(D, bias, spec, x, h0, valid, resets, masks, weights))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        D, bias, reset_after, *arrays = inputs
-        ctx.sizes, ctx.count = Sizes(D, bias, reset_after), len(arrays)
+        D, bias, spec, *arrays = inputs
+        ctx.sizes, ctx.count = Sizes(D, bias, spec), len(arrays)
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)  # or the tape would get zeros
         ctx.save_for_backward(*arrays, *output[2:])
@@ -93,14 +93,14 @@ class Backward(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Any, ...]:
-        count, D, bias, reset_after, x, _, dy, dh_n, valid, resets, masks, *rest = args
+        count, D, bias, spec, x, _, dy, dh_n, valid, resets, masks, *rest = args
         run = operators.backward if opaque() else operators.backward_now
-        return tuple(run(D, bias, reset_after, x, dy, dh_n, valid, resets, masks, rest[:count], rest[count:]))
+        return tuple(run(D, bias, spec, x, dy, dh_n, valid, resets, masks, rest[:count], rest[count:]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        count, D, bias, reset_after, *arrays = inputs
-        ctx.sizes, ctx.rest = Sizes(D, bias, reset_after), len(arrays) - 7 - count
+        count, D, bias, spec, *arrays = inputs
+        ctx.sizes, ctx.rest = Sizes(D, bias, spec), len(arrays) - 7 - count
         ctx.save_for_backward(*arrays[: 7 + count])
 
     @staticmethod

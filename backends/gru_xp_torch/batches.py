@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from gru_xp.cell import Gates, Slopes, cell_of
+from gru_xp.cell import Activated, Gates, Slopes, cell_of
 from gru_xp.dispatch import load
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, LayerTape
@@ -64,10 +64,11 @@ class GroupedLayer:
             lambda a: a.to(wide), [tape.x, tape.h_prev, tape.r, tape.z, tape.n, tape.u, dy, dh_n, *tape.w]
         )
         w, xp = CellParams(*weights), backend.xp
-        cell = cell_of(tape.spec, xp, Gates(xp))
+        cell = cell_of(tape.spec, xp, Gates(xp), tape.valid is not None)
+        assert not isinstance(cell, Activated)  # those go one by one
         slopes = cell.slopes(h_prev, r, z, n, u, w)
         cut = cut_before(tape.valid, tape.resets, tape.reverse, xp)
-        if tape.valid is not None:
+        if tape.valid is not None and tape.spec.padding == "zero":
             dy = torch.where(tape.valid[..., None], dy, 0.0)
 
         def step(g: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
 
+import torch
+
 from gru_xp.params import CellParams, GRUSpec, LayerTape, Params
 
-__all__ = ["Sizes", "flat_params", "flat_tape", "params_of", "tapes_of"]
+__all__ = ["Sizes", "coded", "flat_params", "flat_tape", "params_of", "spec_of", "tapes_of"]
 
 GATES = 5  # h_prev, r, z, n, u
 
@@ -17,7 +21,23 @@ class Sizes(NamedTuple):
 
     D: int
     bias: bool
-    reset_after: bool
+    spec: str  # as `coded`
+
+
+def coded(spec: GRUSpec) -> str:
+    """A spec as text, because an operator takes no other objects than numbers, text and tensors."""
+    return STANDARD if spec == GRUSpec() else json.dumps(spec.as_dict())
+
+
+STANDARD = ""
+# torch.compile need not look into this
+torch.compiler.assume_constant_result(coded)  # type: ignore[no-untyped-call]
+
+
+@cache
+def spec_of(code: str) -> GRUSpec:
+    """The inverse of `coded`."""
+    return GRUSpec() if code == STANDARD else GRUSpec.from_dict(json.loads(code))
 
 
 def params_of(weights: Any, sizes: Sizes) -> Params:
@@ -42,12 +62,12 @@ def tapes_of(
     x: Any, tape: Any, weights: Any, valid: Any, resets: Any, sizes: Sizes
 ) -> tuple[tuple[LayerTape, ...], ...]:
     """The layers' tapes from `flat_tape`; x (T, N, I) is zero in the padding."""
-    params, spec = params_of(weights, sizes), GRUSpec(sizes.reset_after)
+    params, spec = params_of(weights, sizes), spec_of(sizes.spec)
     read = iter([x, *tape[GATES * sizes.D * len(params) :]])
     saved = iter(tape)
 
     def layer_tape(x: Any, w: CellParams, d: int) -> LayerTape:
         h_prev, r, z, n, u = islice(saved, GATES)
-        return LayerTape(x, h_prev, r, z, n, u, w, valid, resets, spec, d == 1)
+        return LayerTape(x, h_prev, r, z, n, u, w, valid, resets, spec, d == 1 or spec.reverse)
 
     return tuple(tuple(layer_tape(x, w, d) for d, w in enumerate(layer)) for x, layer in zip(read, params, strict=True))

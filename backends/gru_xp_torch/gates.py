@@ -23,6 +23,8 @@ class TorchGates:
     def refuses(self, call: Call, /) -> str | None:
         if not call.spec.reset_after:
             return "with reset_after=False the gates have a product in their middle"
+        if not call.spec.standard_gates:
+            return "has only sigmoid and tanh, and no clip"
         if call.device.type != "cpu":
             return f"it is for the CPU, and the tensors are on {call.device}"
         return "its operations in place cannot be differentiated or traced" if call.recording else None

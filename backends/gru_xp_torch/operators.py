@@ -10,11 +10,10 @@ from torch import Tensor
 
 from gru_xp.dispatch import kernel_policy, load
 from gru_xp.kernels import Call, choose, stack_for
-from gru_xp.params import GRUSpec
 from gru_xp.stack import Stack
 
 from .batches import GroupedLayer, fold, one_by_one, unfold
-from .flat import Sizes, flat_params, flat_tape, params_of, tapes_of
+from .flat import Sizes, flat_params, flat_tape, params_of, spec_of, tapes_of
 
 __all__ = ["backward", "backward_now", "forward", "forward_now", "plain"]
 
@@ -22,7 +21,7 @@ __all__ = ["backward", "backward_now", "forward", "forward_now", "plain"]
 def forward_now(
     D: int,
     bias: bool,
-    reset_after: bool,
+    spec: str,
     x: Tensor,
     h0: Tensor,
     valid: Tensor | None,
@@ -31,7 +30,7 @@ def forward_now(
     weights: Sequence[Tensor],
 ) -> list[Tensor]:
     """y, h_n and the tape as `flat_tape`."""
-    sizes = Sizes(D, bias, reset_after)
+    sizes = Sizes(D, bias, spec)
     stack = _fastest("forward", x, weights, valid, resets, masks, sizes)
     return [a.contiguous() for a in _forward(stack, *sizes, x, h0, valid, resets, masks, weights)]
 
@@ -39,7 +38,7 @@ def forward_now(
 def backward_now(
     D: int,
     bias: bool,
-    reset_after: bool,
+    spec: str,
     x: Tensor,
     dy: Tensor,
     dh_n: Tensor,
@@ -50,7 +49,7 @@ def backward_now(
     tape: Sequence[Tensor],
 ) -> list[Tensor]:
     """dx, dh0 and the gradients of the weights."""
-    sizes = Sizes(D, bias, reset_after)
+    sizes = Sizes(D, bias, spec)
     stack = _fastest("backward", x, weights, valid, resets, masks, sizes)
     return [a.contiguous() for a in _backward(stack, *sizes, x, dy, dh_n, valid, resets, masks, weights, tape)]
 
@@ -60,20 +59,18 @@ backward = torch.library.custom_op("gru_xp::backward", backward_now, mutates_arg
 
 
 def plain(
-    D: int, bias: bool, reset_after: bool, x: Any, h0: Any, valid: Any, resets: Any, masks: Any, weights: Any
+    D: int, bias: bool, spec: str, x: Any, h0: Any, valid: Any, resets: Any, masks: Any, weights: Any
 ) -> tuple[Any, Any]:
     """y and h_n by operations that autograd knows."""
-    params = params_of(weights, Sizes(D, bias, reset_after))
-    return _plain_stack().inference(
-        x, h0, params, spec=GRUSpec(reset_after), valid=valid, resets=resets, dropout_masks=masks
-    )
+    params = params_of(weights, Sizes(D, bias, spec))
+    return _plain_stack().inference(x, h0, params, spec=spec_of(spec), valid=valid, resets=resets, dropout_masks=masks)
 
 
 # ---- shapes ----------------------------------------------------------------------------------------------------------
 
 
 @forward.register_fake
-def _(D, bias, reset_after, x, h0, valid, resets, masks, weights):  # type: ignore[no-untyped-def]
+def _(D, bias, spec, x, h0, valid, resets, masks, weights):  # type: ignore[no-untyped-def]
     T, N, _ = x.shape
     rows, _, H = h0.shape
     wide = load("torch").computed_in(x.dtype)
@@ -85,7 +82,7 @@ def _(D, bias, reset_after, x, h0, valid, resets, masks, weights):  # type: igno
 
 
 @backward.register_fake
-def _(D, bias, reset_after, x, dy, dh_n, valid, resets, masks, weights, tape):  # type: ignore[no-untyped-def]
+def _(D, bias, spec, x, dy, dh_n, valid, resets, masks, weights, tape):  # type: ignore[no-untyped-def]
     return [a.new_empty(a.shape) for a in (x, dh_n, *weights)]
 
 
@@ -105,7 +102,7 @@ def _(info, in_dims, *args):  # type: ignore[no-untyped-def]
 @backward.register_vmap
 def _(info, in_dims, *args):  # type: ignore[no-untyped-def]
     B, (*_, weights_dims, tape_dims) = info.batch_size, in_dims
-    if any(dim is not None for dim in weights_dims):
+    if any(dim is not None for dim in weights_dims) or not spec_of(args[2]).standard_gates:
         return one_by_one(backward, B, in_dims, args)
     *folded, weights, tape = (
         a if at is None else fold(a, dim, B, at) for a, dim, at in zip(args, in_dims, BACKWARD_ROWS, strict=True)
@@ -116,7 +113,7 @@ def _(info, in_dims, *args):  # type: ignore[no-untyped-def]
     return [unfold(dx, B), unfold(dh0, B), *dweights], [1, 1, *([0] * len(dweights))]
 
 
-# where each argument has its batch; D, bias, reset_after, the weights and the tape have none, or are lists
+# where each argument has its batch; D, bias, spec, the weights and the tape have none, or are lists
 FORWARD_ROWS = (None, None, None, 1, 1, 1, 1, 2, None)  # x, h0, valid, resets, masks
 BACKWARD_ROWS = (None, None, None, 1, 1, 1, 1, 1, 2, None, None)  # x, dy, dh_n, valid, resets, masks
 
@@ -128,7 +125,7 @@ def _forward(
     stack: Any,
     D: int,
     bias: bool,
-    reset_after: bool,
+    spec: str,
     x: Any,
     h0: Any,
     valid: Any,
@@ -136,9 +133,9 @@ def _forward(
     masks: Any,
     weights: Any,
 ) -> list[Any]:
-    params = params_of(weights, Sizes(D, bias, reset_after))
+    params = params_of(weights, Sizes(D, bias, spec))
     y, h_n, layers = stack.forward(
-        x, h0, params, spec=GRUSpec(reset_after), valid=valid, resets=resets, dropout_masks=masks, save="all"
+        x, h0, params, spec=spec_of(spec), valid=valid, resets=resets, dropout_masks=masks, save="all"
     )
     return [y, h_n, *flat_tape(layers)]
 
@@ -147,7 +144,7 @@ def _backward(
     stack: Any,
     D: int,
     bias: bool,
-    reset_after: bool,
+    spec: str,
     x: Any,
     dy: Any,
     dh_n: Any,
@@ -158,7 +155,7 @@ def _backward(
     tape: Any,
 ) -> list[Any]:
     x = x if valid is None else torch.where(valid[..., None], x, 0.0)
-    layers = tapes_of(x, tape, weights, valid, resets, Sizes(D, bias, reset_after))
+    layers = tapes_of(x, tape, weights, valid, resets, Sizes(D, bias, spec))
     grads = stack.backward(layers, dy, dh_n, dropout_masks=masks)
     return [grads.x, grads.h0, *flat_params(grads.params)]
 
@@ -190,7 +187,7 @@ def _fastest(
         weights[1].shape[1],
         len(weights) // (sizes.D * (4 if sizes.bias else 2)),
         sizes.D,
-        GRUSpec(sizes.reset_after),
+        spec_of(sizes.spec),
         bias=sizes.bias,
         lengths=valid is not None,
         resets=resets is not None,

@@ -10,6 +10,7 @@ Pass NumPy, PyTorch, CuPy, JAX or any other array-API arrays and get the same ki
 `GRU` owns parameters, streams and saves. `explain` says who would compute a call.
 """
 
+from .activations import Activation
 from .dispatch import available, selection, use_backend
 from .errors import (
     BackendError,
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GRU",
+    "Activation",
     "ArraymancerParams",
     "BackendError",
     "CellGrads",

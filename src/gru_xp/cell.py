@@ -28,6 +28,9 @@ All of it is linear in g. So the factors of g, the *slopes*, are computed for ma
 time; what is left for the loop is two products with them and one with W_hh.
 
 `ResetAfter` is that cell. `ResetBefore` is the other one (Cho et al. 2014): the reset gate acts before the product.
+`Activated` is either of them with other activations in the place of sigmoid and tanh, or with clipped arguments.
+
+Padding is z = 1. For sigmoid an argument `gi_z` of +inf says so; `Activated` takes it as a mark.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from .activations import Activation
 from .params import Array, CellParams, GRUSpec
 
 Arrays: TypeAlias = "tuple[Any, ...]"
@@ -200,9 +204,91 @@ class ResetBefore:
         return self.xp.concat([sum_of_outer(rz, h, self.xp), sum_of_outer(n, r * h, self.xp)], axis=0)
 
 
-Cell: TypeAlias = ResetAfter | ResetBefore
+class Nonlinearity(NamedTuple):
+    """An activation of arguments that are clamped to [-clip, clip] before, unless `clip` is None."""
+
+    activation: Activation
+    clip: float | None
+    xp: Any
+
+    def value(self, a: Array) -> Array:
+        return self.activation.value(self._clamped(a), self.xp)
+
+    def derivative(self, a: Array) -> Array:
+        """Zero where the argument was clamped; on the bound itself that of the activation."""
+        slope = self.activation.derivative(self._clamped(a), self.xp)
+        return slope if self.clip is None else self.xp.where(self.xp.abs(a) > self.clip, self.xp.zeros_like(a), slope)
+
+    def _clamped(self, a: Array) -> Array:
+        if self.clip is None:
+            return a
+        low, high = self.xp.full_like(a, -self.clip), self.xp.full_like(a, self.clip)
+        return self.xp.where(a > high, high, self.xp.where(a < low, low, a))
 
 
-def cell_of(spec: GRUSpec, xp: Any, gates: GatesFloor) -> Cell:
-    """The cell that `spec` asks for."""
+class Activated:
+    """Either cell with the activations and the clip of a spec: f for the gates r and z, g for the candidate.
+
+        da_n = (1 - z) * g * g'(a_n)   da_z = (h - n) * g * f'(a_z)   da_r = ... * f'(a_r)
+
+    The derivatives are taken at the arguments, which the values on the tape do not tell: `slopes_at` computes them
+    again. `padded`: a `gi_z` of +inf, which then nothing else may have, means z = 1.
+    """
+
+    def __init__(self, xp: Any, spec: GRUSpec, padded: bool):
+        self.xp, self.padded = xp, padded
+        self.linear: ResetAfter | ResetBefore = ResetAfter(xp, Gates(xp)) if spec.reset_after else ResetBefore(xp)
+        self.f = Nonlinearity(spec.gate_activation, spec.clip, xp)
+        self.g = Nonlinearity(spec.candidate_activation, spec.clip, xp)
+        self.backward, self.gate_gradients = self.linear.backward, self.linear.gate_gradients
+        self.dW_hh = self.linear.dW_hh
+
+    def inference(self, gi: Array, h: Array, w: CellParams) -> Array:
+        return self.forward(gi, h, w)[0]
+
+    def forward(self, gi: Array, h: Array, w: CellParams) -> Arrays:
+        return self._gates(gi, h, w)[0]
+
+    def slopes_at(self, gi: Array, h: Array, w: CellParams) -> tuple[Slopes, Array]:
+        """The factors of g, for any number of steps at once, and r (..., H)."""
+        (_, r, z, n, u), (a_r, a_z, a_n), still = self._gates(gi, h, w)
+        f_r, f_z = self.f.derivative(a_r), self._where_still(still, 0.0, self.f.derivative(a_z))
+        da_n, da_z = (1.0 - z) * self.g.derivative(a_n), (h - n) * f_z
+        if isinstance(self.linear, ResetBefore):
+            return Slopes(dh=z, da_n=da_n, da_z=da_z, da_r=h * f_r, r=r), r
+        da_r = da_n * u * f_r
+        dgi, dgh = self.xp.stack([da_r, da_z, da_n], axis=-2), self.xp.stack([da_r, da_z, da_n * r], axis=-2)
+        return Slopes(dh=z, dgi=dgi, dgh=dgh), r
+
+    def _gates(self, gi: Array, h: Array, w: CellParams) -> tuple[Arrays, Arrays, Any]:
+        """h', r, z, n, u; the arguments of r, z, n; and where the state stands still. Arguments are 0 there."""
+        H = h.shape[-1]
+        gi_r, gi_z, gi_n = gi[..., :H], gi[..., H : 2 * H], gi[..., 2 * H :]
+        still = gi_z == float("inf") if self.padded else None
+        before = isinstance(self.linear, ResetBefore)
+        first = 2 * H if before else 3 * H
+        gh = affine(h, w.W_hh[:first, :], None if w.b_hh is None else w.b_hh[:first], self.xp)
+        a_r = self._where_still(still, 0.0, gi_r + gh[..., :H])
+        a_z = self._where_still(still, 0.0, gi_z + gh[..., H : 2 * H])
+        r, z = self.f.value(a_r), self._where_still(still, 1.0, self.f.value(a_z))
+        if before:
+            u = through_r = affine(r * h, w.W_hh[2 * H :, :], None if w.b_hh is None else w.b_hh[2 * H :], self.xp)
+        else:
+            u = gh[..., 2 * H :]
+            through_r = r * u
+        a_n = self._where_still(still, 0.0, gi_n + through_r)
+        n = self.g.value(a_n)
+        return ((1.0 - z) * n + z * h, r, z, n, u), (a_r, a_z, a_n), still
+
+    def _where_still(self, still: Any, value: float, a: Array) -> Array:
+        return a if still is None else self.xp.where(still, self.xp.full_like(a, value), a)
+
+
+Cell: TypeAlias = ResetAfter | ResetBefore | Activated
+
+
+def cell_of(spec: GRUSpec, xp: Any, gates: GatesFloor, padded: bool) -> Cell:
+    """The cell that `spec` asks for; `padded`: whether there is any padding."""
+    if not spec.standard_gates:
+        return Activated(xp, spec, padded)
     return ResetAfter(xp, gates) if spec.reset_after else ResetBefore(xp)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .backend import Backend
 from .dispatch import assert_same_library, owner
 from .errors import DTypeError, MixedArraysError, RangeError, ShapeError, StructureError
-from .params import CellParams, Params
+from .params import CellParams, GRUSpec, Params
 
 
 class Sizes(NamedTuple):
@@ -97,6 +97,14 @@ def sizes_of(params: Params, *, cell: bool = False) -> Sizes:
             if not fits:
                 _assert_cell_fits(w, _path(layer, d, cell), sizes, K, "I" if layer == 0 else "D*H")
     return sizes
+
+
+def assert_directions(spec: GRUSpec, sizes: Sizes) -> None:
+    """The spec is one for as many directions as there are."""
+    if spec.reverse and sizes.D == 2:
+        raise StructureError(
+            "spec: expected reverse=False for two directions, of which one is reversed already, got reverse=True"
+        )
 
 
 def _path(layer: int, d: int, cell: bool) -> str:
@@ -205,24 +213,24 @@ def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batche
     return steps[:, None] < lengths[None, :]
 
 
-def resets_beside(resets: Any, T: int, N: int, x: Any, source: Backend, *, batched: bool) -> Any:
-    """Resets (T, N), for an unbatched x (T,), as lists, NumPy or x's own booleans -> (T, N) of x's library."""
-    if isinstance(resets, list | tuple) or owner(resets, "resets") is not source:
-        host = _host_values(resets, "resets")
+def booleans_beside(values: Any, name: str, T: int, N: int, x: Any, source: Backend, *, batched: bool) -> Any:
+    """Resets or a mask (T, N), without a batch (T,), as lists, NumPy or x's own booleans -> (T, N) of x's library."""
+    if isinstance(values, list | tuple) or owner(values, name) is not source:
+        host = _host_values(values, name)
         if host is None:
-            assert_same_library(resets, "resets", source, "x")
+            assert_same_library(values, name, source, "x")
         strange = next((value for value in _flat(host) if type(value) is not bool), None)
         if strange is not None:
-            raise DTypeError(f"resets: expected booleans, got {strange!r}, {_kind(strange)}")
+            raise DTypeError(f"{name}: expected booleans, got {strange!r}, {_kind(strange)}")
         if batched and any(not isinstance(row, list) or len(row) != N for row in host):
-            raise ShapeError(f"resets: expected (T, N) = ({T}, {N}), got rows of other lengths; as x has")
-        resets = source.from_host(host, source.xp.bool, source.device_beside(x))
-    if source.dtype_name(resets.dtype) != "bool":
-        raise DTypeError(f"resets: expected booleans, got {resets.dtype}; compare with zero first")
-    assert_beside(resets, "resets", x, "x", source)
+            raise ShapeError(f"{name}: expected (T, N) = ({T}, {N}), got rows of other lengths; as x has")
+        values = source.from_host(host, source.xp.bool, source.device_beside(x))
+    if source.dtype_name(values.dtype) != "bool":
+        raise DTypeError(f"{name}: expected booleans, got {values.dtype}; compare with zero first")
+    assert_beside(values, name, x, "x", source)
     letters, shape = ("(T, N)", (T, N)) if batched else ("(T,)", (T,))
-    assert_shape(resets, "resets", letters, shape, "as x has")
-    return resets if batched else resets[:, None]
+    assert_shape(values, name, letters, shape, "as x has")
+    return values if batched else values[:, None]
 
 
 def assert_beside(array: Any, name: str, first: Any, first_name: str, source: Backend) -> None:

@@ -39,6 +39,7 @@ def gru(
     h0: Any = None,
     *,
     lengths: Any = None,
+    mask: Any = None,
     resets: Any = None,
     spec: GRUSpec = CUDNN,
     dropout_masks: Any = None,
@@ -52,6 +53,8 @@ def gru(
         h0: (L*D, N, H), row `layer * D + direction`; without a batch (L*D, H). None is zero.
         lengths: (N,) integers: past a row's end `y` is 0, `h_n` is the state at its length, and the reverse direction
             begins at its last valid step.
+        mask: (T, N) booleans instead of lengths, false where a step is padding, in any pattern: the state stands still
+            there and `y` is 0; a reset there does nothing.
         resets: (T, N) booleans: the state is set to zero before the step.
         spec: which equations are meant.
         dropout_masks: (L-1, T, N, D*H), already scaled: multiplied onto what each layer but the last puts out.
@@ -71,7 +74,7 @@ def gru(
     >>> y.shape, h_n.shape
     ((7, 2, 4), (1, 2, 4))
     """
-    call = Request("gru", x, params, h0, lengths, resets, spec, dropout_masks, backend)
+    call = Request("gru", x, params, h0, lengths, resets, spec, dropout_masks, backend, mask=mask)
     return call.run()
 
 
@@ -81,13 +84,14 @@ def gru_inference(
     h0: Any = None,
     *,
     lengths: Any = None,
+    mask: Any = None,
     resets: Any = None,
     spec: GRUSpec = CUDNN,
     dropout_masks: Any = None,
     backend: str | Backend | None = None,
 ) -> tuple[Any, Any]:
     """As `gru`, but nothing is saved or recorded for a gradient."""
-    call = Request("inference", x, params, h0, lengths, resets, spec, dropout_masks, backend)
+    call = Request("inference", x, params, h0, lengths, resets, spec, dropout_masks, backend, mask=mask)
     return call.run()
 
 
@@ -97,6 +101,7 @@ def gru_forward(
     h0: Any = None,
     *,
     lengths: Any = None,
+    mask: Any = None,
     resets: Any = None,
     spec: GRUSpec = CUDNN,
     dropout_masks: Any = None,
@@ -119,7 +124,7 @@ def gru_forward(
     ((7, 2, 3), (1, 2, 4), (12, 3))
     """
     _assert_save(save)
-    call = Request("forward", x, params, h0, lengths, resets, spec, dropout_masks, backend, save)
+    call = Request("forward", x, params, h0, lengths, resets, spec, dropout_masks, backend, save, mask=mask)
     return call.run_forward(save)
 
 
@@ -240,6 +245,7 @@ def explain(
     h0: Any = None,
     *,
     lengths: Any = None,
+    mask: Any = None,
     resets: Any = None,
     spec: GRUSpec = CUDNN,
     dropout_masks: Any = None,
@@ -257,9 +263,8 @@ def explain(
     if function not in ("gru", "inference", "forward"):
         raise StructureError(f"function: expected 'gru', 'inference' or 'forward', got {function!r}")
     _assert_save(save)
-    call = Request(
-        function, x, params, h0, lengths, resets, spec, dropout_masks, backend, save if function == "forward" else None
-    )
+    save_for = save if function == "forward" else None
+    call = Request(function, x, params, h0, lengths, resets, spec, dropout_masks, backend, save_for, mask=mask)
     with call.context():
         choice = call.choose(call.watched())
     kernel = choice.kernel

@@ -5,6 +5,10 @@ layer in one direction, `stack` everything. It is an object named in the entry-p
 `<root module of the library>.<name>`, and it declines with a reason. A kernel that fails is a bug and is never hidden
 by falling back.
 
+What a kernel is told of the options it has to look at: `spec` may ask for other activations, a clip or another order of
+the products (`standard_gates`, `reset_after`), for y to hold the state in the padding (`padding`), and, at the level of
+the stack alone, for one reversed direction (`reverse`). `valid` may have any pattern, not just padding at the end.
+
 A kernel may also have `pack(w: CellParams) -> CellParams`: the weights copied and laid out as its inference likes them
 best. What `prepare` and `GRU` hold is packed once and stays as it is, because nobody else can write to it. And it may
 have `stream(params, batch_size)`: None, or an object for one thread whose `advance(x, state)` makes one step,
@@ -48,7 +52,7 @@ class Call(NamedTuple):
     D: int
     spec: GRUSpec
     bias: bool
-    lengths: bool  # whether given
+    lengths: bool  # whether there may be padding: lengths or a mask are given
     resets: bool  # whether given
     dropout: bool  # whether there are masks
     recording: bool  # the library's automatic differentiation is watching, or the arrays are traced

@@ -4,8 +4,9 @@ The input projection is one product for all steps, before the loop over time; ev
 each block of time, after the loop over that block. In the loop stands only what depends on the step before.
 
 Padding and resets are no branches of the loop. Padding is z = 1: there the update gate's argument is +inf, its sigmoid
-is exactly 1, and the state stands still. A reset sets the state that a step reads to zero. So nothing is flipped or
-gathered, and the reverse direction begins by itself at each row's last valid step.
+is exactly 1, and the state stands still; where the gates have another activation, that +inf is a mark for the same. A
+reset sets the state that a step reads to zero. So nothing is flipped or gathered, and the reverse direction begins by
+itself at each row's last valid step.
 
 16-bit arrays: products, gates and sums in float32, the state rounded to the caller's type after each step.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .cell import Cell, GatesFloor, Slopes, cell_of, sum_of_outer
+from .cell import Activated, Cell, GatesFloor, Slopes, cell_of, sum_of_outer
 from .params import Array, CellParams, GRUSpec, LayerTape
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Layer:
         self, x: Array, h0: Array, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
     ) -> tuple[Any, Any]:
         """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H). `valid` and `resets` are (T, N) booleans or None."""
-        run = _Run(self, x.dtype, w, spec)
+        run = _Run(self, x.dtype, w, spec, valid is not None)
         cut = cut_before(valid, resets, reverse, self.xp)
         cell, w_loop = run.cell, run.weights_for_loop(x)
 
@@ -48,13 +49,13 @@ class Layer:
             return h, (h,)
 
         h_n, (y,) = self.backend.scan(step, h0, (run.project(self.zero_padding(valid, x), valid), cut), reverse=reverse)
-        return self.zero_padding(valid, y), h_n
+        return self.padded(spec, valid, y), h_n
 
     def forward(
         self, x: Array, h0: Array, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
     ) -> tuple[Any, Any, LayerTape]:
         """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
-        run = _Run(self, x.dtype, w, spec)
+        run = _Run(self, x.dtype, w, spec, valid is not None)
         cut = cut_before(valid, resets, reverse, self.xp)
         x = self.zero_padding(valid, x)
         cell, w_loop = run.cell, run.weights_for_loop(x)
@@ -68,7 +69,7 @@ class Layer:
 
         h_n, (y, h_prev, r, z, n, u) = self.backend.scan(step, h0, (run.project(x, valid), cut), reverse=reverse)
         tape = LayerTape(x, h_prev, r, z, n, u, w, valid, resets, spec, reverse)
-        return self.zero_padding(valid, y), h_n, tape
+        return self.padded(spec, valid, y), h_n, tape
 
     def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
         """dy (T, N, H) or None, dh_n (N, H) or None -> dx (T, N, I), dh0 (N, H), dw.
@@ -76,7 +77,7 @@ class Layer:
         Goes through time in blocks; scratch memory does not grow with T.
         """
         T, N, H = tape.h_prev.shape
-        run = _Run(self, tape.x.dtype, tape.w, tape.spec)
+        run = _Run(self, tape.x.dtype, tape.w, tape.spec, tape.valid is not None)
         cut = cut_before(tape.valid, tape.resets, tape.reverse, self.xp)
 
         def block(carry: tuple[Any, ...], at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -112,6 +113,10 @@ class Layer:
         """a (T, N, K), zero in the padding: by selection, because 0 * NaN is NaN."""
         return a if valid is None else self.xp.where(valid[..., None], a, self.xp.zeros_like(a))
 
+    def padded(self, spec: GRUSpec, valid: Any, y: Any) -> Any:
+        """y (T, N, H), or what flows into it, as `spec` has it in the padding: there the states stand still."""
+        return y if spec.padding == "hold" else self.zero_padding(valid, y)
+
     def _scan_blocks(
         self, block: Any, carry: Any, xs: tuple[Any, ...], *, T: int, size: int, reverse: bool
     ) -> tuple[Any, Any]:
@@ -137,11 +142,11 @@ class Layer:
 class _Run:
     """One layer's call: its cell, and its weights in the type that is computed in."""
 
-    def __init__(self, layer: Layer, dtype: Any, w: CellParams, spec: GRUSpec):
-        self.layer, self.xp = layer, layer.xp
+    def __init__(self, layer: Layer, dtype: Any, w: CellParams, spec: GRUSpec, padded: bool):
+        self.layer, self.xp, self.spec = layer, layer.xp, spec
         self.caller_dtype, self.dtype = dtype, layer.backend.computed_in(dtype)
         self.same = self.caller_dtype == self.dtype
-        self.cell: Cell = cell_of(spec, layer.xp, layer.gates)
+        self.cell: Cell = cell_of(spec, layer.xp, layer.gates, padded)
         self.w = w if self.same else CellParams(*(None if weight is None else self.wide(weight) for weight in w))
 
     def wide(self, a: Any) -> Any:
@@ -165,6 +170,9 @@ class _Run:
             gi = self.layer.backend.plus(gi, self.w.b_ih)
         if valid is None:
             return gi
+        if isinstance(self.cell, Activated):  # the mark is for padding alone
+            inf, most = float("inf"), self.xp.finfo(gi.dtype).max
+            gi = self.xp.where(gi == inf, self.xp.full_like(gi, most), gi)
         gate = self.xp.arange(gi.shape[-1], device=self.layer.backend.device_beside(x)) // self.w.W_hh.shape[1]
         return self.xp.where(~valid[..., None] & (gate == 1), self.xp.full_like(gi, float("inf")), gi)
 
@@ -174,8 +182,11 @@ class _Run:
         """Some steps (T, N, ...) in a row: dh that leaves them, dx, and their part of the weights' gradients."""
         layer, cell, w, xp = self.layer, self.cell, self.w, self.xp
         h_prev = self.wide(h_prev)
-        r, z, n, u = cell.forward(self.project(x, valid), h_prev, w)[1:] if gates[0] is None else gates
-        slopes = cell.slopes(h_prev, r, z, n, u, w)
+        if isinstance(cell, Activated):
+            slopes, r = cell.slopes_at(self.project(x, valid), h_prev, w)
+        else:
+            r, z, n, u = cell.forward(self.project(x, valid), h_prev, w)[1:] if gates[0] is None else gates
+            slopes = cell.slopes(h_prev, r, z, n, u, w)
 
         def step(dh: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
             dy_t, cut_t, *slopes_t = at
@@ -183,7 +194,7 @@ class _Run:
             return layer.zero_where(cut_t, dh), flows
 
         if dy is not None:
-            dy = layer.zero_padding(valid, self.wide(dy))
+            dy = layer.padded(self.spec, valid, self.wide(dy))
         dh, flows = layer.backend.scan(step, dh, (dy, cut, *slopes), reverse=reverse)
         dgi, dgh = cell.gate_gradients(flows, slopes)
         dx = self.narrow(layer.backend.rows_times(dgi, w.W_ih))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from numbers import Real
 from os import PathLike
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from .activations import SIGMOID, TANH, Activation
 from .backend import Backend
-from .checks import Sizes, assert_shape, sizes_of, structured, whole_number
+from .checks import Sizes, assert_directions, assert_shape, sizes_of, structured, whole_number
 from .dispatch import Place, convert, owner, place_for, selection, variables
 from .dispatch import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
@@ -32,11 +34,17 @@ class GRU:
         hidden_size: H.
         num_layers: L.
         bias: with both biases or with neither.
-        batch_first: x and y are (N, T, ...); `h0`, `h_n` and `dropout_masks` are not affected, as in PyTorch; `resets`
-            are (N, T).
+        batch_first: x and y are (N, T, ...); `h0`, `h_n` and `dropout_masks` are not affected, as in PyTorch; `mask`
+            and `resets` are (N, T).
         dropout: the probability with which `forward` drops what goes from one layer to the next.
         bidirectional: D = 2.
-        reset_after: False applies the reset gate before the recurrent product (see `GRUSpec`).
+        reset_after: False applies the reset gate before the recurrent product. This and the five that follow are those
+            of `GRUSpec`.
+        gate_activation: of the gates r and z, an `Activation` or its name.
+        candidate_activation: of the candidate n.
+        clip: a bound for the arguments of r, z and n, or None.
+        reverse: the one direction runs backwards in time; y stays in input order.
+        padding: "zero", or "hold" for a y that repeats the state in the padding.
         dtype: "float32", "float64", "float16" or "bfloat16", where the library has it.
         initializer: "pytorch", "keras" or "arraymancer": how these draw their initial weights.
         seed: of the initial weights; one seed gives one model with every backend.
@@ -64,6 +72,11 @@ class GRU:
         bidirectional: bool = False,
         *,
         reset_after: bool = True,
+        gate_activation: Activation | str = SIGMOID,
+        candidate_activation: Activation | str = TANH,
+        clip: float | None = None,
+        reverse: bool = False,
+        padding: str = "zero",
         dtype: Any = "float32",
         initializer: str = "pytorch",
         seed: int | None = None,
@@ -76,6 +89,7 @@ class GRU:
             if type(value) is not bool:
                 raise StructureError(f"{name}: expected True or False, got {value!r}")
         seed = None if seed is None else whole_number(seed, "seed", least=0)
+        spec = GRUSpec(reset_after, gate_activation, candidate_activation, clip, reverse, padding)
         numpy = load_backend("numpy")
         place = place_for(selection(backend), None)
         drawn = numpy.draw_params(
@@ -91,7 +105,7 @@ class GRU:
             array = array if name == "float64" else array.astype("float32")
             return place.backend.xp.astype(convert(array, numpy, place, "initial weights"), library_dtype)
 
-        self._setup(map_params(made, drawn), GRUSpec(reset_after), batch_first=batch_first, dropout=dropout)
+        self._setup(map_params(made, drawn), spec, batch_first=batch_first, dropout=dropout)
 
     @classmethod
     def from_params(
@@ -135,6 +149,7 @@ class GRU:
     def params(self, params: Any) -> None:
         layers = structured(params)
         sizes = sizes_of(layers)
+        assert_directions(self._spec, sizes)
         if self._sizes is not None and sizes != self._sizes:
             raise ShapeError(f"params: expected the sizes {self._sizes}, got {sizes}; for others make a new GRU")
         place = place_of(layers)
@@ -209,9 +224,13 @@ class GRU:
                 ("batch_first", self.batch_first, False),
                 ("dropout", self.dropout, 0.0),
                 ("bidirectional", self.bidirectional, False),
-                ("reset_after", self.spec.reset_after, True),
             )
             if value != default
+        ]
+        parts += [
+            f"{each.name}={str(value) if isinstance(value, Activation) else value!r}"
+            for each in fields(GRUSpec)
+            if each.init and (value := getattr(self.spec, each.name)) != each.default
         ]
         return f"GRU({', '.join(parts)}, dtype={self.dtype!r}, backend={self.backend!r})"
 
@@ -222,11 +241,19 @@ class GRU:
     # ---- sequences --------------------------------------------------------------------------------------------------
 
     def __call__(
-        self, x: Any, h0: Any = None, *, lengths: Any = None, resets: Any = None, backend: str | Backend | None = None
+        self,
+        x: Any,
+        h0: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        resets: Any = None,
+        backend: str | Backend | None = None,
     ) -> tuple[Any, Any]:
-        """Inference: as `gru`, with x (N, T, I), y (N, T, D*H) and resets (N, T) if `batch_first`. Without dropout."""
-        x, resets = self._sequences(x, resets)
-        y, h_n = gru(x, self._at(x, backend), h0, lengths=lengths, resets=resets, spec=self.spec, backend=backend)
+        """Inference: as `gru`, with x (N, T, I), y (N, T, D*H), mask and resets (N, T) if `batch_first`. No dropout."""
+        x, mask, resets = self._sequences(x, mask, resets)
+        weights = self._at(x, backend)
+        y, h_n = gru(x, weights, h0, lengths=lengths, mask=mask, resets=resets, spec=self.spec, backend=backend)
         return self._time_first(y), h_n
 
     def forward(
@@ -235,6 +262,7 @@ class GRU:
         h0: Any = None,
         *,
         lengths: Any = None,
+        mask: Any = None,
         resets: Any = None,
         dropout_masks: Any = None,
         dropout_seed: int | None = None,
@@ -242,7 +270,7 @@ class GRU:
         backend: str | Backend | None = None,
     ) -> tuple[Any, Any, Tape]:
         """Training: as `gru_forward`. Where `dropout` acts, give the masks or a seed to draw them from."""
-        x, resets = self._sequences(x, resets)
+        x, mask, resets = self._sequences(x, mask, resets)
         if dropout_masks is None and self.dropout > 0.0 and self.num_layers > 1:
             if dropout_seed is None:
                 raise StructureError(
@@ -255,6 +283,7 @@ class GRU:
             self._at(x, backend),
             h0,
             lengths=lengths,
+            mask=mask,
             resets=resets,
             spec=self.spec,
             dropout_masks=dropout_masks,
@@ -268,14 +297,15 @@ class GRU:
         grads = gru_backward(tape, self._time_first(dy), dh_n)
         return grads._replace(x=self._time_first(grads.x))
 
-    def _sequences(self, x: Any, resets: Any) -> tuple[Any, Any]:
-        """x and resets with time first; what does not fit is said in the caller's own order of axes."""
+    def _sequences(self, x: Any, mask: Any, resets: Any) -> tuple[Any, Any, Any]:
+        """x, mask and resets with time first; what does not fit is said in the caller's own order of axes."""
         if self.batch_first and owner(x, "x") is not None and x.ndim == 3:
             N, T, _ = x.shape
             assert_shape(x, "x", "(N, T, I)", (N, T, self.input_size), "I comes from W_ih; the model is batch_first")
-            if hasattr(resets, "shape"):
-                assert_shape(resets, "resets", "(N, T)", (N, T), "as x has; the model is batch_first")
-        return self._time_first(x), self._time_first(resets)
+            for name, array in (("mask", mask), ("resets", resets)):
+                if hasattr(array, "shape"):
+                    assert_shape(array, name, "(N, T)", (N, T), "as x has; the model is batch_first")
+        return self._time_first(x), self._time_first(mask), self._time_first(resets)
 
     def _time_first(self, a: Any) -> Any:
         """(N, T, ...) <-> (T, N, ...) if `batch_first` and there is a batch."""
@@ -324,6 +354,8 @@ class GRU:
             raise StructureError(
                 "step: expected a model in one direction; the reverse direction of this one needs the whole sequence"
             )
+        if self.spec.reverse:
+            raise StructureError("step: expected a model that runs forwards in time; this one has reverse=True")
         batched = owner(x_t, "x_t") is not None and x_t.ndim == 2
         if not batched and x_t.ndim != 1:
             raise ShapeError(f"x_t: expected (N, I), or (I,) without a batch, got {tuple(x_t.shape)}")

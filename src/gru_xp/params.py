@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from .errors import StructureError
+from .activations import SIGMOID, TANH, Activation, finite
+from .errors import RangeError, StructureError
 
 __all__ = ["Array", "CellGrads", "CellParams", "GRUGrads", "GRUSpec", "LayerTape", "Params", "Tape"]
 
@@ -32,6 +33,7 @@ class Array(Protocol):
     def __matmul__(self, other: Any, /) -> Array: ...
     def __and__(self, other: Any, /) -> Array: ...
     def __invert__(self) -> Array: ...
+    def __eq__(self, other: Any, /) -> Array: ...  # type: ignore[override]
     def __lt__(self, other: Any, /) -> Array: ...
 
 
@@ -51,19 +53,92 @@ class CellParams(NamedTuple):
 Params: TypeAlias = "tuple[tuple[CellParams, ...], ...]"
 
 
-@dataclass(frozen=True)
-class GRUSpec:
-    """Which equations are meant.
+PADDINGS = ("zero", "hold")
 
-    `reset_after=True` applies the reset gate after the recurrent product, as cuDNN, PyTorch and Keras (by default) do;
-    `False` applies it before (Cho et al. 2014, https://arxiv.org/abs/1406.1078; ONNX by default).
+
+@dataclass(frozen=True, init=False)
+class GRUSpec:
+    """Which equations are meant, by default those of cuDNN and PyTorch.
+
+    Args:
+        reset_after: True applies the reset gate after the recurrent product, as cuDNN, PyTorch and Keras (by default)
+            do; False applies it before (Cho et al. 2014, https://arxiv.org/abs/1406.1078; ONNX by default).
+        gate_activation: of the gates r and z, an `Activation` or its name. Keras calls it `recurrent_activation`.
+        candidate_activation: of the candidate n. Keras calls it `activation`.
+        clip: the arguments of r, z and n are clamped to [-clip, clip], as ONNX means it; no gradient flows through an
+            argument that lies outside.
+        reverse: the one direction runs backwards in time, with y in input order, as ONNX's `direction="reverse"`.
+            Keras's `go_backwards` puts out the same y in reversed order. It is not for two directions.
+        padding: what y holds where a step is padding: "zero", or "hold" for the state, which stands still there: that
+            of the last valid step, before any the initial one, as Keras has it unless `zero_output_for_mask`.
+
+    >>> GRUSpec(gate_activation="hard_sigmoid").gate_activation
+    Activation(name='hard_sigmoid', alpha=0.2, beta=0.5)
     """
 
     reset_after: bool = True
+    gate_activation: Activation = SIGMOID
+    candidate_activation: Activation = TANH
+    clip: float | None = None
+    reverse: bool = False
+    padding: str = "zero"
+    #: whether the gates are sigmoid and tanh of arguments that nothing clamps, which is what fused kernels have
+    standard_gates: bool = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        if type(self.reset_after) is not bool:
-            raise StructureError(f"reset_after: expected True or False, got {self.reset_after!r}")
+    def __init__(
+        self,
+        reset_after: bool = True,
+        gate_activation: Activation | str = SIGMOID,
+        candidate_activation: Activation | str = TANH,
+        clip: float | None = None,
+        reverse: bool = False,
+        padding: str = "zero",
+    ):
+        for name, flag in (("reset_after", reset_after), ("reverse", reverse)):
+            if type(flag) is not bool:
+                raise StructureError(f"{name}: expected True or False, got {flag!r}")
+        if not isinstance(padding, str) or padding not in PADDINGS:
+            raise StructureError(f"padding: expected one of {', '.join(map(repr, PADDINGS))}, got {padding!r}")
+        gate = Activation.of(gate_activation, "gate_activation")
+        candidate = Activation.of(candidate_activation, "candidate_activation")
+        standard = clip is None and gate == SIGMOID and candidate == TANH
+        values: dict[str, Any] = {
+            "reset_after": reset_after,
+            "gate_activation": gate,
+            "candidate_activation": candidate,
+            "clip": _bound(clip),
+            "reverse": reverse,
+            "padding": padding,
+            "standard_gates": standard,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON can hold them."""
+        found = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        return {name: asdict(value) if isinstance(value, Activation) else value for name, value in found.items()}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> GRUSpec:
+        """The inverse of `as_dict`; whatever is not what that gives is an error."""
+        names = [each.name for each in fields(cls) if each.init]
+        if not isinstance(values, dict) or sorted(map(str, values)) != sorted(names):
+            raise StructureError(f"spec: expected {', '.join(names)}, got {values!r}")
+        values = dict(values)
+        for name in ("gate_activation", "candidate_activation"):
+            constants = values[name]
+            if not isinstance(constants, dict) or sorted(map(str, constants)) != ["alpha", "beta", "name"]:
+                raise StructureError(f"{name}: expected name, alpha and beta, got {constants!r}")
+            values[name] = Activation(**constants)
+        return cls(**values)
+
+
+def _bound(clip: Any) -> float | None:
+    bound = None if clip is None else finite(clip, "clip")
+    if bound is not None and bound <= 0.0:
+        raise RangeError(f"clip: expected a number above 0, or None for no bound, got {clip!r}")
+    return bound
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from .backend import Backend
-from .checks import Sizes, assert_shape, check_agree, resets_beside, sizes_of, structured, valid_steps
+from .checks import (
+    Sizes,
+    assert_directions,
+    assert_shape,
+    booleans_beside,
+    check_agree,
+    sizes_of,
+    structured,
+    valid_steps,
+)
 from .dispatch import Place, assert_same_library, convert, kernel_policy, owner, place_for, selection
 from .errors import DTypeError, MixedArraysError, NotDifferentiableError, ShapeError, StructureError
 from .kernels import Call, Choice, choose, stack_for
@@ -63,6 +72,7 @@ class Request:
         save: str | None = None,
         cell: bool = False,
         state_name: str = "h0",
+        mask: Any = None,
     ):
         if type(spec) is not GRUSpec:
             raise StructureError(f"spec: expected a GRUSpec, got {spec!r}")
@@ -74,6 +84,7 @@ class Request:
         self.prepared = params if isinstance(params, PreparedParams) else None
         self.params = self.prepared.params if self.prepared else structured(params)
         self.sizes = sizes = self.prepared.sizes if self.prepared else sizes_of(self.params)
+        assert_directions(spec, sizes)
         T, N = x.shape[0], x.shape[1] if self.batched else 1
         if x.shape[-1] != sizes.I:
             letters, wanted = "(T, N, I)" if self.batched else "(T, I)", (*x.shape[:-1], sizes.I)
@@ -107,7 +118,13 @@ class Request:
         self.caller = Place(source, source.device_of(x))
         with source.computing(self.caller.device, recorded=True):
             self.valid = None if lengths is None else valid_steps(lengths, T, N, x, source, batched=self.batched)
-            self.resets = None if resets is None else resets_beside(resets, T, N, x, source, batched=self.batched)
+            if mask is not None:
+                if lengths is not None:
+                    raise StructureError("mask: expected lengths or mask, got both; a mask says what lengths would")
+                self.valid = booleans_beside(mask, "mask", T, N, x, source, batched=self.batched)
+            self.resets = (
+                None if resets is None else booleans_beside(resets, "resets", T, N, x, source, batched=self.batched)
+            )
         self.place = place_for(selection(backend), self.caller)
         self.crossing = self.place != self.caller
         if self.prepared is not None:

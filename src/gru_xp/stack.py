@@ -36,7 +36,8 @@ class Stack:
             outs = []
             for d, w in enumerate(directions):
                 h = h0[index * len(directions) + d, ...]
-                y, h_n = self.layer.inference(x, h, w, spec=spec, valid=valid, resets=resets, reverse=d == 1)
+                reverse = d == 1 or spec.reverse
+                y, h_n = self.layer.inference(x, h, w, spec=spec, valid=valid, resets=resets, reverse=reverse)
                 outs.append(y)
                 states.append(h_n)
             x = self._between(outs, index, dropout_masks)
@@ -61,8 +62,9 @@ class Stack:
             outs, layer_tapes = [], []
             for d, w in enumerate(directions):
                 h = h0[index * len(directions) + d, ...]
+                reverse = d == 1 or spec.reverse
                 y, h_n, tape = self.layer.forward(
-                    x, h, w, spec=spec, valid=valid, resets=resets, reverse=d == 1, save=save
+                    x, h, w, spec=spec, valid=valid, resets=resets, reverse=reverse, save=save
                 )
                 outs.append(y)
                 states.append(h_n)

@@ -1,8 +1,10 @@
 """safetensors files (https://huggingface.co/docs/safetensors): our own, and the GRUs in those that others wrote.
 
 Our own have PyTorch's names, and in the header's `__metadata__` stand `format`, `version` and `model`, the latter as
-JSON. The values are stored as they are, bit for bit. The file is written beside its place and then renamed, so it is
-there whole or not at all. In files of others GRUs are found by the names of their arrays.
+JSON. Version 2 has the whole `GRUSpec` beside it, as `spec`. It is written only where version 1, which knows of
+`reset_after` alone, cannot say what is meant: so an older reader reads what it can and refuses the rest. The values are
+stored as they are, bit for bit. The file is written beside its place and then renamed, so it is there whole or not at
+all. In files of others GRUs are found by the names of their arrays.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.checks import sizes_of
+from gru_xp.checks import assert_directions, sizes_of
 from gru_xp.errors import BackendError, FileFormatError, GRUError
 from gru_xp.formats.files import write_whole
 from gru_xp.formats.named import Tensor, grus_in, pytorch_names
@@ -23,7 +25,7 @@ from gru_xp.params import CellParams, GRUSpec
 
 __all__ = ["SafetensorsFormat", "safetensors", "serialized"]
 
-FORMAT, VERSION = "gru_xp", "1"
+FORMAT, VERSIONS = "gru_xp", ("1", "2")
 TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 FIELDS = {"W_ih": "weight_ih", "W_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
 OPTIONS: dict[str, type] = {
@@ -49,7 +51,9 @@ class SafetensorsFormat(Format):
         return super().recognises(path, head) or head[8:9] == b"{"
 
     def write(self, gru: StoredGRU, path: Path) -> Report:
-        metadata = {"format": FORMAT, "version": VERSION, "model": json.dumps(_options_of(gru))}
+        metadata = {"format": FORMAT, "version": "1", "model": json.dumps(_options_of(gru))}
+        if gru.spec != GRUSpec(gru.spec.reset_after):
+            metadata |= {"version": "2", "spec": json.dumps(gru.spec.as_dict())}
         write_whole(path, serialized(pytorch_names(gru.params), gru.dtype, metadata))
         return Report((Note("exact", "all of it"),))
 
@@ -67,6 +71,7 @@ class SafetensorsFormat(Format):
         if metadata.get("format") != FORMAT and not {"version", "model"} <= metadata.keys():
             return grus_in({name: _tensor(tensor, path) for name, tensor in tensors.items()})
         options = _options(metadata, path)
+        spec = _spec(metadata, options["reset_after"], path)
         L, D = options["num_layers"], 2 if options["bidirectional"] else 1
         fields = CellParams._fields if options["bias"] else CellParams._fields[:2]
         keys = {_key(field, layer, d) for field in fields for layer in range(min(L, len(tensors))) for d in range(D)}
@@ -92,6 +97,7 @@ class SafetensorsFormat(Format):
         )
         try:
             sizes = sizes_of(params)
+            assert_directions(spec, sizes)
         except GRUError as error:
             raise FileFormatError(f"{path}: the arrays do not make a model: {error}") from None
         for name, got in (("input_size", sizes.I), ("hidden_size", sizes.H)):
@@ -99,7 +105,6 @@ class SafetensorsFormat(Format):
                 raise FileFormatError(f"{path}: the header says {name} = {options[name]}, the arrays say {got}")
         if not 0.0 <= options["dropout"] <= 1.0:
             raise FileFormatError(f"{path}: dropout: expected a probability from 0 to 1, got {options['dropout']}")
-        spec = GRUSpec(options["reset_after"])
         report = Report((Note("exact", "all of it"),))
         stored = StoredGRU(params, spec, "", dtype, options["batch_first"], options["dropout"], report=report)
         return Contents((stored,))
@@ -138,9 +143,10 @@ def _options(metadata: dict[str, Any], path: Any) -> dict[str, Any]:
     """The checked options of the header."""
     if metadata.get("format") != FORMAT:
         raise FileFormatError(f"{path}: expected format = {FORMAT!r} in the header, got {metadata.get('format')!r}")
-    if metadata.get("version") != VERSION:
+    if metadata.get("version") not in VERSIONS:
         raise FileFormatError(
-            f"{path}: expected version {VERSION}, got {metadata.get('version')!r}; a newer gru_xp may read it"
+            f"{path}: expected version {' or '.join(VERSIONS)}, got {metadata.get('version')!r}; a newer gru_xp may "
+            f"read it"
         )
     try:
         options = json.loads(metadata["model"])
@@ -156,6 +162,19 @@ def _options(metadata: dict[str, Any], path: Any) -> dict[str, Any]:
             f"{path}: expected {', '.join(OPTIONS)} in the header's `model`, got {str(metadata.get('model'))[:200]!r}"
         )
     return dict(options)
+
+
+def _spec(metadata: dict[str, Any], reset_after: bool, path: Any) -> GRUSpec:
+    """The equations; `metadata` has passed `_options`."""
+    if metadata["version"] == "1":
+        return GRUSpec(reset_after)
+    try:
+        spec = GRUSpec.from_dict(json.loads(metadata["spec"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: expected a GRUSpec in the header's `spec`: {str(error)[:300]}") from None
+    if spec.reset_after != reset_after:
+        raise FileFormatError(f"{path}: the header's `model` and `spec` do not agree about reset_after")
+    return spec
 
 
 def _tensor(tensor: dict[str, Any], path: Any) -> Tensor:
