@@ -16,9 +16,10 @@ from torch.autograd import forward_ad
 from gru_xp.backend import Backend
 from gru_xp.dispatch import selection
 
+from .convert import to_module
 from .modules import GRU, GRUCell
 
-__all__ = ["GRU", "GRUCell", "TorchBackend"]
+__all__ = ["GRU", "GRUCell", "TorchBackend", "to_module"]
 
 
 class TorchBackend(Backend):

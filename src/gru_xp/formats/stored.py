@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,11 +11,11 @@ from gru_xp.backend import Backend
 from gru_xp.checks import sizes_of
 from gru_xp.dispatch import Place, convert
 from gru_xp.dispatch import load as load_backend
-from gru_xp.errors import BackendError
+from gru_xp.errors import BackendError, ConversionError
 from gru_xp.module import GRU
 from gru_xp.params import GRUSpec, Params, map_params
 
-__all__ = ["Contents", "Note", "Refusal", "Report", "StoredGRU", "as_model", "as_stored"]
+__all__ = ["Contents", "Note", "Refusal", "Report", "StoredGRU", "as_model", "as_stored", "assert_spec"]
 
 Fate: TypeAlias = Literal["exact", "folded", "changed", "ignored"]
 
@@ -114,6 +114,14 @@ def as_stored(model: GRU) -> StoredGRU:
     params = map_params(lambda array: to_host(array, own.place.backend), own.params)
     sizes_of(params)
     return StoredGRU(params, model.spec, "", model.dtype, model.batch_first, model.dropout)
+
+
+def assert_spec(gru: StoredGRU, whose: str, *knows: str) -> None:
+    """The equations are cuDNN's but for the fields of `GRUSpec` that are named; `whose` GRU lacks the others."""
+    for field in fields(GRUSpec):
+        value = getattr(gru.spec, field.name)
+        if field.name not in knows and value != field.default:
+            raise ConversionError(f"{field.name}={value!r}: {whose} knows {field.default!r} only")
 
 
 def to_host(array: Any, backend: Backend) -> np.ndarray:

@@ -1,0 +1,182 @@
+"""PyTorch: files that `torch.save` wrote (.pt, .pth), state_dicts and live modules. Only writing imports PyTorch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from gru_xp.errors import BackendError, FileFormatError
+from gru_xp.formats.files import write_whole
+from gru_xp.formats.named import Tensor, grus_in
+from gru_xp.formats.registry import Format
+from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU, assert_spec
+from gru_xp.formats.trees import DEEPEST, arrays_of, library_of, tensor_of
+from gru_xp.formats.unpickled import Thing, saved_by_torch
+
+__all__ = ["PyTorchFormat", "pytorch"]
+
+GRUS = ("GRU", "GRUCell")  # the classes whose equation is known, and where they live
+HOMES = ("torch.nn.modules.rnn", "gru_xp_torch.modules")
+RECURRENT = (*GRUS, "LSTM", "LSTMCell", "RNN", "RNNCell")
+
+
+class PyTorchFormat(Format):
+    """state_dicts, checkpoints that hold one, and modules."""
+
+    name = "torch"
+    title = "PyTorch: state_dict, checkpoint or whole module (.pt, .pth), a live module or state_dict"
+    suffixes = (".pt", ".pth")
+
+    def read(self, path: Path) -> Contents:
+        with path.open("rb") as file:
+            try:
+                return _judged(*_of_tree(saved_by_torch(file)))
+            except Exception as error:  # what a damaged pickle leads to is of any kind
+                raise FileFormatError(
+                    f"{path}: expected a file that torch.save wrote, but it is damaged or something else: "
+                    f"{type(error).__name__}: {str(error)[:200]}"
+                ) from None
+
+    def write(self, gru: StoredGRU, path: Path) -> Report:
+        torch, state_dict = _torch()
+        assert_spec(gru, "PyTorch's GRU")
+        buffer = io.BytesIO()
+        torch.save(state_dict(gru), buffer)
+        write_whole(path, buffer.getvalue())
+        lost = [
+            Note("ignored", name, "a state_dict holds arrays only; give it to torch.nn.GRU")
+            for name, value in (("batch_first", gru.batch_first), ("dropout", gru.dropout))
+            if value
+        ]
+        return Report((Note("exact", "the weights"), *lost))
+
+    def adopts(self, thing: Any) -> bool:
+        if isinstance(thing, Mapping):
+            return any(library_of(array) == "torch" for array in arrays_of(thing).values())
+        return library_of(thing) == "torch" and hasattr(thing, "named_modules")
+
+    def adopt(self, thing: Any) -> Contents:
+        if isinstance(thing, Mapping):
+            return grus_in({name: tensor_of(array) for name, array in arrays_of(thing).items()})
+        modules = {name: _Module(_class_of(module), vars(module)) for name, module in thing.named_modules()}
+        tensors = {name: tensor_of(tensor) for name, tensor in thing.state_dict().items()}
+        for name, module in thing.named_modules():
+            if modules[name].is_recurrent:  # what is computed from other arrays (parametrizations) is an attribute
+                leaves = [leaf for names in getattr(module, "_all_weights", [CELL]) for leaf in names]
+                found = {leaf: getattr(module, leaf, None) for leaf in leaves}
+                tensors |= {_joined(name, leaf): tensor_of(a) for leaf, a in found.items() if a is not None}
+        return _judged(tensors, modules)
+
+
+pytorch = PyTorchFormat()
+CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class _Module:
+    """What is known of a module: its class by its whole name, and its attributes."""
+
+    def __init__(self, origin: str, attributes: Any):
+        self.home, _, self.kind = origin.removeprefix("__torch__.").rpartition(".")
+        self.attributes = attributes if isinstance(attributes, Mapping) else {}
+
+    @property
+    def is_recurrent(self) -> bool:
+        return self.home in HOMES and self.kind in RECURRENT
+
+    @property
+    def is_gru(self) -> bool:
+        return self.home in HOMES and self.kind in GRUS
+
+
+def _class_of(module: Any) -> str:
+    """The class that says what is computed."""
+    chosen = next((cls for cls in type(module).__mro__ if "forward" in vars(cls)), type(module))
+    return f"{chosen.__module__}.{chosen.__qualname__}"
+
+
+def _judged(tensors: Mapping[str, Tensor], modules: Mapping[str, _Module]) -> Contents:
+    """The GRUs among the arrays, with what their modules say of them; none where a class of its own computes."""
+    found = grus_in(tensors)
+    grus, refused = [], list(found.refused)
+    for gru in found.grus:
+        module = modules.get(gru.name)
+        if module is None or (module.is_gru and "input_size" not in module.attributes):
+            grus.append(gru)  # a name alone, or a scripted module, whose options are part of its code
+        elif module.is_gru:
+            batch_first, dropout = (module.attributes.get(name) for name in ("batch_first", "dropout"))
+            grus.append(
+                replace(
+                    gru,
+                    batch_first=batch_first is True,
+                    dropout=float(dropout) if _is_probability(dropout) else 0.0,
+                    report=Report((Note("exact", "all of it"),)),
+                )
+            )
+        else:
+            reason = f"has a GRU's weights, but a {module.home}.{module.kind} may compute anything with them; if it is "
+            refused.append(Refusal(gru.name, reason + "a GRU, save its state_dict() and load that"))
+    return Contents(tuple(grus), tuple(refused), found.ignored)
+
+
+def _is_probability(value: Any) -> TypeGuard[float]:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+# ---- what stands in a file -------------------------------------------------------------------------------------------
+
+
+def _of_tree(tree: Any) -> tuple[dict[str, Tensor], dict[str, _Module]]:
+    """The tensors and modules of a tree, by name."""
+    tensors: dict[str, Tensor] = {}
+    modules: dict[str, _Module] = {}
+    for visits, (name, node) in enumerate(_nodes(tree, "", ())):
+        if visits > MOST_NODES or len(name) > LONGEST or len(tensors) + len(modules) > MOST_NAMES:
+            raise FileFormatError(f"expected at most {MOST_NAMES} arrays with names of at most {LONGEST} characters")
+        if isinstance(node, Tensor):
+            tensors[name] = node
+        elif isinstance(node, Thing) and node.state is not None:
+            modules[name] = _Module(node.origin, node.state)
+    return tensors, modules
+
+
+# A small pickle can make a tree of many branches by naming one of them again and again.
+MOST_NODES, MOST_NAMES, LONGEST = 1_000_000, 100_000, 1000
+INNER = ("_parameters", "_buffers", "_modules")  # no part of names
+
+
+def _nodes(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    yield path, node
+    if len(above) >= DEEPEST or id(node) in above:
+        return
+    inside = node.state if isinstance(node, Thing) else node
+    children: Any = ()
+    if isinstance(inside, dict):
+        children = inside.items()
+    elif isinstance(inside, list | tuple):
+        children = enumerate(inside)
+    for key, child in children:
+        name = path if isinstance(node, Thing) and key in INNER else _joined(path, str(key)[:LONGEST])
+        yield from _nodes(child, name, (*above, id(node)))
+
+
+def _joined(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+# ---- out -------------------------------------------------------------------------------------------------------------
+
+
+def _torch() -> tuple[Any, Any]:
+    try:
+        import torch
+
+        from gru_xp_torch.convert import state_dict
+    except ImportError:
+        raise BackendError(
+            "the library torch is missing, which writing its files needs; install it: "
+            "python -m pip install 'gru-xp[torch]'"
+        ) from None
+    return torch, state_dict
