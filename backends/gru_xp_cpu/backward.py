@@ -11,11 +11,10 @@ and transposed for the weights' gradients, whose right operands are x and h_prev
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from .code import Code, Pointer, Record, Unit, Value
-from .cover import chunks, cover, share
+from .cover import Grid, chunks, cover, runs, share
 from .fields import BACKWARD, PLACES_BACKWARD, SIZES
+from .meeting import Crew
 from .pointwise import SAVE_GATES
 from .tiles import columns_shapes, gates_shapes, weight_units
 
@@ -45,13 +44,14 @@ class _Backward:
         self.sums, self.gi, self.none = c.room(room), c.room(room), c.room(room)
         for i in range(room):
             self.none.put(c.constant(0.0), i * V)
-        self.met = c.variable(0)
         self.J, self.K = (a.H + (V - 1)) / V, (a.I + (V - 1)) / V
         together = max(1, self.units // V)  # blocks that one tile of the weights' gradients reads
         self.JD = (self.J + (together - 1)) / together * together
-        self.n0, self.n1 = share(a.N, c.part / a.unit_parts, c.parts / a.unit_parts)
-        self.j0, self.j1 = share(self.J, c.part % a.unit_parts, a.unit_parts)
-        self.between = a.N * V
+        self.between, self.ld = a.N * V, a.steps * a.N * V
+        self.grid = Grid(c, a.N, self.J, c.parts, a.unit_parts)
+        self.crew = Crew(c, a.wait)
+        # threads that share rows meet after each step, others after each block of time
+        self.sharing = a.unit_parts > 1
 
     def write(self) -> None:
         c, a = self.c, self.a
@@ -60,22 +60,18 @@ class _Backward:
         with c.loop_while(a.last, lambda s: s > a.first) as block:
             s1 = block.get()
             s0 = (s1 - a.steps).max(a.first)
-            low = c.select(a.reverse > 0, a.T - s1, s0)
-            self.ready(low, s1 - s0)
+            low, steps = c.select(a.reverse > 0, a.T - s1, s0), s1 - s0
+            self.ready(low, steps)
             self.loop(s0, s1, low)
-            self.meet(c.parts > 1)
-            self.dx(low, s1 - s0)
-            self.weights(s1 - s0, c.select(s1 < a.T, c.integer(1), 0))
-            self.meet(c.parts > 1)
+            with self.crew.shares() as part:
+                self.dx(part, low, steps)
+                self.weights(part, steps, c.select(s1 < a.T, c.integer(1), 0))
             block.set(s0)
-        with c.when(a.first.equals(0)):
-            carry, n = a.carry.at(self.n0 * self.V), self.n0
-            c.call("from_blocked", carry, self.between, self.n1 - n, a.H, a.dh0.at(n * a.H), a.H, self.j0, self.j1)
-
-    def meet(self, condition: Value) -> None:
-        with self.c.when(condition):
-            self.met.set(self.met.get() + 1)
-            self.c.call("meet", self.c.sync, self.c.part, self.c.parts, self.met.get())
+        with c.when(a.first.equals(0)), self.crew.shares() as part:
+            n0, n1, j0, j1 = self.grid.of(part)
+            carry, dh0 = a.carry.at(n0 * self.V), a.dh0.at(n0 * a.H)
+            c.call("from_blocked", carry, self.between, n1 - n0, a.H, dh0, a.H, j0, j1)
+        self.crew.finish()
 
     def time(self, s: Value) -> Value:
         return self.c.select(self.a.reverse > 0, self.a.T - 1 - s, s)
@@ -83,79 +79,80 @@ class _Backward:
     def prepare(self) -> None:
         """Pack the weights, take up the gradient of the last state, and zero what is read but never written."""
         c, a, V, JD = self.c, self.a, self.V, self.JD
-        k0, k1 = share(a.H, c.part, c.parts)
-        depth, pad = JD * V * (3 * V), JD * V - a.H
-        for W, columns, target, blocks, order in (
-            (a.W_hh, a.H, a.columns_hh, self.J, (2, 0, 1)),
-            (a.W_ih, a.I, a.columns_ih, self.K, (0, 1, 2)),
-        ):
-            for part, gate in enumerate(order):
-                begin = target.at(JD * V * (part * V))
-                source = W.at((a.H * gate + k0) * columns)
-                c.call("to_blocked", source, columns, k1 - k0, columns, begin.at(k0 * V), depth, 0, blocks)
-                with c.when(c.part.equals(0)):
-                    c.call("zero_block_rows", begin.at(a.H * V), depth, pad, 0, blocks)
-        with c.when(a.recompute > 0):
-            j0, j1 = share(self.J, c.part, c.parts)
-            c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
-            c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
-            c.call("pack_bias", a.has_bias, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
-        with c.when(c.part.equals(0)), c.when(self.J < JD):
-            for part in range(4):
-                rows = a.steps * a.N
-                begin = a.D.at((JD * part + self.J) * (rows * V))
-                c.call("zero_block_rows", begin, rows * V, rows, 0, JD - self.J)
-        carry, rows, n = a.carry.at(self.n0 * V), self.n1 - self.n0, self.n0
-        c.either(
-            a.has_dh_n > 0,
-            lambda: c.call("to_blocked", a.dh_n.at(n * a.H), a.H, rows, a.H, carry, self.between, self.j0, self.j1),
-            lambda: c.call("zero_block_rows", carry, self.between, rows, self.j0, self.j1),
-        )
-        self.meet(c.parts > 1)
+        with self.crew.shares() as part:
+            self.pack_columns(part, a.W_hh, a.H, a.columns_hh, self.J, (2, 0, 1))
+            n0, n1, j0, j1 = self.grid.of(part)
+            carry, rows = a.carry.at(n0 * V), n1 - n0
+            c.either(
+                a.has_dh_n > 0,
+                lambda: c.call("to_blocked", a.dh_n.at(n0 * a.H), a.H, rows, a.H, carry, self.between, j0, j1),
+                lambda: c.call("zero_block_rows", carry, self.between, rows, j0, j1),
+            )
+            with c.when(part.equals(0)), c.when(self.J < JD):
+                for gate in range(4):
+                    begin = a.D.at((JD * gate + self.J) * self.ld)
+                    c.call("zero_block_rows", begin, self.ld, a.steps * a.N, 0, JD - self.J)
+        with self.crew.shares() as part:
+            self.pack_columns(part, a.W_ih, a.I, a.columns_ih, self.K, (0, 1, 2))
+            with c.when(a.recompute > 0):
+                j0, j1 = share(self.J, part, c.parts)
+                c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
+                c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
+                c.call("pack_bias", a.has_bias, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
+
+    def pack_columns(
+        self, part: Value, W: Pointer, columns: Value, target: Pointer, blocks: Value, order: tuple[int, ...]
+    ) -> None:
+        """A share of a weight's rows in the blocked format, its gates in the order of D's parts."""
+        c, a, V, JD = self.c, self.a, self.V, self.JD
+        k0, k1 = share(a.H, part, c.parts)
+        depth = JD * V * (3 * V)
+        for position, gate in enumerate(order):
+            begin = target.at(JD * V * (position * V))
+            source = W.at((a.H * gate + k0) * columns)
+            c.call("to_blocked", source, columns, k1 - k0, columns, begin.at(k0 * V), depth, 0, blocks)
+            with c.when(part.equals(0)):
+                c.call("zero_block_rows", begin.at(a.H * V), depth, JD * V - a.H, 0, blocks)
 
     # ---- before the loop over a block of time -----------------------------------------------------------------------
 
     def ready(self, low: Value, steps: Value) -> None:
         """x and h_prev in the blocked format; dy without the padding's; the gates, where they were not saved."""
         c, a, V = self.c, self.a, self.V
-        M = steps * a.N
-        self.ld = a.steps * self.between
-        m0, m1 = share(M, c.part, c.parts)
-        row = low * a.N + m0
-        c.call("to_blocked", a.x.at(row * a.I), a.I, m1 - m0, a.I, a.X.at(m0 * V), self.ld, 0, self.K)
-        c.call("to_blocked", a.h_prev.at(row * a.H), a.H, m1 - m0, a.H, a.P.at(m0 * V), self.ld, 0, self.J)
-        with c.when(a.has_valid > 0):
-            first = (self.j0 * V).min(a.H)
-            columns = (self.j1 * V).min(a.H) - first
-            with c.loop(0, steps) as i:
-                m = i * a.N + self.n0
-                dy = a.dy.at((low + i) * a.dy_step + self.n0 * a.dy_row + first)
-                valid, target = c.bytes_at(a.valid).at(low * a.N + m), a.dy_clean.at(m * a.H + first)
-                c.call("copy_valid", dy, a.dy_row, self.n1 - self.n0, columns, valid, target, a.H)
-        with c.when(a.recompute > 0):
-            self.meet(c.parts > 1)
-            self.recompute(low, steps)
+        with self.crew.shares() as part:
+            m0, m1 = share(steps * a.N, part, c.parts)
+            row = low * a.N + m0
+            c.call("to_blocked", a.x.at(row * a.I), a.I, m1 - m0, a.I, a.X.at(m0 * V), self.ld, 0, self.K)
+            c.call("to_blocked", a.h_prev.at(row * a.H), a.H, m1 - m0, a.H, a.P.at(m0 * V), self.ld, 0, self.J)
+            with c.when(a.has_valid > 0):
+                n0, n1, j0, j1 = self.grid.of(part)
+                first = (j0 * V).min(a.H)
+                columns = (j1 * V).min(a.H) - first
+                with c.loop(0, steps) as i:
+                    m = i * a.N + n0
+                    dy = a.dy.at((low + i) * a.dy_step + n0 * a.dy_row + first)
+                    valid, target = c.bytes_at(a.valid).at(low * a.N + m), a.dy_clean.at(m * a.H + first)
+                    c.call("copy_valid", dy, a.dy_row, n1 - n0, columns, valid, target, a.H)
+        with c.when(a.recompute > 0), self.crew.shares() as part:
+            self.recompute(part, low, steps)
 
-    def recompute(self, low: Value, steps: Value) -> None:
-        """r, z, n and u of this thread's rows and units, as the forward pass had them."""
+    def recompute(self, part: Value, low: Value, steps: Value) -> None:
+        """r, z, n and u of the rows and units of a share, as the forward pass had them."""
         c, a, V, ld = self.c, self.a, self.V, self.ld
+        n0, n1, j0, j1 = self.grid.of(part)
         size = a.steps * a.N * a.H
 
         def rows(first: Value, count: Value) -> None:
             def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
                 row, panels, block = first + m, j * (3 * V), groups * (3 * V)
-                c.call_from(
-                    "gates",
-                    index,
+                x, h, start_gi, start_gh = (
                     a.X.at(row * V),
-                    V,
-                    ld,
-                    a.I,
-                    a.panels_ih.at(panels * a.I),
-                    a.I * (3 * V),
+                    a.P.at(row * V),
                     a.start_gi.at(panels),
-                    self.gi,
+                    a.start_gh.at(panels),
                 )
+                panels_ih, panels_hh = a.panels_ih.at(panels * a.I), a.panels_hh.at(panels * a.H)
+                c.call_from("gates", index, x, V, ld, a.I, panels_ih, a.I * (3 * V), start_gi, self.gi)
                 with (
                     c.when(a.has_valid > 0),
                     c.loop(0, take) as i,
@@ -163,19 +160,7 @@ class _Backward:
                     c.loop(0, groups) as g,
                 ):
                     self.gi.put(c.constant(float("inf")), i * block + g * (3 * V) + V)
-                h = a.P.at(row * V)
-                c.call_from(
-                    "gates",
-                    index,
-                    h,
-                    V,
-                    ld,
-                    a.H,
-                    a.panels_hh.at(panels * a.H),
-                    a.H * (3 * V),
-                    a.start_gh.at(panels),
-                    self.sums,
-                )
+                c.call_from("gates", index, h, V, ld, a.H, panels_hh, a.H * (3 * V), start_gh, self.sums)
                 at, place = row * a.H + j * V, j * ld
                 gates = (a.gates.at(size * i + at) for i in range(4))
                 c.call(
@@ -183,72 +168,56 @@ class _Backward:
                     a.H - j * V, SAVE_GATES, self.gi, 0, self.gi, *gates, a.H,
                 )  # fmt: skip
 
-            cover(c, self.gates, count, self.j0, self.j1, tile)
+            cover(c, self.gates, count, j0, j1, tile)
 
-        self.runs(steps, rows)
-
-    def runs(self, steps: Value, body: Callable[[Value, Value], None]) -> None:
-        """body(row, rows) for all rows of a block of time that are this thread's."""
-        c, a = self.c, self.a
-        own = self.n1 - self.n0
-        whole = own.equals(a.N)
-        count, length = c.select(whole, c.integer(1), steps), c.select(whole, steps * a.N, own)
-        with c.loop(0, count) as run:
-            begin = run * a.N + self.n0
-            chunks(c, length, CHUNK, lambda m, rows: body(begin + m, rows))
+        runs(c, a.N, n0, n1, c.integer(0), steps, CHUNK, rows)
 
     # ---- the loop over a block of time ------------------------------------------------------------------------------
 
     def loop(self, s0: Value, s1: Value, low: Value) -> None:
         """dh of each step, from the last to the first, and the gates' gradients."""
+        c, last = self.c, s1 - 1
+        with self.crew.shares() as part:
+            n0, n1, j0, j1 = self.grid.of(part)
+
+            def begin(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
+                self.gate_gradients(self.none, last, low, n0 + m, take, j, groups)
+
+            cover(c, self.columns, n1 - n0, j0, j1, begin)
+        stride = c.select(self.sharing, c.integer(1), s1 - s0)
+        with c.loop(0, s1 - s0, stride) as first, self.crew.shares() as part, c.loop(first, first + stride) as i:
+            self.step(part, last - i, s0, low)
+
+    def step(self, part: Value, s: Value, s0: Value, low: Value) -> None:
+        """dh of one step for the rows and units of a share, and from it the gates' gradients of the step before."""
         c, a, V = self.c, self.a, self.V
-        rows, last = self.n1 - self.n0, s1 - 1
+        n0, n1, j0, j1 = self.grid.of(part)
+        row, depth = (self.time(s) - low) * a.N, self.JD * (3 * V)
 
-        def begin(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
-            self.gate_gradients(self.none, last, low, self.n0 + m, take, j, groups)
+        def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
+            n = n0 + m
+            dgh, weights = a.D.at((row + n) * V), a.columns_hh.at(j * depth * V)
+            c.call_from("columns", index, dgh, V, self.ld, depth, weights, depth * V, self.none, self.sums)
+            carry = a.carry.at(j * self.between + n * V)
+            c.either(
+                s > s0,
+                lambda: self.gate_gradients(self.sums, s - 1, low, n, take, j, groups),
+                lambda: c.call("add_to_carry", self.sums, take, groups, carry, self.between),
+            )
 
-        cover(c, self.columns, rows, self.j0, self.j1, begin)
-        with c.loop(0, s1 - s0) as i:
-            s = last - i
-            self.meet(a.unit_parts > 1)
-            row = (self.time(s) - low) * a.N
+        cover(c, self.columns, n1 - n0, j0, j1, tile, backwards=s & 1)
+        with (
+            c.when(a.has_cut > 0),
+            c.loop(n0, n1) as n,
+            c.when(c.bytes_at(a.cut).load(self.time(s) * a.N + n) > 0),
+        ):
+            self.begin_again(s, s0, low, n, j0, j1)
 
-            def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
-                n, depth = self.n0 + m, self.JD * (3 * V)
-                left = a.D.at((row + n) * V)
-                c.call_from(
-                    "columns",
-                    index,
-                    left,
-                    V,
-                    self.ld,
-                    depth,
-                    a.columns_hh.at(j * depth * V),
-                    depth * V,
-                    self.none,
-                    self.sums,
-                )
-                c.either(
-                    s > s0,
-                    lambda: self.gate_gradients(self.sums, s - 1, low, n, take, j, groups),
-                    lambda: c.call(
-                        "add_to_carry", self.sums, take, groups, a.carry.at(j * self.between + n * V), self.between
-                    ),
-                )
-
-            cover(c, self.columns, rows, self.j0, self.j1, tile, backwards=s & 1)
-            with (
-                c.when(a.has_cut > 0),
-                c.loop(self.n0, self.n1) as n,
-                c.when(c.bytes_at(a.cut).load(self.time(s) * a.N + n) > 0),
-            ):
-                self.begin_again(s, s0, low, n)
-
-    def begin_again(self, s: Value, s0: Value, low: Value, n: Value) -> None:
+    def begin_again(self, s: Value, s0: Value, low: Value, n: Value, j0: Value, j1: Value) -> None:
         """A row that was reset before step s: nothing flows further back, and step s - 1 has only its dy."""
         c, a = self.c, self.a
-        c.call("zero_block_rows", a.carry.at(n * self.V), self.between, 1, self.j0, self.j1)
-        with c.when(s > s0), c.loop(self.j0, self.j1) as j:
+        c.call("zero_block_rows", a.carry.at(n * self.V), self.between, 1, j0, j1)
+        with c.when(s > s0), c.loop(j0, j1) as j:
             self.gate_gradients(self.none, s - 1, low, n, c.integer(1), j, c.integer(1))
 
     def gate_gradients(
@@ -274,28 +243,17 @@ class _Backward:
 
     # ---- after it ---------------------------------------------------------------------------------------------------
 
-    def dx(self, low: Value, steps: Value) -> None:
+    def dx(self, part: Value, low: Value, steps: Value) -> None:
         """dx = dgi @ W_ih, for a share of the rows."""
         c, a, V = self.c, self.a, self.V
-        m0, m1 = share(steps * a.N, c.part, c.parts)
+        m0, m1 = share(steps * a.N, part, c.parts)
         depth = self.JD * (3 * V)
 
         def rows(first: Value, count: Value) -> None:
             def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
                 row = m0 + first + m
-                dgi = a.D.at(self.JD * self.ld + row * V)
-                c.call_from(
-                    "columns",
-                    index,
-                    dgi,
-                    V,
-                    self.ld,
-                    depth,
-                    a.columns_ih.at(j * depth * V),
-                    depth * V,
-                    self.none,
-                    self.sums,
-                )
+                dgi, weights = a.D.at(self.JD * self.ld + row * V), a.columns_ih.at(j * depth * V)
+                c.call_from("columns", index, dgi, V, self.ld, depth, weights, depth * V, self.none, self.sums)
                 out = a.dx.at((low * a.N + row) * a.I + j * V)
                 c.call("write_rows", self.sums, take, groups, out, a.I, a.I - j * V)
 
@@ -303,13 +261,13 @@ class _Backward:
 
         chunks(c, m1 - m0, CHUNK, rows)
 
-    def weights(self, steps: Value, more: Value) -> None:
+    def weights(self, part: Value, steps: Value, more: Value) -> None:
         """dW_hh = dgh.T @ h_prev, dW_ih = dgi.T @ x and the sums of both, for a share of the units."""
         c, a, V, ld = self.c, self.a, self.V, self.ld
         rows, size = steps * a.N, self.units
         tiles = (a.H + (size - 1)) / size
-        q0, q1 = share(tiles * 3, c.part, c.parts)
-        part = self.JD * ld
+        q0, q1 = share(tiles * 3, part, c.parts)
+        size_of_part = self.JD * ld
         for right, out, columns, blocks, first, turn in (
             (a.P, a.dW_hh, a.H, self.J, 0, 2),
             (a.X, a.dW_ih, a.I, self.K, 1, 0),
@@ -324,7 +282,7 @@ class _Backward:
                     with c.loop(q0, q1) as q:
                         unit = q % tiles * size
                         gate = (q / tiles + turn) % 3
-                        D = a.D.at((q / tiles + first) * part + unit / V * ld + unit % V + k * V)
+                        D = a.D.at((q / tiles + first) * size_of_part + unit / V * ld + unit % V + k * V)
                         c.call_from(
                             "weights", groups - 1, D, 0, ld, depth, right.at(j * ld + k * V), ld, self.none, self.sums
                         )
@@ -340,9 +298,9 @@ class _Backward:
                             again,
                         )
         with c.when(a.has_bias > 0):
-            b0, b1 = share(self.J * 4, c.part, c.parts)
+            b0, b1 = share(self.J * 4, part, c.parts)
             with c.loop(b0, b1) as q:
-                c.call("sum_rows", a.D.at(q / self.J * part + q % self.J * ld), rows, a.totals.at(q * V), more)
+                c.call("sum_rows", a.D.at(q / self.J * size_of_part + q % self.J * ld), rows, a.totals.at(q * V), more)
                 self.bias(q / self.J, q % self.J)
 
     def bias(self, part: Value, j: Value) -> None:

@@ -267,6 +267,10 @@ class Code:
         place.align = 64
         return Pointer(self, place, self.unit.real)
 
+    def room_for_integers(self, count: int) -> Pointer:
+        """Room for integers on the stack."""
+        return Pointer(self, self.reserve(I64, count), I64)
+
     # ---- values -----------------------------------------------------------------------------------------------------
 
     def like(self, value: Value, other: Any) -> Value:

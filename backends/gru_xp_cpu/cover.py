@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .code import Code, Value
+from .meeting import MOST
 from .tiles import Shapes
 
-__all__ = ["chunks", "cover", "share"]
+__all__ = ["Grid", "chunks", "cover", "runs", "share"]
 
 Body = Callable[[Value, Value, Value, Value, Value], None]
 
@@ -19,6 +20,23 @@ Body = Callable[[Value, Value, Value, Value, Value], None]
 def share(whole: Value, part: Value, parts: Value) -> tuple[Value, Value]:
     """Where a part of some whole begins and ends."""
     return whole * part / parts, whole * (part + 1) / parts
+
+
+class Grid:
+    """The batch and the blocks of units, dealt out: `unit_parts` shares side by side, the rest over the batch."""
+
+    def __init__(self, c: Code, N: Value, J: Value, parts: Value, unit_parts: Value):
+        self._bounds = c.room_for_integers(4 * MOST)  # divisions are slow: once for all steps
+        with c.loop(0, parts) as part:
+            rows = share(N, part / unit_parts, parts / unit_parts)
+            units = share(J, part % unit_parts, unit_parts)
+            for i, bound in enumerate((*rows, *units)):
+                self._bounds.store(bound, part * 4 + i)
+
+    def of(self, part: Value) -> tuple[Value, Value, Value, Value]:
+        """The first and the last row, and the first and the last block, of a share."""
+        n0, n1, j0, j1 = (self._bounds.load(part * 4 + i) for i in range(4))
+        return n0, n1, j0, j1
 
 
 def cover(
@@ -60,3 +78,14 @@ def chunks(c: Code, rows: Value, size: int, body: Callable[[Value, Value], None]
         with c.loop(0, count) as i:
             first, last = share(rows, i, count)
             body(first, last - first)
+
+
+def runs(
+    c: Code, N: Value, n0: Value, n1: Value, first: Value, last: Value, size: int, body: Callable[[Value, Value], None]
+) -> None:
+    """body(row, rows) for the rows n0 to n1 of N of the steps `first` to `last`, at most `size` at once."""
+    whole = (n1 - n0).equals(N)  # then the rows of all steps lie in one piece
+    count, length = c.select(whole, c.integer(1), last - first), c.select(whole, (last - first) * N, n1 - n0)
+    with c.loop(0, count) as run:
+        begin = (first + run) * N + n0
+        chunks(c, length, size, lambda m, rows: body(begin + m, rows))

@@ -1,25 +1,24 @@
 """The forward pass of one layer and direction, for one of the threads that work on it together.
 
 The batch and the hidden units are dealt out to the threads, `unit_parts` of them side by side and the rest over the
-batch. Each projects what it will need itself, so that threads meet only where they share rows: once in a step. Time
-goes in blocks, so that the gates' arguments `gi` stay in the caches between their product and their use.
+batch. Each projects what it will need itself. Threads that share rows meet after each step, others after each block of
+time; time goes in blocks, so that the gates' arguments `gi` stay in the caches between their product and their use.
 
 The state is kept twice in the blocked format, one to read and one to write, with zeros beyond H.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from .code import Code, Pointer, Record, Unit, Value
-from .cover import chunks, cover, share
+from .cover import Grid, cover, runs, share
 from .fields import FORWARD, PLACES_FORWARD, SIZES
+from .meeting import Crew
 from .tiles import gates_shapes
 
 __all__ = ["forward"]
 
 #: rows that one pass over the input's panels serves
-CHUNK = 96
+CHUNK = 48
 
 
 def forward(unit: Unit) -> None:
@@ -33,11 +32,11 @@ class _Forward:
         self.c, self.a, self.V = c, a, c.unit.lanes
         self.shapes = gates_shapes(c.unit)
         self.sums = c.room(max(3 * groups * rows for rows, groups in enumerate(self.shapes.groups, 1)))
-        self.met = c.variable(0)
         self.J = (a.H + (self.V - 1)) / self.V
-        self.row_parts = c.parts / a.unit_parts
-        self.n0, self.n1 = share(a.N, c.part / a.unit_parts, self.row_parts)
-        self.j0, self.j1 = share(self.J, c.part % a.unit_parts, a.unit_parts)
+        self.grid = Grid(c, a.N, self.J, c.parts, a.unit_parts)
+        self.crew = Crew(c, a.wait)
+        # threads that share rows meet after each step, others after each block of time
+        self.sharing = a.unit_parts > 1
 
     def write(self) -> None:
         c, a = self.c, self.a
@@ -48,28 +47,15 @@ class _Forward:
             s1 = (s0 + a.steps).min(a.last)
             low = c.select(a.reverse > 0, a.T - s1, s0)
             self.project(low, s1 - s0)
-            with c.loop(s0, s1) as s:
-                self.step(s, low, s1 - s0)
-            self.clear_padding(low, s1 - s0)
+            stride = c.select(self.sharing, c.integer(1), s1 - s0)
+            with c.loop(s0, s1, stride) as first, self.crew.shares() as part, c.loop(first, first + stride) as s:
+                self.step(part, s, low, s1 - s0)
             block.set(s1)
-        with c.when(a.last.equals(a.T)):
-            state = self.state(a.T).at(self.n0 * self.V)
-            c.call(
-                "from_blocked",
-                state,
-                a.N * self.V,
-                self.n1 - self.n0,
-                a.H,
-                a.h_n.at(self.n0 * a.H),
-                a.H,
-                self.j0,
-                self.j1,
-            )
-
-    def meet(self, condition: Value) -> None:
-        with self.c.when(condition):
-            self.met.set(self.met.get() + 1)
-            self.c.call("meet", self.c.sync, self.c.part, self.c.parts, self.met.get())
+        with c.when(a.last.equals(a.T)), self.crew.shares() as part:
+            n0, n1, j0, j1 = self.grid.of(part)
+            state, h_n = self.state(a.T).at(n0 * self.V), a.h_n.at(n0 * a.H)
+            c.call("from_blocked", state, a.N * self.V, n1 - n0, a.H, h_n, a.H, j0, j1)
+        self.crew.finish()
 
     def state(self, s: Value) -> Pointer:
         """What step s reads."""
@@ -83,108 +69,87 @@ class _Forward:
         """Pack the weights, and take up the first state."""
         c, a = self.c, self.a
         with c.when(a.pack > 0):
-            j0, j1 = share(self.J, c.part, c.parts)
-            c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
-            c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
-            c.call("pack_bias", a.has_bias, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
-        n, state = self.n0, self.state(c.integer(0)).at(self.n0 * self.V)
-        c.call("to_blocked", a.h0.at(n * a.H), a.H, self.n1 - n, a.H, state, a.N * self.V, self.j0, self.j1)
-        self.cut(c.integer(0))
-        self.meet(c.parts > 1)
+            with self.crew.shares() as part:
+                j0, j1 = share(self.J, part, c.parts)
+                c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
+                c.call("pack_bias", a.has_bias, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
+            with self.crew.shares() as part:
+                j0, j1 = share(self.J, part, c.parts)
+                c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
+        with self.crew.shares() as part:
+            n0, n1, j0, j1 = self.grid.of(part)
+            state = self.state(c.integer(0)).at(n0 * self.V)
+            c.call("to_blocked", a.h0.at(n0 * a.H), a.H, n1 - n0, a.H, state, a.N * self.V, j0, j1)
+            self.cut(part, c.integer(0))
 
-    def cut(self, s: Value) -> None:
+    def cut(self, part: Value, s: Value) -> None:
         """Zero the state that step s will read, in the rows that are reset before it."""
         c, a = self.c, self.a
-        with (
-            c.when(a.has_cut > 0),
-            c.when(s < a.T),
-            c.loop(self.n0, self.n1) as m,
-            c.when(c.bytes_at(a.cut).load(self.time(s) * a.N + m) > 0),
-        ):
-            c.call("zero_block_rows", self.state(s).at(m * self.V), a.N * self.V, 1, self.j0, self.j1)
+        with c.when(a.has_cut > 0), c.when(s < a.T):
+            n0, n1, j0, j1 = self.grid.of(part)
+            with c.loop(n0, n1) as m, c.when(c.bytes_at(a.cut).load(self.time(s) * a.N + m) > 0):
+                c.call("zero_block_rows", self.state(s).at(m * self.V), a.N * self.V, 1, j0, j1)
 
     def project(self, low: Value, steps: Value) -> None:
-        """gi = x @ W_ih.T + biases for this thread's rows and units; z's part is infinite where a row is padding."""
-        c, a, V = self.c, self.a, self.V
-        M = steps * a.N
-        clean = a.has_valid > 0
+        """gi = x @ W_ih.T + biases of a block of time; z's part is infinite where a row is padding."""
+        c, a = self.c, self.a
+        M, clean = steps * a.N, a.has_valid > 0
         source = c.select_pointer(clean, a.x_clean, a.x)
-        with c.when(clean):
-            m0, m1 = share(M, c.part, c.parts)
+        with c.when(clean), self.crew.shares() as part:
+            m0, m1 = share(M, part, c.parts)
             first = low * a.N + m0
             valid = c.bytes_at(a.valid).at(first)
             c.call("copy_valid", a.x.at(first * a.I), a.I, m1 - m0, a.I, valid, a.x_clean.at(first * a.I), a.I)
-            self.meet(c.parts > 1)
+        stride = c.select(self.sharing, (CHUNK / a.N.max(1)).max(1).min(steps), steps)
+        with c.loop(0, steps, stride) as first, self.crew.shares() as part:
+            self.project_share(part, source, low, first, (first + stride).min(steps), M)
 
-        def rows(first: Value, count: Value) -> None:
+    def project_share(self, part: Value, source: Pointer, low: Value, first: Value, last: Value, M: Value) -> None:
+        """The rows and units of a share in some steps of a block of M rows that begins at time `low`."""
+        c, a, V = self.c, self.a, self.V
+        n0, n1, j0, j1 = self.grid.of(part)
+        panels = a.I * (3 * V)
+
+        def rows(begin: Value, count: Value) -> None:
             def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
-                at = source.at((low * a.N + first + m) * a.I)
-                gi = a.gi.at((j * M + first + m) * (3 * V))  # the sums of one group are what gi is
-                begin, panels = a.start_gi.at(j * (3 * V)), a.I * (3 * V)
-                c.call_from("gates", index, at, a.I, V, a.I, a.panels_ih.at(j * panels), panels, begin, gi)
+                x, gi = source.at((low * a.N + begin + m) * a.I), a.gi.at((j * M + begin + m) * (3 * V))
+                start = a.start_gi.at(j * (3 * V))  # the sums of one group are what gi is
+                c.call_from("gates", index, x, a.I, V, a.I, a.panels_ih.at(j * panels), panels, start, gi)
 
-            cover(c, self.shapes, count, self.j0, self.j1, tile, limit=1)
+            cover(c, self.shapes, count, j0, j1, tile, limit=1)
             with (
                 c.when(a.has_valid > 0),
-                c.loop(first, first + count) as m,
+                c.loop(begin, begin + count) as m,
                 c.when(c.bytes_at(a.valid).load(low * a.N + m).equals(0)),
-                c.loop(self.j0, self.j1) as j,
+                c.loop(j0, j1) as j,
             ):
                 a.gi.put(c.constant(float("inf")), (j * M + m) * (3 * V) + V)
 
-        self.runs(steps, rows)
+        runs(c, a.N, n0, n1, first, last, CHUNK, rows)
 
-    def runs(self, steps: Value, body: Callable[[Value, Value], None]) -> None:
-        """body(row, rows) for all rows of a block of time that are this thread's."""
-        c, a = self.c, self.a
-        own = self.n1 - self.n0
-        whole = own.equals(a.N)
-        count, length = c.select(whole, c.integer(1), steps), c.select(whole, steps * a.N, own)
-        with c.loop(0, count) as run:
-            begin = run * a.N + self.n0
-            chunks(c, length, CHUNK, lambda m, rows: body(begin + m, rows))
-
-    def step(self, s: Value, low: Value, steps: Value) -> None:
-        """One step for this thread's rows and units."""
+    def step(self, part: Value, s: Value, low: Value, steps: Value) -> None:
+        """One step for the rows and units of a share."""
         c, a, V = self.c, self.a, self.V
-        t, M, between = self.time(s), steps * a.N, a.N * V
+        n0, n1, j0, j1 = self.grid.of(part)
+        t, M, between, panels = self.time(s), steps * a.N, a.N * V, a.H * (3 * V)
         h, h1 = self.state(s), self.state(s + 1)
 
         def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
-            n = self.n0 + m
-            block, panels = j * (3 * V), a.H * (3 * V)
-            c.call_from(
-                "gates",
-                index,
-                h.at(n * V),
-                V,
-                between,
-                a.H,
-                a.panels_hh.at(j * panels),
-                panels,
-                a.start_gh.at(block),
-                self.sums,
-            )
+            n = n0 + m
+            start, weights = a.start_gh.at(j * (3 * V)), a.panels_hh.at(j * panels)
+            c.call_from("gates", index, h.at(n * V), V, between, a.H, weights, panels, start, self.sums)
             row, place = t * a.N + n, j * between + n * V
             at = row * a.H + j * V
             gi = a.gi.at((j * M + (t - low) * a.N + n) * (3 * V))
             tape = (array.at(at) for array in (a.h_prev, a.r, a.z, a.n, a.u))
-            y = a.y.at(row * a.H + j * V)
             c.call(
                 "gates_forward", self.sums, take, groups, gi, 3 * V, M * (3 * V), h.at(place), h1.at(place), between,
-                a.H - j * V, a.what, y, a.H, *tape, a.H,
+                a.H - j * V, a.what, a.y.at(at), a.H, *tape, a.H,
             )  # fmt: skip
 
-        cover(c, self.shapes, self.n1 - self.n0, self.j0, self.j1, tile, backwards=s & 1)
-        self.cut(s + 1)
-        self.meet(a.unit_parts > 1)
-
-    def clear_padding(self, low: Value, steps: Value) -> None:
-        """y = 0 where a row is padding."""
-        c, a = self.c, self.a
-        first = (self.j0 * self.V).min(a.H)
-        columns = (self.j1 * self.V).min(a.H) - first
-        with c.when(a.has_valid > 0), c.loop(low, low + steps) as t:
-            m = t * a.N + self.n0
-            y, valid = a.y.at(m * a.H + first), c.bytes_at(a.valid).at(m)
-            c.call("copy_valid", y, a.H, self.n1 - self.n0, columns, valid, y, a.H)
+        cover(c, self.shapes, n1 - n0, j0, j1, tile, backwards=s & 1)
+        self.cut(part, s + 1)
+        with c.when(a.has_valid > 0):  # y = 0 where a row is padding
+            first, row = (j0 * V).min(a.H), t * a.N + n0
+            y, valid = a.y.at(row * a.H + first), c.bytes_at(a.valid).at(row)
+            c.call("copy_valid", y, a.H, n1 - n0, (j1 * V).min(a.H) - first, valid, y, a.H)

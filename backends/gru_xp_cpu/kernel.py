@@ -37,7 +37,7 @@ class Layout:
     def __init__(self, sizes: tuple[int, int, int, int], plan: Plan, alone: Any):
         self.alone = alone  # the kernel on one thread: alone(fields, 0, 1, 0)
         self.threads, self.segment, self.size = plan.threads, plan.segment, plan.size
-        self.head = Struct("7q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts)
+        self.head = Struct("8q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts, plan.wait)
         self._offsets, self._address, self._tail = plan.offsets, 0, b""
 
     def places(self, address: int) -> tuple[int, ...]:

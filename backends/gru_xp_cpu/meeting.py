@@ -1,60 +1,175 @@
-"""How threads wait for each other: inside a kernel at a barrier, between kernels asleep at a lock.
+"""How threads work on a kernel together: asleep at a lock between kernels, at a barrier inside.
 
 All of it stands in one record of integers, `SYNC`; what one thread writes and others read has a cache line to itself.
-At the barrier each thread writes how often it has come there, and reads that of the others: one line goes from core to
-core, where a common counter would go there and back. Who waits gives its core away after a while, for there may be more
-threads than cores.
-
 A worker sleeps in `PyThread_acquire_lock`, the lock of Python itself, which needs no global interpreter lock and
 exists on every system. So nothing spins when no kernel runs, and a worker wakes even while some thread is busy in
 Python.
+
+To wake takes longer than many a kernel, and very long where the other core is busy. So nobody waits for it: a kernel is
+a row of pieces of work, each dealt out in as many shares as there are threads, and the caller does all shares itself
+until it sees that the others are there. The shares do not depend on who does them, nor does the result. A worker that
+comes too late is not needed any more and goes back to sleep.
+
+At the barrier behind each piece every thread writes which piece it has done, and reads that of the others: one line
+goes from core to core, where a common counter would go there and back. Who waits gives its core away after a while, for
+there may be more threads than cores.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
 
 from .code import I32, I64, PTR, Code, Pointer, Unit, Value
 
-__all__ = ["LOCKS", "MOST", "PLACES", "SYNC", "meet", "serve_and_launch"]
+__all__ = ["LOCKS", "MOST", "PLACES", "SYNC", "Crew", "meet", "serve_and_launch"]
 
-#: places in the record; the locks of the workers follow LOCKS, the lines of all threads COME
-SYNC = {"kernel": 0, "fields": 1, "parts": 2, "give_way": 3, "acquire": 4, "release": 5}
-LOCKS, MOST, LINE = 8, 64, 8
-COME = LOCKS + MOST
-PLACES = COME + MOST * LINE
+#: places in the record: `joined` is the first piece that the workers take part in, 0 as long as that is open
+SYNC = {"kernel": 0, "fields": 1, "parts": 2, "give_way": 3, "acquire": 4, "release": 5, "joined": 8}
+#: the locks of the workers follow LOCKS, the lines of all threads LINES: the last piece done, and the worker's state
+LOCKS, MOST, LINE = 16, 64, 8
+LINES = LOCKS + MOST
+PLACES = LINES + MOST * LINE
+DONE, STATE = 0, 1
+#: a worker is asleep, called for a kernel, there, or called and then not needed, but not awake yet
+ASLEEP, CALLED, THERE, DISMISSED = range(4)
 
 #: turns of a waiting loop before the core is given away; one turn is a pause of 10 to 140 cycles
 PATIENCE = 60
-#: more times than any thread comes to a barrier
-DONE = 1 << 62
+#: after the last piece of any kernel
+NEVER = 1 << 62
+
+
+class Crew:
+    """The threads that work on a kernel, as the code of one of them sees it.
+
+    `wait` is not zero where a piece is so long that the caller should rather wait for the others than begin alone.
+    """
+
+    def __init__(self, c: Code, wait: Value):
+        self.c, self.wait = c, wait
+        self.sync = c.ints_at(c.sync)
+        self.piece = c.variable(0)
+        self.joined = c.variable(c.select(c.parts > 1, c.integer(NEVER), 0))
+        with c.when(c.part > 0):
+            _until(c, self.sync, lambda: _read(self.sync, SYNC["joined"]) > 0)
+            self.joined.set(_read(self.sync, SYNC["joined"]))
+
+    @contextmanager
+    def shares(self) -> Iterator[Value]:
+        """Write a piece of work: the body does one share, whose number it is given. All threads meet behind it."""
+        c = self.c
+        piece = self.piece.get() + 1
+        self.piece.set(piece)
+        with c.when(c.part.equals(0)), c.when(self.joined.get() > piece):
+            self._look(piece)
+        together = self.joined.get() <= piece
+        alone = c.select(c.part > 0, c.parts, 0)
+        with c.loop(c.select(together, c.part, alone), c.select(together, c.part + 1, c.parts)) as share:
+            yield share
+        with c.when(together & (c.parts > 1)):
+            c.call("meet", c.sync, c.part, c.parts, piece)
+
+    def _look(self, piece: Value) -> None:
+        """Whether the others are there: from this piece on they take part."""
+        c, there = self.c, self.c.variable(1)
+        with c.loop(1, c.parts) as other:
+            at = other * LINE + (LINES + STATE)
+            with c.when(self.wait > 0):
+                _until(c, self.sync, lambda: _read(self.sync, at).equals(THERE))
+            there.set(c.select(_read(self.sync, at).equals(THERE), there.get(), 0))
+        with c.when(there.get() > 0):
+            self.joined.set(piece)
+            _write(self.sync, SYNC["joined"], piece)
+
+    def finish(self) -> None:
+        """After the last piece: nobody needs to come any more."""
+        c = self.c
+        with c.when(c.part.equals(0)), c.when(self.joined.get() > self.piece.get()):
+            _write(self.sync, SYNC["joined"], c.integer(NEVER))
 
 
 def meet(unit: Unit) -> None:
-    """Emit `meet(sync, part, parts, times)`: wait until all have come as many times."""
-    with unit.function("meet", "@sync part parts times") as c:
+    """Emit `meet(sync, part, parts, piece)`: say that a piece is done and wait until all have done it."""
+    with unit.function("meet", "@sync part parts piece") as c:
         sync = c.ints_at(c.sync)
-        _come(c, sync, c.part, c.times)
+        _write(sync, c.part * LINE + (LINES + DONE), c.piece)
         with c.loop(0, c.parts) as other:
-            _wait(c, sync, other, c.times)
+            _until(c, sync, lambda: _read(sync, other * LINE + (LINES + DONE)) >= c.piece)
 
 
-def _come(c: Code, sync: Pointer, part: Value, times: Value) -> None:
-    place = c.b.ptrtoint(sync.at(part * LINE + COME).ir, I64)
-    place = c.b.inttoptr(place, I64.as_pointer())  # llvmlite wants to see what it points at
-    c.b.store_atomic(times.ir, place, "release", 8)
+def serve_and_launch(unit: Unit) -> None:
+    """Emit `serve(sync, part)`, a worker's life, and `launch(sync, kernel, fields, parts)`, which has them work."""
+
+    def run(c: Code, sync: Pointer, part: Value) -> None:
+        arguments = [c.b.inttoptr(sync.load(SYNC["fields"]).ir, PTR), part.ir, sync.load(SYNC["parts"]).ir, c.sync.ir]
+        _call(c, sync.load(SYNC["kernel"]), ir.VoidType(), arguments)
+
+    with unit.function("serve", "@sync part", public=True) as c:
+        sync, state = c.ints_at(c.sync), c.part * LINE + (LINES + STATE)
+        lock = c.b.inttoptr(sync.load(c.part + LOCKS).ir, PTR)
+        with c.loop_while(ASLEEP, lambda found: found >= ASLEEP) as found:
+            with c.when(found.get().equals(ASLEEP)):
+                _call(c, sync.load(SYNC["acquire"]), I32, [lock, I32(1)])
+            found.set(_change(sync, state, CALLED, THERE))
+            with c.when(found.get().equals(CALLED)):
+                run(c, sync, c.part)
+                _write(sync, state, c.integer(ASLEEP))
+                found.set(c.integer(ASLEEP))
+            with c.when(found.get().equals(DISMISSED)):  # unless it has been called again meanwhile
+                again = _change(sync, state, DISMISSED, ASLEEP).equals(CALLED)
+                found.set(c.select(again, c.integer(CALLED), ASLEEP))
+
+    with unit.function("launch", "@sync kernel fields parts", public=True) as c:
+        sync = c.ints_at(c.sync)
+        for name, value in (("kernel", c.kernel), ("fields", c.fields), ("parts", c.parts), ("joined", 0)):
+            sync.store(value, SYNC[name])
+        with c.loop(0, c.parts) as part:
+            sync.store(0, part * LINE + (LINES + DONE))
+        with c.loop(1, c.parts) as part:
+            state = part * LINE + (LINES + STATE)
+            # who was not needed last time has not woken up yet, and need not be woken again
+            with c.when(_change(sync, state, DISMISSED, CALLED) < DISMISSED):
+                _write(sync, state, c.integer(CALLED))
+                lock = c.b.inttoptr(sync.load(part + LOCKS).ir, PTR)
+                _call(c, sync.load(SYNC["release"]), ir.VoidType(), [lock])
+        run(c, sync, c.integer(0))
+        with c.loop(1, c.parts) as part:
+            state = part * LINE + (LINES + STATE)
+            with c.when(_change(sync, state, CALLED, DISMISSED) > CALLED):
+                _until(c, sync, lambda: _read(sync, state).equals(ASLEEP))
 
 
-def _wait(c: Code, sync: Pointer, part: Value, times: Value) -> None:
-    """Until that thread has come so many times."""
+# ---- memory that several threads look at ----------------------------------------------------------------------------
 
-    def short(turns: Value) -> Value:
-        count = c.b.load_atomic(sync.at(part * LINE + COME).ir, "acquire", 8, typ=I64)
-        return Value(c, c.b.icmp_signed("<", count, times.ir))
 
-    with c.loop_while(0, short) as turns:
+def _address(sync: Pointer, place: Any) -> Any:
+    c = sync.code
+    integer = c.b.ptrtoint(sync.at(place).ir, I64)
+    return c.b.inttoptr(integer, I64.as_pointer())  # llvmlite wants to see what it points at
+
+
+def _read(sync: Pointer, place: Any) -> Value:
+    return Value(sync.code, sync.code.b.load_atomic(_address(sync, place), "acquire", 8))
+
+
+def _write(sync: Pointer, place: Any, value: Value) -> None:
+    sync.code.b.store_atomic(value.ir, _address(sync, place), "release", 8)
+
+
+def _change(sync: Pointer, place: Any, old: int, new: int) -> Value:
+    """Put `new` where `old` stands; what was found there."""
+    b = sync.code.b
+    both = b.cmpxchg(_address(sync, place), I64(old), I64(new), "acq_rel", "acquire")
+    return Value(sync.code, b.extract_value(both, 0))
+
+
+def _until(c: Code, sync: Pointer, condition: Callable[[], Value]) -> None:
+    """Wait until something is so."""
+    with c.loop_while(0, lambda _: condition().equals(0)) as turns:
         turn = turns.get()
         turns.set(turn + 1)
         _pause(c)
@@ -74,35 +189,3 @@ def _call(c: Code, address: Value, returns: Any, arguments: list[Any]) -> Any:
     """Call a C function by its address."""
     kind = ir.FunctionType(returns, [a.type for a in arguments])
     return c.b.call(c.b.inttoptr(address.ir, kind.as_pointer()), arguments)
-
-
-def serve_and_launch(unit: Unit) -> None:
-    """Emit `serve(sync, part)`, a worker's life, and `launch(sync, kernel, fields, parts)`, which has them work."""
-
-    def run(c: Code, kernel: Value, fields: Value, part: Value, parts: Value) -> None:
-        pointer = c.b.inttoptr(fields.ir, PTR) if fields.ir.type != PTR else fields.ir
-        _call(c, kernel, ir.VoidType(), [pointer, part.ir, parts.ir, c.sync.ir])
-
-    with unit.function("serve", "@sync part", public=True) as c:
-        sync = c.ints_at(c.sync)
-        lock = c.b.inttoptr(sync.load(c.part + LOCKS).ir, PTR)
-        with c.loop_while(1, lambda kernel: kernel > 0) as kernel:
-            _call(c, sync.load(SYNC["acquire"]), I32, [lock, I32(1)])
-            kernel.set(sync.load(SYNC["kernel"]))
-            with c.when(kernel.get() > 0):
-                run(c, kernel.get(), sync.load(SYNC["fields"]), c.part, sync.load(SYNC["parts"]))
-                _come(c, sync, c.part, c.integer(DONE))
-
-    with unit.function("launch", "@sync kernel fields parts", public=True) as c:
-        sync = c.ints_at(c.sync)
-        with c.loop(0, c.parts) as part:
-            sync.store(0, part * LINE + COME)
-        sync.store(c.kernel, SYNC["kernel"])
-        sync.store(c.fields, SYNC["fields"])
-        sync.store(c.parts, SYNC["parts"])
-        with c.loop(1, c.parts) as part:
-            lock = c.b.inttoptr(sync.load(part + LOCKS).ir, PTR)
-            _call(c, sync.load(SYNC["release"]), ir.VoidType(), [lock])
-        run(c, c.kernel, c.fields, c.integer(0), c.parts)
-        with c.loop(1, c.parts) as part:
-            _wait(c, sync, part, c.integer(DONE))

@@ -13,7 +13,9 @@ __all__ = ["SMALL", "Plan", "plan"]
 #: multiply-adds below which a second thread costs more than it brings
 SMALL = 400_000
 #: multiply-adds with W_hh in one step below which its units are not shared: meeting costs 0.3 microseconds and more
-TOGETHER = {"forward": 40_000, "backward": 150_000}
+TOGETHER = {"forward": 12_000, "backward": 12_000}
+#: multiply-adds of a step from which the caller rather waits until the others are awake
+PATIENT = 4_000_000
 #: rows (steps times batch) of a block of time
 ROWS_FORWARD, ROWS_BACKWARD = 256, 1024
 #: multiply-adds of one call into native code, between two of which Python can see a Ctrl-C
@@ -30,6 +32,7 @@ class Plan(NamedTuple):
 
     threads: int
     unit_parts: int
+    wait: bool  # whether the caller waits for the other threads before it begins
     steps: int
     segment: int  # steps of one call into native code
     offsets: tuple[int, ...]
@@ -66,7 +69,7 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
     for part in parts:
         offsets.append(at)
         at += -(-part * size // 64) * 64 + 128
-    return Plan(threads, unit_parts, steps, segment, tuple(offsets), at)
+    return Plan(threads, unit_parts, unit_parts == 1 or per_step > PATIENT, steps, segment, tuple(offsets), at)
 
 
 def _share(N: int, H: int, J: int, size: int, threads: int, least: int) -> tuple[int, int]:
