@@ -19,6 +19,7 @@ PACKAGES = {
     "gru_xp_jax",
     "gru_xp_array_api_strict",
     "gru_xp_cpu",
+    "gru_xp_cuda",
     "gru_xp_conformance",
 }
 SMOKE = """
@@ -68,6 +69,7 @@ def test_wheel_holds_every_package_and_nothing_else(wheel: Path) -> None:
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} >= PACKAGES
     assert not any("tests/" in name or "benchmarks" in name for name in names)
+    assert "gru_xp_cuda/gates.cu" in names
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
 
 

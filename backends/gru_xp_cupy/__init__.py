@@ -1,4 +1,8 @@
-"""CuPy: the backend for arrays in CUDA memory."""
+"""CuPy: the backend for arrays in CUDA memory. The fused gates are in `gates.py`.
+
+CuPy computes on the current device and its current stream; `computing` makes the arrays' device the current one, and
+what is asked for outside of that does so itself.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from gru_xp.errors import BackendError
 
 __all__ = ["CupyBackend"]
 
-CPU = 1  # DLPack's number of the host's memory
+HOST = (1, 3)  # DLPack's numbers of the host's memory and of such that CUDA has pinned
 
 
 class CupyBackend(Backend):
@@ -46,8 +50,18 @@ class CupyBackend(Backend):
     def to_device(self, array: Any, device: Any) -> Any:
         if array.device == device:
             return array
+        with array.device:
+            here = cupy.cuda.get_current_stream()
+            array = cupy.ascontiguousarray(array)
+            ready = here.record()
         with device:
-            return cupy.array(array)
+            there = cupy.cuda.get_current_stream()
+            there.wait_event(ready)  # CuPy copies on this stream, and orders nothing between devices
+            moved = cupy.array(array)
+            copied = there.record()
+        with array.device:
+            here.wait_event(copied)  # before the memory of a compact copy is used again
+        return moved
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
         with array.device:
@@ -55,18 +69,24 @@ class CupyBackend(Backend):
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
         with device:
-            on_host = array.__dlpack_device__()[0] == CPU
-            return cupy.array(np.from_dlpack(array)) if on_host else self.to_device(cupy.from_dlpack(array), device)
+            if array.__dlpack_device__()[0] in HOST:
+                return cupy.array(np.from_dlpack(array))
+            return self.to_device(cupy.from_dlpack(array), device)  # waits, on the device, for the other's stream
 
     def from_host(self, values: Any, dtype: Any, device: Any) -> Any:
         with device:
             return cupy.asarray(values, dtype=dtype)
 
     def owned(self, array: Any) -> Any:
-        return cupy.array(array, order="C")
+        with array.device:  # a copy lies on the current device, wherever the array lies
+            return cupy.array(array, order="C")
 
     def handed_out(self, array: Any) -> Any:
-        return array.copy()
+        with array.device:
+            return array.copy()
 
     def computing(self, device: Any, *, recorded: bool) -> AbstractContextManager[Any]:
         return device
+
+    def modes(self) -> dict[str, str]:
+        return {"CUDA": str(cupy.cuda.runtime.runtimeGetVersion()), "driver": str(cupy.cuda.runtime.driverGetVersion())}

@@ -17,7 +17,7 @@ from gru_xp.backend import Backend
 from gru_xp.dispatch import selection
 
 from .convert import to_module
-from .modules import GRU, GRUCell
+from .modules import GRU, GRUCell, is_autocast_on
 
 __all__ = ["GRU", "GRUCell", "TorchBackend", "to_module"]
 
@@ -72,7 +72,10 @@ class TorchBackend(Backend):
         return torch.utils.dlpack.from_dlpack(array).to(device)
 
     def from_host(self, values: Any, dtype: Any, device: Any) -> Any:
-        return torch.tensor(values, dtype=dtype, device=device)
+        if device.type != "cuda" or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+            return torch.tensor(values, dtype=dtype, device=device)
+        # from pageable memory the copy would wait for all that the stream has still to do
+        return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
 
     def owned(self, array: Any) -> Any:
         with torch.inference_mode(False):  # what is kept has to serve calls outside of that mode too
@@ -82,7 +85,7 @@ class TorchBackend(Backend):
         return array.clone()
 
     def computing(self, device: Any, *, recorded: bool) -> AbstractContextManager[Any]:
-        if torch.is_autocast_enabled(device.type):  # everything is computed in the types that came
+        if is_autocast_on(device.type):  # everything is computed in the types that came
             return _without_autocast(device.type, recorded)
         return nullcontext() if recorded else torch.no_grad()
 

@@ -11,7 +11,12 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from gru_xp.functional import gru, gru_cell
 from gru_xp.params import CellParams, Params
 
-__all__ = ["GRU", "GRUCell"]
+__all__ = ["GRU", "GRUCell", "is_autocast_on"]
+
+
+def is_autocast_on(device_type: str) -> bool:
+    """Whether autocast is on for such devices; meta tensors, which have no values, know none."""
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)
 
 
 class GRU(torch.nn.RNNBase):
@@ -108,7 +113,7 @@ class GRU(torch.nn.RNNBase):
         """x (T, N, I) or (T, I)."""
         params = self.params
         self._assert_input(x, hx, params)
-        if torch.is_autocast_enabled(x.device.type):  # then what comes may be narrower than the parameters
+        if is_autocast_on(x.device.type):  # then what comes may be narrower than the parameters
             hx = None if hx is None else hx.to(x.dtype)
             params = tuple(
                 tuple(CellParams(*(None if a is None else a.to(x.dtype) for a in w)) for w in layer) for layer in params
@@ -123,7 +128,7 @@ class GRU(torch.nn.RNNBase):
     def _assert_input(self, x: Any, hx: Any, params: Params) -> None:
         """Errors of the kinds and in the words of torch.nn.GRU."""
         weight = params[0][0].W_ih
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != weight.dtype and not is_autocast_on(x.device.type):
             raise ValueError(
                 f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
                 f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
@@ -187,7 +192,7 @@ class GRUCell(torch.nn.RNNCellBase):
         """x (N, I), hx (N, H) or None for zero -> h' (N, H); without a batch (I,), (H,) -> (H,)."""
         x, weights = input, (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         self._assert_input(x, hx)
-        if torch.is_autocast_enabled(x.device.type):
+        if is_autocast_on(x.device.type):
             hx = None if hx is None else hx.to(x.dtype)
             weights = tuple(None if a is None else a.to(x.dtype) for a in weights)  # type: ignore[assignment]
         return gru_cell(x, hx, CellParams(*weights))

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from gru_xp.backend import Backend
 from gru_xp.dispatch import available, entries, load
 from gru_xp.errors import GRUError
-from gru_xp.kernels import kernels_of
+from gru_xp.kernels import Call, kernels_of
+from gru_xp.params import GRUSpec
 
 from .cases import Case, all_cases
 from .environment import describe, variables
@@ -134,7 +136,10 @@ def chosen(names: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def targets(names: Sequence[str] = ()) -> tuple[tuple[Target, ...], tuple[Missing, ...]]:
-    """The rows: each backend (`name` or `name:device`) on each kind of device, plain and with each of its kernels."""
+    """The rows: each backend (`name` or `name:device`) on each kind of device, plain and with each of its kernels.
+
+    A kernel that declines even the most ordinary call, because it is for another device, say, is missing there.
+    """
     rows: list[Target] = []
     missing: list[Missing] = []
     for text in names or sorted(entries(), key=lambda name: (name not in available(), name)):
@@ -146,8 +151,26 @@ def targets(names: Sequence[str] = ()) -> tuple[tuple[Target, ...], tuple[Missin
             missing.append(Missing(text, str(error)))
             continue
         for each in devices:
-            rows += [Target(name, each, kernel) for kernel in ("plain", *(k.name for k in kernels_of(name)))]
+            rows.append(Target(name, each))
+            for kernel in kernels_of(name):
+                reason = kernel.refuses(ordinary_call(backend, backend.device(each)))
+                if reason is None:
+                    rows.append(Target(name, each, kernel.name))
+                else:
+                    missing.append(Missing(f"{name}:{each} {kernel.name}", reason))
     return tuple(dict.fromkeys(rows)), tuple(missing)
+
+
+def ordinary_call(backend: Backend, device: Any) -> Call:
+    """What every kernel for such a device should take."""
+    nothing = {"lengths": False, "resets": False, "dropout": False, "recording": False}
+    return Call("inference", backend, device, main_dtype(backend), 5, 3, 9, 7, 1, 1, GRUSpec(), bias=True, **nothing)
+
+
+def main_dtype(backend: Backend) -> str:
+    """The dtype of the cases that run in one alone."""
+    names = backend.float_names()
+    return "float32" if "float32" in names else names[0]
 
 
 def one_of_each_kind(devices: Iterable[str]) -> tuple[str, ...]:
@@ -190,8 +213,7 @@ def plan(rows: Iterable[Target], quick: bool, cases: Sequence[Case] | None = Non
     steps = []
     for target in rows:
         backend = load(target.name)
-        names = backend.float_names()
-        main = "float32" if "float32" in names else names[0]
+        names, main = backend.float_names(), main_dtype(backend)
         for case in all_cases() if cases is None else cases:
             if case.is_for(target) and (case.quick or not quick):
                 costly = compiles(backend) and case.group in ONE_DTYPE_OF_COMPILERS

@@ -1,0 +1,47 @@
+"""The fused CUDA gates for CuPy's arrays: on the arrays' device, on CuPy's current stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+
+from gru_xp_cuda import CudaGates, Launch
+
+__all__ = ["CupyArrays", "kernel"]
+
+
+class CupyArrays:
+    """What the kernels need of CuPy. The device is the current one: `CupyBackend.computing` sees to that.
+
+    CuPy's own way of compiling, `RawModule`, flushes subnormal numbers to zero; so the kernels are compiled without it.
+    """
+
+    place = "cuda"
+
+    def unavailable(self) -> str | None:
+        if cupy.cuda.runtime.is_hip:
+            return "works on NVIDIA's GPUs, and this CuPy is built for AMD's"
+        from gru_xp_cuda.driver import unavailable
+
+        return unavailable()
+
+    def dtype_name(self, array: Any) -> str:
+        return str(array.dtype)
+
+    def compact(self, array: Any) -> Any:
+        return cupy.ascontiguousarray(array)
+
+    def empty(self, shape: tuple[int, ...], like: Any) -> Any:
+        return cupy.empty(shape, like.dtype)
+
+    def address(self, array: Any) -> int:
+        return int(array.data.ptr)
+
+    def launch(self, launch: Launch, like: Any) -> None:
+        from gru_xp_cuda.driver import device
+
+        device(like.data.device_id).launch(launch, cupy.cuda.get_current_stream().ptr)
+
+
+kernel = CudaGates(CupyArrays())
