@@ -209,9 +209,12 @@ def test_reasons() -> None:
     call = ordinary_call(backend, "cpu")
     if cuda_on_host.MISSING is None:
         assert kernel.refuses(call) is None
-    assert kernel.refuses(call._replace(spec=gru_xp.GRUSpec(reset_after=False))).startswith(
-        "has only cuDNN's equations"
-    )
+    for spec, reason in (
+        (gru_xp.GRUSpec(reset_after=False), "with reset_after=False the gates have a product in their middle"),
+        (gru_xp.GRUSpec(gate_activation="hard_sigmoid"), "has only sigmoid and tanh, and no clip"),
+        (gru_xp.GRUSpec(clip=3.0), "has only sigmoid and tanh, and no clip"),
+    ):
+        assert kernel.refuses(call._replace(spec=spec)) == reason
     assert kernel.refuses(call._replace(recording=True)) == "the arrays are recorded or traced"
     assert "not for float8" in kernel.refuses(call._replace(dtype="float8"))
     kernel.arrays.unavailable = lambda: "no compiler"

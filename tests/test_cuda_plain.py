@@ -19,6 +19,12 @@ import gru_xp_torch
 from gru_xp import dispatch
 
 N, I, H, L, D = 4, 3, 5, 2, 2
+CUDNN = gru_xp.GRUSpec()
+SPECS = (
+    CUDNN,
+    gru_xp.GRUSpec(reset_after=False, padding="hold"),
+    gru_xp.GRUSpec(gate_activation="hard_sigmoid", candidate_activation="relu", clip=3.0),
+)
 
 #: what waits for the device, whatever it is given
 WAITING = ("_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "bincount")
@@ -40,7 +46,9 @@ class Operations(TorchDispatchMode):
         return out
 
 
-def operations(function: str, T: int, dtype: torch.dtype, *, reset_after: bool = True, save: str = "all") -> Operations:
+def operations(
+    function: str, T: int, dtype: torch.dtype, spec: gru_xp.GRUSpec = CUDNN, *, save: str = "all"
+) -> Operations:
     """Two layers in two directions with lengths, resets and dropout, forward and backward."""
     place: Any = {"device": "meta", "dtype": dtype}
     grad = function == "autograd"
@@ -55,7 +63,7 @@ def operations(function: str, T: int, dtype: torch.dtype, *, reset_after: bool =
         "lengths": torch.empty(N, dtype=torch.int64, device="meta"),
         "resets": torch.empty(T, N, dtype=torch.bool, device="meta"),
         "dropout_masks": torch.empty(L - 1, T, N, D * H, **place),
-        "spec": gru_xp.GRUSpec(reset_after),
+        "spec": spec,
     }
     with Operations() as seen:
         if function == "inference":
@@ -72,13 +80,13 @@ def operations(function: str, T: int, dtype: torch.dtype, *, reset_after: bool =
 CALLS = [("inference", "all"), ("forward", "all"), ("forward", "states"), ("autograd", "all")]
 
 
-@pytest.mark.parametrize("reset_after", [True, False])
+@pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("function", "save"), CALLS)
 def test_nothing_waits_for_the_device_and_nothing_is_made_on_the_host(
-    function: str, save: str, dtype: torch.dtype, reset_after: bool
+    function: str, save: str, dtype: torch.dtype, spec: gru_xp.GRUSpec
 ) -> None:
-    seen = operations(function, 6, dtype, reset_after=reset_after, save=save)
+    seen = operations(function, 6, dtype, spec, save=save)
     assert seen.devices == {"meta"}
     assert not set(WAITING) & set(seen.count)
     assert seen.count["mm"] > 6

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from gru_xp.params import GRUSpec
-
 from .source import LANES, THREADS, kernel_name
 
 if TYPE_CHECKING:
@@ -76,8 +74,10 @@ class CudaGates:
             return f"works in CUDA memory, not on {device}"
         if call.dtype not in DTYPES:
             return f"computes for {', '.join(DTYPES)}, not for {call.dtype}"
-        if call.spec != GRUSpec():
-            return f"has only cuDNN's equations, not {call.spec}"
+        if not call.spec.reset_after:
+            return "with reset_after=False the gates have a product in their middle"
+        if not call.spec.standard_gates:
+            return "has only sigmoid and tanh, and no clip"
         if call.recording:
             return "the arrays are recorded or traced"
         return self.arrays.unavailable()
