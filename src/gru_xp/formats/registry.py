@@ -29,6 +29,7 @@ class Format:
     name: str  # "keras"
     title: str  # "Keras 3 (.keras, .weights.h5, a live layer)"
     suffixes: tuple[str, ...] = ()
+    runtime: str = ""  # the library that `run` computes with: "onnxruntime"
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether a file is one of these, by its name and its first bytes."""
@@ -53,7 +54,8 @@ class Format:
     def run(self, path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tuple[Any, Any] | None:
         """y (T, N, D*H), h_n (L*D, N, H) of one GRU of a file, computed by the format's own runtime; None if missing.
 
-        x (T, N, I), h0 (L*D, N, H) or None, lengths (N,) or None, as NumPy arrays.
+        x (T, N, I), h0 (L*D, N, H) or None, lengths (N,) or None, as NumPy arrays. What the runtime cannot run, such as
+        lengths, is a `BackendError` that says so.
         """
         return None
 

@@ -1,0 +1,122 @@
+"""The door: ONNX files as a `Format`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from gru_xp.errors import ConversionError, FileFormatError
+from gru_xp.formats.files import write_whole
+from gru_xp.formats.onnx.constants import MOVES, Graph, Source, library
+from gru_xp.formats.onnx.export import model_of
+from gru_xp.formats.onnx.nodes import GRUNode, name_of, read_node
+from gru_xp.formats.onnx.runtime import run_stack
+from gru_xp.formats.onnx.stacks import Stack, as_stored, joined
+from gru_xp.formats.registry import Format
+from gru_xp.formats.stored import Contents, Refusal, Report, StoredGRU
+
+__all__ = ["OnnxFormat", "onnx"]
+
+MOST_NODES = 1000  # GRU nodes in one file
+LARGEST = 2**31  # bytes of a protobuf message
+
+
+class OnnxFormat(Format):
+    """Every GRU node of a model, its layers joined where they are layers of one GRU."""
+
+    name = "onnx"
+    title = "ONNX (.onnx)"
+    suffixes = (".onnx",)
+    runtime = "onnxruntime"
+
+    def read(self, path: Path) -> Contents:
+        stacks, refused, others = _stacks(path)
+        ignored = tuple(f"{name} x {count}" if count > 1 else name for name, count in sorted(others.items()))
+        return Contents(tuple(gru for gru, _ in stacks), tuple(refused), ignored)
+
+    def write(self, gru: StoredGRU, path: Path) -> Report:
+        model, report = model_of(gru)
+        data = model.SerializeToString()
+        if len(data) >= LARGEST:
+            raise ConversionError(f"{path}: {len(data)} bytes, but an ONNX file holds at most {LARGEST}")
+        write_whole(path, data)
+        return report
+
+    def run(self, path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tuple[Any, Any] | None:
+        """By onnxruntime, node by node as they stand in the file."""
+        for stored, stack in _stacks(path)[0]:
+            if stored.name == gru.name:
+                return run_stack(stack, x, h0, lengths)
+        raise FileFormatError(f"{path}: expected a GRU called {gru.name!r}; the file has changed")
+
+
+onnx = OnnxFormat()
+
+
+def _stacks(path: Path) -> tuple[list[tuple[StoredGRU, Stack]], list[Refusal], Counter[str]]:
+    """All GRUs of a file, those that cannot be had, and what else is in it."""
+    size = path.stat().st_size
+    if size >= LARGEST:
+        raise FileFormatError(f"{path}: {size} bytes, but an ONNX file holds at most {LARGEST}")
+    message = library().ModelProto()
+    from google.protobuf.message import DecodeError
+
+    try:
+        message.ParseFromString(path.read_bytes())
+        return _read(message, Source(path, _opset(message, path), size))
+    except (UnicodeDecodeError, DecodeError) as error:
+        raise FileFormatError(f"{path}: expected an ONNX model, but it is damaged or something else: {error}") from None
+
+
+def _read(message: Any, source: Source) -> tuple[list[tuple[StoredGRU, Stack]], list[Refusal], Counter[str]]:
+    stacks: list[Stack] = []
+    refused: list[Refusal] = []
+    others: Counter[str] = Counter()
+    waiting = [("", Graph(message.graph, source))]
+    count = 0
+    while waiting:
+        inside, graph = waiting.pop(0)
+        found: list[GRUNode] = []
+        for node in graph.proto.node:
+            if node.op_type != "GRU" or node.domain not in ("", "ai.onnx"):
+                if node.op_type not in MOVES and node.op_type != "Constant":
+                    others[str(node.op_type)] += 1
+                continue
+            count += 1
+            if count > MOST_NODES:
+                raise FileFormatError(f"{source.path}: expected at most {MOST_NODES} GRU nodes")
+            name = inside + name_of(node, count)
+            try:
+                found.append(read_node(node, graph, name, count))
+            except ConversionError as error:
+                refused.append(Refusal(name, str(error)))
+        stacks += joined(found)
+        waiting += [(f"{inside}{node.name or node.op_type}.", body) for node, body in graph.subgraphs()]
+    for function in message.functions:
+        for index, node in enumerate(function.node):
+            if node.op_type == "GRU" and isinstance(node.name, str):
+                reason = f"stands in the function {function.name!r}; inline it with onnx.inliner.inline_local_functions"
+                refused.append(Refusal(name_of(node, index), reason))
+    return _named([(as_stored(stack), stack) for stack in stacks]), refused, others
+
+
+def _named(stacks: list[tuple[StoredGRU, Stack]]) -> list[tuple[StoredGRU, Stack]]:
+    """With names that differ: a second `gru` becomes `gru_2`."""
+    taken: set[str] = set()
+    renamed = []
+    for gru, stack in stacks:
+        name, number = gru.name, 1
+        while name in taken:
+            number += 1
+            name = f"{gru.name}_{number}"
+        taken.add(name)
+        renamed.append((gru.renamed(name), stack))
+    return renamed
+
+
+def _opset(message: Any, path: Path) -> int:
+    versions = [each.version for each in message.opset_import if each.domain in ("", "ai.onnx")]
+    if not message.HasField("graph") or not versions:
+        raise FileFormatError(f"{path}: expected an ONNX model with a graph and its opset, but it has none")
+    return int(versions[0])
