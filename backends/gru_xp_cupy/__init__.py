@@ -88,5 +88,8 @@ class CupyBackend(Backend):
     def computing(self, device: Any, *, recorded: bool) -> AbstractContextManager[Any]:
         return device
 
+    def wait(self, array: Any) -> None:
+        array.device.synchronize()
+
     def modes(self) -> dict[str, str]:
         return {"CUDA": str(cupy.cuda.runtime.runtimeGetVersion()), "driver": str(cupy.cuda.runtime.driverGetVersion())}

@@ -124,6 +124,9 @@ class JaxBackend(Backend):
             "platform": jax.devices()[0].client.platform_version.partition("\n")[0],
         }
 
+    def wait(self, array: Any) -> None:
+        array.block_until_ready()
+
     def full_precision(self) -> AbstractContextManager[Any]:
         return jax.default_matmul_precision("highest")
 

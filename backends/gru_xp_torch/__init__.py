@@ -89,6 +89,12 @@ class TorchBackend(Backend):
             return _without_autocast(device.type, recorded)
         return nullcontext() if recorded else torch.no_grad()
 
+    def wait(self, array: Any) -> None:
+        if array.device.type == "cuda":
+            torch.cuda.synchronize(array.device)
+        elif array.device.type == "mps":
+            torch.mps.synchronize()
+
     def modes(self) -> dict[str, str]:
         found = {
             "threads": str(torch.get_num_threads()),

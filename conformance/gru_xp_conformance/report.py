@@ -20,7 +20,7 @@ from .cases import GROUPS, all_cases
 from .judge import Target
 from .matrix import FAILED, NOT_RUN, PASSED, Outcome, Result
 
-__all__ = ["BEGIN", "END", "as_text", "html", "markdown", "print_matrix", "put_table", "table_differs"]
+__all__ = ["BEGIN", "END", "as_text", "html", "markdown", "print_matrix", "put_between", "put_table", "table_differs"]
 
 BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
 KINDS = ("y", "h_n", "x", "h_prev", "r", "z", "u", "n", "dx", "dh0", "dW_ih", "dW_hh", "db_ih", "db_hh")
@@ -146,13 +146,23 @@ def table_differs(path: Path, result: Result) -> bool:
 
 
 def _with_table(path: Path, result: Result) -> str:
-    text = path.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
+    return _between(path, "support", markdown(result))
+
+
+def put_between(path: Path, mark: str, text: str) -> None:
+    """Write into a file what stands between the markers of that name."""
+    path.write_text(_between(path, mark, text), encoding="utf-8")
+
+
+def _between(path: Path, mark: str, text: str) -> str:
+    """The file's text with another one between the markers."""
+    whole, begin, end = path.read_text(encoding="utf-8"), f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+    if begin not in whole or end not in whole:
         raise ValueError(
-            f"{path}: expected the markers {BEGIN} and {END}, found none; put them where the table should stand"
+            f"{path}: expected the markers {begin} and {end}, found none; put them where the table should stand"
         )
-    between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    return between.sub(lambda _: f"{BEGIN}\n{markdown(result)}\n{END}", text, count=1)
+    between = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
+    return between.sub(lambda _: f"{begin}\n{text}\n{end}", whole, count=1)
 
 
 # ---- one page --------------------------------------------------------------------------------------------------------

@@ -212,6 +212,9 @@ class Backend:
         """The context to compute in; where `recorded` is False, nothing is kept for automatic differentiation."""
         return _ANYWHERE
 
+    def wait(self, array: Any) -> None:
+        """Return when the array has been computed, where the library computes behind the caller's back."""
+
     def full_precision(self) -> AbstractContextManager[Any]:
         """A context in which products keep all bits of their type: no TF32, no bfloat16 for float32."""
         return _ANYWHERE

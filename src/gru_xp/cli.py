@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -275,19 +276,31 @@ def warmup() -> None:
             console.print(f"{name}: {kernel.warmup()}", highlight=False, soft_wrap=True)
 
 
-@app.command(
-    add_help_option=False,  # all arguments go on, --help too
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def conformance(context: typer.Context) -> None:
-    """Judge backends, devices and kernels against the reference; see `gru-xp conformance --help`."""
+def _passed_on(module: str, name: str, context: typer.Context) -> None:
+    """A command of the conformance suite, with all arguments."""
     with _errors():
         try:
-            from gru_xp_conformance.app import app as judge
-
-            judge(context.args, prog_name="gru-xp conformance")
+            import_module(f"gru_xp_conformance.{module}").app(context.args, prog_name=f"gru-xp {name}")
         except ModuleNotFoundError as error:
             raise GRUError(
                 f"the conformance suite needs {error.name}, which is missing; "
                 f"install it: python -m pip install 'gru-xp[test]'"
             ) from None
+
+
+PASSED_ON: dict[str, Any] = {
+    "add_help_option": False,  # all arguments go on, --help too
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+}
+
+
+@app.command(**PASSED_ON)
+def conformance(context: typer.Context) -> None:
+    """Judge backends, devices and kernels against the reference; see `gru-xp conformance --help`."""
+    _passed_on("app", "conformance", context)
+
+
+@app.command(**PASSED_ON)
+def bench(context: typer.Context) -> None:
+    """Time backends and kernels at sizes of your own; see `gru-xp bench --help`."""
+    _passed_on("bench", "bench", context)
