@@ -33,9 +33,9 @@ extern "C" void launch(void (*kernel)(), unsigned grid_x, unsigned grid_y, unsig
                     // addresses and sizes are passed alike, so that a kernel can be called with integers alone
                     if (count == 6)
                         ((void (*)(Size, Size, Size, Size, Size, Size))kernel)(a[0], a[1], a[2], a[3], a[4], a[5]);
-                    else if (count == 7)
-                        ((void (*)(Size, Size, Size, Size, Size, Size, Size))kernel)(a[0], a[1], a[2], a[3], a[4], a[5],
-                                                                                     a[6]);
+                    else if (count == 10)
+                        ((void (*)(Size, Size, Size, Size, Size, Size, Size, Size, Size, Size))kernel)(
+                            a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]);
                     else if (count == 11)
                         ((void (*)(Size, Size, Size, Size, Size, Size, Size, Size, Size, Size, Size))kernel)(
                             a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]);

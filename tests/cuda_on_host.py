@@ -60,12 +60,12 @@ def activated(name: str, a: Any) -> Any:
     return out
 
 
-def run(launch: Launch) -> None:
+def run(launch: Launch, arguments: tuple[int, ...]) -> None:
     """A launch, on the host's memory."""
     kernels = library(launch.dtype)
-    arguments = (ctypes.c_longlong * len(launch.arguments))(*launch.arguments)
     size = map(ctypes.c_uint, (*launch.grid, *launch.block))
-    kernels.launch(ctypes.cast(kernels[launch.kernel], ctypes.c_void_p), *size, arguments, len(launch.arguments))
+    block = (ctypes.c_longlong * len(arguments))(*arguments)
+    kernels.launch(ctypes.cast(kernels[launch.kernel], ctypes.c_void_p), *size, block, len(arguments))
 
 
 class HostArrays:
@@ -94,9 +94,9 @@ class HostArrays:
     def address(self, array: Any) -> int:
         return int(array.ctypes.data)
 
-    def launch(self, launch: Launch, like: Any) -> None:
+    def launch(self, launch: Launch, arguments: tuple[int, ...], like: Any) -> None:
         self.launches.append(launch)
-        run(launch)
+        run(launch, arguments)
 
 
 def host_gates() -> CudaGates:

@@ -126,12 +126,14 @@ def test_wide_loads_and_any_grid_give_the_same_bits_and_write_nothing_else(
 
     for grid, block in (((1, 1), (THREADS, 1)), ((3, 5), (2, 4)), ((1, 2), (1, THREADS))):
         monkeypatch.setattr(gates, "geometry", lambda rows, columns, size=(grid, block): size)
+        gates.launch_for.cache_clear()
         guarded = Guarded()
         kernel = CudaGates(guarded)
         got = kernel.forward(*given), kernel.backward(p["dh1"], p["h"], *kernel.forward(*given)[1:])
         for one, other in zip((*got[0], *got[1]), (*first[0], *first[1]), strict=True):
             np.testing.assert_array_equal(one, other)
         guarded.assert_margins_untouched()
+    gates.launch_for.cache_clear()
 
 
 class Guarded(HostArrays):
@@ -186,8 +188,8 @@ class TorchOnHost(TorchArrays):
     def unavailable(self) -> str | None:
         return None
 
-    def launch(self, launch: Launch, like: Any) -> None:
-        run(launch)
+    def launch(self, launch: Launch, arguments: tuple[int, ...], like: Any) -> None:
+        run(launch, arguments)
 
 
 @on_host
@@ -274,9 +276,9 @@ class Driver:
 
     def cuLaunchKernel(self, function: str, *rest: Any) -> Any:
         *size, shared, stream, places, extra = rest
-        arguments = [
-            ctypes.c_int64.from_address(place).value for place in (ctypes.c_void_p * 6).from_address(places) if place
-        ]
+        arguments = tuple(
+            ctypes.c_int64.from_address(place or 0).value for place in (ctypes.c_void_p * 6).from_address(places)
+        )
         self.calls.append(("launch", function, tuple(size), shared, stream, arguments, extra))
         return (self.launch_status,)
 
@@ -299,22 +301,23 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
     return made
 
 
-LAUNCH = Launch("float32", "inference_float32", (2, 3), (32, 4), (1 << 40, 2, 3, 4, 5, 6))
+LAUNCH = Launch("float32", "inference_float32", (2, 3), (32, 4))
+ARGUMENTS = (1 << 40, 2, 3, 4, 5, 6)
 
 
 def test_a_launch_goes_into_the_devices_own_context_and_the_given_stream(fake: Any) -> None:
     device, calls, compiled = fake()
-    device.launch(LAUNCH, 77)
-    device.launch(LAUNCH, 0)
+    device.launch(LAUNCH, ARGUMENTS, 77)
+    device.launch(LAUNCH, ARGUMENTS, 0)
     launched = ("launch", "inference_float32", (2, 3, 1, 32, 4, 1), 0)
     assert calls.calls == [
         ("push", "context of device 1"),
         ("load", b"\x7fELF"),
         ("get", b"inference_float32"),
-        (*launched, 77, [1 << 40, 2, 3, 4, 5, 6], 0),
+        (*launched, 77, ARGUMENTS, 0),
         ("pop",),
         ("push", "context of device 1"),
-        (*launched, 0, [1 << 40, 2, 3, 4, 5, 6], 0),
+        (*launched, 0, ARGUMENTS, 0),
         ("pop",),
     ]
     assert compiled == [(source("float32"), "sm_90")]
@@ -323,7 +326,7 @@ def test_a_launch_goes_into_the_devices_own_context_and_the_given_stream(fake: A
 def test_a_failing_launch_is_an_error_and_leaves_the_context_as_it_was(fake: Any) -> None:
     device, calls, _ = fake(launch_status=1)
     with pytest.raises(RuntimeError, match="CUDA: CUDA_ERROR_TEST"):
-        device.launch(LAUNCH, 0)
+        device.launch(LAUNCH, ARGUMENTS, 0)
     assert calls.calls[-1] == ("pop",)
 
 
@@ -333,8 +336,8 @@ class Launched:
     def __init__(self, index: int):
         self.index = index
 
-    def launch(self, launch: Launch, stream: int) -> None:
-        LAUNCHED.append((self.index, launch, stream))
+    def launch(self, launch: Launch, arguments: tuple[int, ...], stream: int) -> None:
+        LAUNCHED.append((self.index, launch, arguments, stream))
 
 
 LAUNCHED: list[Any] = []
@@ -346,8 +349,8 @@ def test_pytorchs_launches_go_to_the_tensors_device_and_its_current_stream(monke
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=streams[device]))
     LAUNCHED.clear()
     for index in (1, 0):
-        TorchArrays().launch(LAUNCH, SimpleNamespace(device=torch.device("cuda", index)))
-    assert LAUNCHED == [(1, LAUNCH, 6), (0, LAUNCH, 5)]
+        TorchArrays().launch(LAUNCH, ARGUMENTS, SimpleNamespace(device=torch.device("cuda", index)))
+    assert LAUNCHED == [(1, LAUNCH, ARGUMENTS, 6), (0, LAUNCH, ARGUMENTS, 5)]
 
 
 def test_cupys_launches_go_to_the_arrays_device_and_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,8 +360,8 @@ def test_cupys_launches_go_to_the_arrays_device_and_the_current_stream(monkeypat
     monkeypatch.setattr(driver, "device", Launched)
     monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: SimpleNamespace(ptr=7))
     LAUNCHED.clear()
-    CupyArrays().launch(LAUNCH, SimpleNamespace(data=SimpleNamespace(device_id=2)))
-    assert LAUNCHED == [(2, LAUNCH, 7)]
+    CupyArrays().launch(LAUNCH, ARGUMENTS, SimpleNamespace(data=SimpleNamespace(device_id=2)))
+    assert LAUNCHED == [(2, LAUNCH, ARGUMENTS, 7)]
 
 
 def test_tensors_that_are_lazily_negated_or_strided_are_made_compact() -> None:

@@ -13,7 +13,9 @@ from .source import OPTIONS, source
 __all__ = ["Device", "compiled", "device", "unavailable"]
 
 HOW_TO_GET = "python -m pip install 'gru-xp[cuda]'"
+MOST_ARGUMENTS = 16
 _lock = threading.Lock()
+_here = threading.local()
 
 
 @cache
@@ -86,7 +88,7 @@ class Device:
         self._modules: dict[str, Any] = {}  # by dtype
         self._functions: dict[str, Any] = {}
 
-    def launch(self, launch: Launch, stream: int) -> None:
+    def launch(self, launch: Launch, arguments: tuple[int, ...], stream: int) -> None:
         """Put a launch into a stream of this device. The context is made current for it, whatever the thread had."""
         driver = self._driver
         _checked(driver.cuCtxPushCurrent(self._context))
@@ -94,12 +96,10 @@ class Device:
             function = self._functions.get(launch.kernel)
             if function is None:
                 function = self._function(launch)
-            count = len(launch.arguments)
-            values = (ctypes.c_int64 * count)(*launch.arguments)
-            first = ctypes.addressof(values)
-            places = (ctypes.c_void_p * count)(*range(first, first + 8 * count, 8))
-            size = (*launch.grid, 1, *launch.block, 1)
-            _checked(driver.cuLaunchKernel(function, *size, 0, stream, ctypes.addressof(places), 0))
+            values, places = _argument_block()
+            values[: len(arguments)] = arguments
+            (grid_x, grid_y), (block_x, block_y) = launch.grid, launch.block
+            _checked(driver.cuLaunchKernel(function, grid_x, grid_y, 1, block_x, block_y, 1, 0, stream, places, 0))
         finally:
             _checked(driver.cuCtxPopCurrent())
 
@@ -119,6 +119,18 @@ class Device:
         architecture = architecture_for(self.capability, list(_checked(nvrtc.nvrtcGetSupportedArchs())))
         image, _ = compiled(source(dtype), architecture)
         return _checked(self._driver.cuModuleLoadData(image))
+
+
+def _argument_block() -> tuple[Any, int]:
+    """Room for this thread's arguments, and the address of their addresses; the driver copies while it launches."""
+    try:
+        return _here.block
+    except AttributeError:
+        values = (ctypes.c_int64 * MOST_ARGUMENTS)()
+        first = ctypes.addressof(values)
+        _here.places = (ctypes.c_void_p * MOST_ARGUMENTS)(*range(first, first + 8 * MOST_ARGUMENTS, 8))
+        _here.block = values, ctypes.addressof(_here.places)
+        return _here.block
 
 
 @cache

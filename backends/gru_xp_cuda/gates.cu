@@ -117,31 +117,31 @@ template <typename T, int V> __device__ __forceinline__ void store(T* to, const 
 
 // ---- the step -----------------------------------------------------------------------------------------------------
 
-// gates (4, rows, H): r, z, n, u; not touched without SAVE
+// r, z, n and u are not touched without SAVE
 template <typename T, int V, bool SAVE>
 __device__ __forceinline__ void forward(const T* __restrict__ gi, const T* __restrict__ gh, const T* __restrict__ h,
-                                        T* __restrict__ h1, T* __restrict__ gates, Size rows, Size H) {
+                                        T* __restrict__ h1, T* __restrict__ r, T* __restrict__ z, T* __restrict__ n,
+                                        T* __restrict__ u, Size rows, Size H) {
     FOR_ALL(row, column) {
         const Size at = row * H + column, wide = row * 3 * H + column;
         const Pack<T, V> i_r = load<T, V>(gi + wide), i_z = load<T, V>(gi + wide + H),
                          i_n = load<T, V>(gi + wide + 2 * H), h_r = load<T, V>(gh + wide),
-                         h_z = load<T, V>(gh + wide + H), u = load<T, V>(gh + wide + 2 * H), old = load<T, V>(h + at);
-        Pack<T, V> r, z, n, out;
+                         h_z = load<T, V>(gh + wide + H), u_ = load<T, V>(gh + wide + 2 * H), old = load<T, V>(h + at);
+        Pack<T, V> r_, z_, n_, out;
 #pragma unroll
         for (int k = 0; k < V; ++k) {
-            r.at[k] = sigmoid(i_r.at[k] + h_r.at[k]);
-            z.at[k] = sigmoid(i_z.at[k] + h_z.at[k]);
-            n.at[k] = hyperbolic_tangent(multiply_add(r.at[k], u.at[k], i_n.at[k]));
+            r_.at[k] = sigmoid(i_r.at[k] + h_r.at[k]);
+            z_.at[k] = sigmoid(i_z.at[k] + h_z.at[k]);
+            n_.at[k] = hyperbolic_tangent(multiply_add(r_.at[k], u_.at[k], i_n.at[k]));
             // at z = 1 this is h exactly: padding stands still
-            out.at[k] = multiply_add(z.at[k], old.at[k], (T(1) - z.at[k]) * n.at[k]);
+            out.at[k] = multiply_add(z_.at[k], old.at[k], (T(1) - z_.at[k]) * n_.at[k]);
         }
         store<T, V>(h1 + at, out);
         if (SAVE) {
-            const Size plane = rows * H;
-            store<T, V>(gates + at, r);
-            store<T, V>(gates + plane + at, z);
-            store<T, V>(gates + 2 * plane + at, n);
-            store<T, V>(gates + 3 * plane + at, u);
+            store<T, V>(r + at, r_);
+            store<T, V>(z + at, z_);
+            store<T, V>(n + at, n_);
+            store<T, V>(u + at, u_);
         }
     }
 }
@@ -180,12 +180,13 @@ __device__ __forceinline__ void backward(const T* __restrict__ dh1, const T* __r
     extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                         \
         inference_##NAME(const T* __restrict__ gi, const T* __restrict__ gh, const T* __restrict__ h,                \
                          T* __restrict__ h1, Size rows, Size H) {                                                    \
-        forward<T, V, false>(gi, gh, h, h1, nullptr, rows, H);                                                       \
+        forward<T, V, false>(gi, gh, h, h1, nullptr, nullptr, nullptr, nullptr, rows, H);                            \
     }                                                                                                                \
     extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                         \
         forward_##NAME(const T* __restrict__ gi, const T* __restrict__ gh, const T* __restrict__ h,                  \
-                       T* __restrict__ h1, T* __restrict__ gates, Size rows, Size H) {                               \
-        forward<T, V, true>(gi, gh, h, h1, gates, rows, H);                                                          \
+                       T* __restrict__ h1, T* __restrict__ r, T* __restrict__ z, T* __restrict__ n,                  \
+                       T* __restrict__ u, Size rows, Size H) {                                                       \
+        forward<T, V, true>(gi, gh, h, h1, r, z, n, u, rows, H);                                                     \
     }                                                                                                                \
     extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                         \
         backward_##NAME(const T* __restrict__ dh1, const T* __restrict__ h, const T* __restrict__ r,                 \

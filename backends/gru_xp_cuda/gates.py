@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -19,13 +20,12 @@ MOST_ROWS_OF_BLOCKS = 65535  # of a grid, in y
 
 
 class Launch(NamedTuple):
-    """One launch: all arguments are 64 bits, addresses first."""
+    """Which kernel, on what grid. Its arguments are all of 64 bits: addresses, then the sizes rows and H."""
 
     dtype: str
     kernel: str
     grid: tuple[int, int]
     block: tuple[int, int]
-    arguments: tuple[int, ...]
 
 
 class Arrays(Protocol):
@@ -50,7 +50,7 @@ class Arrays(Protocol):
 
     def address(self, array: Any) -> int: ...
 
-    def launch(self, launch: Launch, like: Any) -> None:
+    def launch(self, launch: Launch, arguments: tuple[int, ...], like: Any) -> None:
         """Launch on the device of `like` and there on the library's current stream; does not wait."""
         ...
 
@@ -85,38 +85,45 @@ class CudaGates:
     def inference(self, gi: Any, gh: Any, h: Any, /) -> Any:
         """(..., 3H), (..., 3H), (..., H) -> h' (..., H)."""
         h1 = self.arrays.empty(h.shape, h)
-        self._launch("inference", h.shape, (gi, gh, h), (h1,))
+        self._run("inference", h.shape, (gi, gh, h), (h1,))
         return h1
 
     def forward(self, gi: Any, gh: Any, h: Any, /) -> tuple[Any, ...]:
-        """(..., 3H), (..., 3H), (..., H) -> h', r, z, n, u, each (..., H); the last four share one allocation."""
-        h1, gates = self.arrays.empty(h.shape, h), self.arrays.empty((4, *h.shape), h)
-        self._launch("forward", h.shape, (gi, gh, h), (h1, gates))
-        r, z, n, u = gates
-        return h1, r, z, n, u
+        """(..., 3H), (..., 3H), (..., H) -> h', r, z, n, u, each (..., H)."""
+        shape, empty = h.shape, self.arrays.empty
+        made = empty(shape, h), empty(shape, h), empty(shape, h), empty(shape, h), empty(shape, h)
+        self._run("forward", shape, (gi, gh, h), made)
+        return made
 
     def backward(self, dh1: Any, h: Any, r: Any, z: Any, n: Any, u: Any, /) -> tuple[Any, ...]:
         """Six times (..., H) -> dgi, dgh (..., 3H), and the part of dh that does not go through W_hh (..., H)."""
-        wide = (*h.shape[:-1], 3 * h.shape[-1])
-        out = self.arrays.empty(wide, h), self.arrays.empty(wide, h), self.arrays.empty(h.shape, h)
-        self._launch("backward", h.shape, (dh1, h, r, z, n, u), out)
-        return out
+        shape, empty = h.shape, self.arrays.empty
+        wide = (*shape[:-1], 3 * shape[-1])
+        made = empty(wide, h), empty(wide, h), empty(shape, h)
+        self._run("backward", shape, (dh1, h, r, z, n, u), made)
+        return made
 
-    def _launch(self, function: str, shape: Sequence[int], given: tuple[Any, ...], made: tuple[Any, ...]) -> None:
+    def _run(self, function: str, shape: Sequence[int], given: tuple[Any, ...], made: tuple[Any, ...]) -> None:
+        """Arrays in the order of the kernel's arguments. This is all Python there is in a step, so it is kept short."""
+        arrays, like = self.arrays, made[0]
         *leading, H = shape
         rows = prod(leading)
         if rows * H == 0:
             return
-        arrays, like = self.arrays, made[0]
         given = tuple(map(arrays.compact, given))  # held until after the launch, which the stream's order then protects
         addresses = tuple(map(arrays.address, (*given, *made)))
-        dtype = arrays.dtype_name(like)
-        lanes = LANES[dtype]
-        if H % lanes or any(address % ALIGNED for address in addresses):
-            lanes = 1
-        grid, block = geometry(rows, H // lanes)
-        launch = Launch(dtype, kernel_name(function, dtype, lanes), grid, block, (*addresses, rows, H))
-        arrays.launch(launch, like)
+        bits = 0
+        for address in addresses:
+            bits |= address
+        launch = launch_for(function, arrays.dtype_name(like), rows, H, bits % ALIGNED == 0)
+        arrays.launch(launch, (*addresses, rows, H), like)
+
+
+@lru_cache(maxsize=1024)
+def launch_for(function: str, dtype: str, rows: int, H: int, aligned: bool) -> Launch:
+    """What to launch for so many rows of H units in compact arrays, all of them `aligned` to the widest load or not."""
+    lanes = LANES[dtype] if aligned and H % LANES[dtype] == 0 else 1
+    return Launch(dtype, kernel_name(function, dtype, lanes), *geometry(rows, H // lanes))
 
 
 def geometry(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:

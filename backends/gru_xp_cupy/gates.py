@@ -38,10 +38,10 @@ class CupyArrays:
     def address(self, array: Any) -> int:
         return int(array.data.ptr)
 
-    def launch(self, launch: Launch, like: Any) -> None:
+    def launch(self, launch: Launch, arguments: tuple[int, ...], like: Any) -> None:
         from gru_xp_cuda.driver import device
 
-        device(like.data.device_id).launch(launch, cupy.cuda.get_current_stream().ptr)
+        device(like.data.device_id).launch(launch, arguments, cupy.cuda.get_current_stream().ptr)
 
 
 kernel = CudaGates(CupyArrays())

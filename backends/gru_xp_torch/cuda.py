@@ -29,18 +29,18 @@ class TorchArrays:
         return NAMES[array.dtype]
 
     def compact(self, array: Any) -> Any:
-        return array.resolve_neg().contiguous()
+        return (array.resolve_neg() if array.is_neg() else array).contiguous()
 
     def empty(self, shape: tuple[int, ...], like: Any) -> Any:
-        return like.new_empty(shape)
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
 
     def address(self, array: Any) -> int:
-        return int(array.data_ptr())
+        return array.data_ptr()
 
-    def launch(self, launch: Launch, like: Any) -> None:
+    def launch(self, launch: Launch, arguments: tuple[int, ...], like: Any) -> None:
         from gru_xp_cuda.driver import device
 
-        device(like.device.index).launch(launch, torch.cuda.current_stream(like.device).cuda_stream)
+        device(like.device.index).launch(launch, arguments, torch.cuda.current_stream(like.device).cuda_stream)
 
 
 kernel = CudaGates(TorchArrays())
