@@ -15,8 +15,9 @@ from gru_xp.params import LayerTape, Tape
 from gru_xp.stack import Stack
 
 from .autodiff import DifferentiableLayer
+from .trees import to_equinox, to_linen, to_nnx
 
-__all__ = ["JaxBackend"]
+__all__ = ["JaxBackend", "to_equinox", "to_linen", "to_nnx"]
 
 jax.tree_util.register_dataclass(
     LayerTape,

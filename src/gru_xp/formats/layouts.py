@@ -63,7 +63,11 @@ def unfolded(W_ih: Any, W_hh: Any, b: Any, b_n: Any) -> CellParams:
     return CellParams(W_ih, W_hh, b, np.concatenate([np.zeros(len(b) - len(b_n), b.dtype), b_n]))
 
 
-FOLDED = "b_ih + b_hh of the gates r and z"
+FOLDED_ALL = Note(
+    "folded",
+    "b_ih + b_hh of all gates",
+    "added together, because one bias stands there for both; outputs agree to rounding, training differs",
+)
 UNFOLDED = "b_hh of the gates r and z is zero: what was read has one bias where a model here has two"
 
 
@@ -73,7 +77,7 @@ def note_of_folding(lossless: bool) -> Note:
         return Note("exact", "the weights", "b_hh of the gates r and z is zero or absent, so nothing was added up")
     return Note(
         "folded",
-        FOLDED,
+        "b_ih + b_hh of the gates r and z",
         "added together, because one bias stands there for both; outputs agree to rounding, training differs: one bias "
         "moves half as fast as two, and weight decay sees other numbers",
     )

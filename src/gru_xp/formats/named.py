@@ -8,6 +8,7 @@ The last part of a name says what an array is, and all that stands before it whe
     MLX        layers.0.Wx, Wh, b, bhn
     linen      params.GRUCell_0.ir.kernel, ir.bias, iz, in, hr, hz, hn
     NNX        cell.dense_i.kernel, dense_i.bias, dense_h.kernel
+    Arraymancer  W3s0, W3sN, U3s, bW3s, bU3s
 
 Parts are joined by "." or "/". What else is there is listed as ignored; LSTMs and incomplete sets are refused with the
 reason.
@@ -23,9 +24,10 @@ import numpy as np
 
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
+from gru_xp.formats.arraymancer import ArraymancerParams, from_arraymancer
 from gru_xp.formats.layouts import UNFOLDED, kind_of, unfolded
 from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU
-from gru_xp.params import CellParams, Params
+from gru_xp.params import CellParams, Params, map_params
 
 __all__ = ["FLOATS", "Tensor", "grus_in", "pytorch_names"]
 
@@ -209,15 +211,16 @@ NNX = ("dense_i", "dense_h")
 
 
 def _own_nnx(group: Group) -> list[str]:
-    return [leaf for leaf in group if leaf.startswith(NNX)]
+    return list(group) if any(leaf.startswith(NNX) for leaf in group) else []
 
 
 def _build_nnx(group: Group) -> Built:
     found = {re.sub(r"[./]", " ", leaf): tensor for leaf, tensor in group.items()}
     _assert_complete(found, ("dense_i kernel", "dense_h kernel"))
     _assert_gru(found["dense_h kernel"], turned=True)
-    if "dense_h bias" in found:
-        raise ConversionError("another cell than Flax NNX's GRUCell, whose dense_h has no bias")
+    more = found.keys() - {"dense_i kernel", "dense_i bias", "dense_h kernel"}
+    if more:
+        raise ConversionError(f"another cell than Flax NNX's GRUCell as of 0.12, which has no {_some(more)}")
     W_ih, W_hh = (np.ascontiguousarray(found[f"{side} kernel"].read().T) for side in NNX)
     bias = found["dense_i bias"].read() if "dense_i bias" in found else None
     b_n = None if bias is None else np.zeros(W_hh.shape[1], bias.dtype)
@@ -225,7 +228,19 @@ def _build_nnx(group: Group) -> Built:
     return _one_cell(unfolded(W_ih, W_hh, bias, b_n)), _one_dtype(group.values()), note
 
 
+def _own_arraymancer(group: Group) -> list[str]:
+    return [leaf for leaf in group if leaf in ArraymancerParams._fields] if "U3s" in group else []
+
+
+def _build_arraymancer(group: Group) -> Built:
+    fields = ArraymancerParams._fields
+    _assert_complete(group, [field for field in fields if field != "W3sN"])
+    params = from_arraymancer(*(group[field].read() if field in group else None for field in fields))
+    return map_params(np.ascontiguousarray, params), _one_dtype(group.values()), EXACT
+
+
 LAYOUTS = (
+    _Layout(_own_arraymancer, _build_arraymancer),
     _Layout(_own_stack, _build_stack),
     _Layout(_own_cell, _build_cell),
     _folded_layout("weight_ih", "weight_hh", "bias", "bias_n"),

@@ -42,7 +42,7 @@ class PyTorchFormat(Format):
 
     def write(self, gru: StoredGRU, path: Path) -> Report:
         torch, state_dict = _torch()
-        assert_spec(gru, "PyTorch's GRU")
+        notes = assert_spec(gru, "PyTorch's GRU")
         buffer = io.BytesIO()
         torch.save(state_dict(gru), buffer)
         write_whole(path, buffer.getvalue())
@@ -51,7 +51,7 @@ class PyTorchFormat(Format):
             for name, value in (("batch_first", gru.batch_first), ("dropout", gru.dropout))
             if value
         ]
-        return Report((Note("exact", "the weights"), *lost))
+        return Report((Note("exact", "the weights"), *notes, *lost))
 
     def adopts(self, thing: Any) -> bool:
         if isinstance(thing, Mapping):

@@ -7,6 +7,7 @@ objects, or both; whatever it cannot do it leaves out.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import cache
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias
 
 from gru_xp.dispatch import place_for, selection
 from gru_xp.errors import ConversionError, FileFormatError, StructureError
-from gru_xp.formats.stored import Contents, Refusal, Report, StoredGRU, as_model, as_stored
+from gru_xp.formats.stored import Contents, Refusal, Report, StoredGRU, as_model, as_stored, stacked
 from gru_xp.module import GRU
 
 __all__ = ["Format", "contents", "convert_file", "format_of", "formats", "from_framework", "load", "pick", "save"]
@@ -97,10 +98,15 @@ def contents(path: PathType, format: str | None = None) -> Contents:  # noqa: A0
 
 
 def pick(found: Contents, name: str | None, origin: str) -> StoredGRU:
-    """The one GRU, or the one named: by its whole name, or by a part of it that fits no other."""
+    """The one GRU, or the one named: by its whole name, or by a part of it that fits no other.
+
+    "a+b" is a stack of two, "b" on top of "a"; a part of a stack that the file makes is a name too.
+    """
     names = ", ".join(repr(gru.name) for gru in found.grus) or "none"
     refused = "".join(f"; refused: {_told(refusal)}" for refusal in found.refused)
     chosen = [gru for gru in found.grus if name is None or gru.name == name]
+    if not chosen and name is not None:
+        chosen = _parts(found, name, origin)
     if not chosen and name is not None:
         chosen = [gru for gru in found.grus if f".{name}." in f".{gru.name}.".replace("/", ".")]
     if len(chosen) == 1:
@@ -112,6 +118,18 @@ def pick(found: Contents, name: str | None, origin: str) -> StoredGRU:
         asked = "a GRU" if name is None else f"a GRU called {name!r}"
         raise FileFormatError(f"{origin}: expected {asked}, found: {names}{refused}")
     raise StructureError(f"{origin}: expected name= to say which, because it holds several GRUs: {names}{refused}")
+
+
+def _parts(found: Contents, name: str, origin: str) -> list[StoredGRU]:
+    """What "a+b" means where those are names, and "b" where "a+b" is one."""
+    for gru in found.grus:
+        names = gru.name.split("+")
+        if name in names and len(names) == len(gru.params) > 1:
+            place = names.index(name)
+            return [replace(gru, name=name, params=gru.params[place : place + 1], dropout=0.0)]
+    if "+" not in name:
+        return []
+    return [stacked([pick(found, part, origin) for part in name.split("+")])]
 
 
 def _told(refusal: Refusal) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
@@ -11,11 +12,22 @@ from gru_xp.backend import Backend
 from gru_xp.checks import sizes_of
 from gru_xp.dispatch import Place, convert
 from gru_xp.dispatch import load as load_backend
-from gru_xp.errors import BackendError, ConversionError
+from gru_xp.errors import BackendError, ConversionError, GRUError
 from gru_xp.module import GRU
 from gru_xp.params import GRUSpec, Params, map_params
 
-__all__ = ["Contents", "Note", "Refusal", "Report", "StoredGRU", "as_model", "as_stored", "assert_spec"]
+__all__ = [
+    "Contents",
+    "Note",
+    "Refusal",
+    "Report",
+    "StoredGRU",
+    "as_model",
+    "as_stored",
+    "assert_spec",
+    "stacked",
+    "two_directions",
+]
 
 Fate: TypeAlias = Literal["exact", "folded", "changed", "ignored"]
 
@@ -116,12 +128,55 @@ def as_stored(model: GRU) -> StoredGRU:
     return StoredGRU(params, model.spec, "", model.dtype, model.batch_first, model.dropout)
 
 
-def assert_spec(gru: StoredGRU, whose: str, *knows: str) -> None:
-    """The equations are cuDNN's but for the fields of `GRUSpec` that are named; `whose` GRU lacks the others."""
+def stacked(grus: Sequence[StoredGRU], dropout: float = 0.0) -> StoredGRU:
+    """Several as one stack, the first at the bottom, named "a+b"; what does not fit on one another is an error."""
+    first = grus[0]
+    for gru in grus[1:]:
+        for name in ("spec", "dtype", "batch_first"):
+            if getattr(gru, name) != getattr(first, name):
+                raise ConversionError(
+                    f"{gru.name} on top of {first.name}: expected {name} = {getattr(first, name)!r}, "
+                    f"got {getattr(gru, name)!r}"
+                )
+    if len(grus) > 1 and (first.spec.reverse or any(gru.h0 is not None for gru in grus)):
+        raise ConversionError(f"{first.name}: a stack has no reversed direction and no first states of its own")
+    params = tuple(layer for gru in grus for layer in gru.params)
+    try:
+        sizes_of(params)
+    except GRUError as error:
+        raise ConversionError(f"{'+'.join(gru.name for gru in grus)}: {error}") from None
+    notes = tuple(dict.fromkeys(note for gru in grus for note in gru.report.notes))
+    name = "+".join(gru.name for gru in grus)
+    return replace(first, params=params, name=name, dropout=dropout, report=Report(notes))
+
+
+def two_directions(forward: StoredGRU, backward: StoredGRU, name: str) -> StoredGRU:
+    """Two of one layer as the two directions of it."""
+    if forward.spec != backward.spec or forward.dtype != backward.dtype:
+        raise ConversionError(f"{name}: expected the same equations and dtypes in both directions")
+    params = tuple((*a, *b) for a, b in zip(forward.params, backward.params, strict=True))
+    try:
+        sizes_of(params)
+    except GRUError as error:
+        raise ConversionError(f"{name}: {error}") from None
+    notes = tuple(dict.fromkeys(forward.report.notes + backward.report.notes))
+    return replace(forward, params=params, name=name, report=Report(notes))
+
+
+def assert_spec(gru: StoredGRU, whose: str, *knows: str) -> tuple[Note, ...]:
+    """The equations are cuDNN's but for the fields of `GRUSpec` that are named; `whose` GRU lacks the others.
+
+    What y holds in the padding is no part of the equations: where `whose` GRU differs there, it is a note.
+    """
+    notes = []
     for field in fields(GRUSpec):
         value = getattr(gru.spec, field.name)
-        if field.name not in knows and value != field.default:
-            raise ConversionError(f"{field.name}={value!r}: {whose} knows {field.default!r} only")
+        if not field.init or field.name in knows or value == field.default:
+            continue
+        if field.name != "padding":
+            raise ConversionError(f"{field.name}={value!s}: {whose} knows {field.default!s} only")
+        notes.append(Note("changed", "padding='hold'", f"{whose} does not put the last state into the padding of y"))
+    return tuple(notes)
 
 
 def to_host(array: Any, backend: Backend) -> np.ndarray:

@@ -9,49 +9,60 @@ import numpy as np
 
 from gru_xp.formats.named import Tensor
 
-__all__ = ["arrays_of", "library_of", "tensor_of"]
+__all__ = ["DEEPEST", "arrays_of", "class_of", "is_module", "library_of", "nodes_of", "tensor_of"]
 
 DEEPEST = 200
+ROOTS = ("torch", "jax", "jaxlib", "mlx", "numpy", "keras", "flax", "equinox")
 
 
 def arrays_of(tree: Any) -> dict[str, Any]:
-    """Whatever has a shape and a dtype in mappings, lists, tuples and records, by the path to it.
+    """Whatever has a shape and a dtype in mappings, lists, tuples and modules, by the path to it.
 
     >>> import numpy as np
     >>> arrays_of({"a": [np.zeros(3)], "lr": 0.1})
     {'a.0': array([0., 0., 0.])}
     """
-    return dict(_walk(tree, "", ()))
+    return {path: node for path, node in nodes_of(tree) if _is_array(node)}
 
 
-def _walk(tree: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-    if is_array(tree):
-        yield path, tree
-    elif len(above) < DEEPEST and id(tree) not in above:
-        for key, child in _children(tree):
-            yield from _walk(child, f"{path}.{key}" if path else str(key), (*above, id(tree)))
+def nodes_of(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Every node and the path to it."""
+    return _walk(tree, "", ())
 
 
-def _children(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return tree.items()
-    if isinstance(tree, list | tuple):
-        return enumerate(tree)
-    fields = getattr(type(tree), "__dataclass_fields__", {})
-    return [(name, getattr(tree, name)) for name in fields if hasattr(tree, name)]
+def _walk(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    yield path, node
+    if not _is_array(node) and len(above) < DEEPEST and id(node) not in above:
+        for key, child in _children(node):
+            yield from _walk(child, f"{path}.{key}" if path else str(key), (*above, id(node)))
 
 
-def is_array(thing: Any) -> bool:
-    return hasattr(thing, "shape") and hasattr(thing, "dtype") and not isinstance(thing, type)
+def _children(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return node.items()
+    if isinstance(node, list | tuple):
+        return enumerate(node)
+    return [(name, child) for name, child in vars(node).items() if name[0] != "_"] if is_module(node) else ()
 
 
-def library_of(thing: Any) -> str:
-    """The root module of an array's type or of the first base of it that is not the user's: "torch", "jax"."""
-    roots = [cls.__module__.partition(".")[0] for cls in type(thing).__mro__]
+def is_module(node: Any) -> bool:
+    """Whether it is one of the frameworks' objects that hold arrays as attributes or entries, not an array itself."""
+    return library_of(node) in ("flax", "equinox", "mlx") and hasattr(node, "__dict__") and not _is_array(node)
+
+
+def _is_array(node: Any) -> bool:
+    return hasattr(node, "shape") and hasattr(node, "dtype") and not isinstance(node, type)
+
+
+def class_of(node: Any) -> str:
+    """The class by its whole name."""
+    return f"{type(node).__module__}.{type(node).__qualname__}"
+
+
+def library_of(node: Any) -> str:
+    """The framework that a type or the first base of it belongs to: "torch", "jax"; else its root module."""
+    roots = [cls.__module__.partition(".")[0] for cls in type(node).__mro__]
     return next((root for root in roots if root in ROOTS), roots[0])
-
-
-ROOTS = ("torch", "jax", "jaxlib", "mlx", "numpy", "keras", "flax", "equinox")
 
 
 def tensor_of(array: Any) -> Tensor:
@@ -63,11 +74,15 @@ def tensor_of(array: Any) -> Tensor:
 def _values(array: Any, dtype: str) -> np.ndarray:
     """In host memory, native and contiguous, a copy; bfloat16 as float32."""
     library = library_of(array)
+    if library == "flax":  # a variable around an array
+        array = array.get_value()
     if library == "torch":
         array = array.detach().cpu()
         array = (array.float() if dtype == "bfloat16" else array).numpy()
-    if library == "mlx" and dtype == "bfloat16":
-        array = array.astype(__import__("mlx.core").core.float32)
+    elif library == "mlx" and dtype == "bfloat16":
+        import mlx.core
+
+        array = array.astype(mlx.core.float32)
     values = np.array(array)
     wanted = np.dtype("float32") if dtype == "bfloat16" else values.dtype.newbyteorder("=")
     return np.array(values, wanted, order="C", copy=True)

@@ -1,0 +1,183 @@
+"""The GRUs in Keras's files.
+
+A .keras file is a zip of a description in JSON and of an HDF5 file, which has the arrays of each layer under a path
+that follows from the description. A .weights.h5 file is the latter alone, which does not tell a GRU's activations.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from gru_xp.checks import sizes_of
+from gru_xp.errors import ConversionError, FileFormatError, GRUError
+from gru_xp.formats.hdf5 import datasets
+from gru_xp.formats.layouts import from_keras
+from gru_xp.formats.named import FLOATS, Tensor
+from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU
+from gru_xp.params import GRUSpec
+
+from .layer import OTHER, RECURRENT, gru_of, kind_of, read_all
+from .stacks import links_of, stacks_of
+
+__all__ = ["Walk", "from_zip"]
+
+MOST_JSON = 1 << 24  # bytes
+
+
+def from_zip(data: bytes) -> tuple[Any, dict[str, Tensor]]:
+    """The description and the arrays. Sizes are looked at before anything is unpacked, and nothing touches the disk."""
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    entries = {info.filename: info for info in archive.infolist()}
+
+    def unpacked(name: str, most: int) -> bytes:
+        info = entries.get(name)
+        if info is None:
+            sharded = (
+                "; its weights are in several files, load it with Keras" if "model.weights.json" in entries else ""
+            )
+            raise FileFormatError(f"a zip without {name}{sharded}")
+        if info.file_size > most:
+            raise FileFormatError(f"{name}: expected at most {most} bytes, it says {info.file_size}")
+        with archive.open(info) as file:
+            return file.read(most)
+
+    config = json.loads(unpacked("config.json", min(MOST_JSON, 50 * len(data))))
+    return config, datasets(unpacked("model.weights.h5", 8 * len(data)))
+
+
+class Walk:
+    """The GRUs of a file: those that the description tells of, and those that only the arrays show."""
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        self.groups: dict[str, dict[str, Tensor]] = {}
+        self.names = list(tensors)
+        for path, tensor in tensors.items():
+            place, _, leaf = path.rpartition("/")
+            self.groups.setdefault(place, {})[leaf] = tensor
+        self.used: set[str] = set()
+        self.refused: list[Refusal] = []
+
+    def contents(self, config: Any) -> Contents:
+        grus = list(self.below(config, "", "")) if config is not None else []
+        grus += self.rest()
+        used = {f"{place}/{leaf}" for place in self.used for leaf in self.groups.get(place, ())}
+        ignored = tuple(name for name in self.names if name not in used)
+        return Contents(tuple(grus), tuple(self.refused), ignored)
+
+    def below(self, entry: Any, path: str, name: str, depth: int = 0) -> Iterator[StoredGRU]:
+        """In the layers of a described model."""
+        config = entry.get("config") if isinstance(entry, Mapping) else None
+        layers = config.get("layers") if isinstance(config, Mapping) else None
+        if not isinstance(layers, list) or depth > 20:
+            return
+        counts: dict[str, int] = {}
+        found: dict[str, StoredGRU] = {}
+        for layer in layers:
+            kind = str(layer["class_name"])
+            stem = snake_case(kind)
+            count = counts[stem] = counts.get(stem, -1) + 1
+            own = f"{path}layers/{stem}{f'_{count}' if count else ''}"
+            label = str(layer["config"].get("name", stem))
+            whole = f"{name}.{label}" if name else label
+            gru = self.layer(layer, own, whole)
+            if gru is not None:
+                found[label] = gru
+            elif kind not in RECURRENT:
+                yield from self.below(layer, f"{own}/", whole, depth + 1)
+        yield from stacks_of(found, links_of(entry), layers)
+
+    def layer(self, entry: Any, path: str, name: str) -> StoredGRU | None:
+        kind = kind_of(entry)
+        if kind in OTHER:
+            self.used |= {place for place in self.groups if place.startswith(f"{path}/")}
+            self.refused.append(Refusal(name, f"a layer of the class {kind}"))
+        if kind not in RECURRENT:
+            return None
+
+        def arrays(where: tuple[str | int, ...]) -> Sequence[Tensor]:
+            stem = snake_case("GRUCell")
+            steps = [step if isinstance(step, str) else f"{stem}_{step}" if step else stem for step in where]
+            place = "/".join([path, *steps, "vars"])
+            self.used.add(place)
+            group = self.groups.get(place, {})
+            return [group[key] for key in sorted(group)]
+
+        try:
+            gru = gru_of(kind, entry["config"], arrays)
+        except FileFormatError:
+            raise
+        except GRUError as error:
+            self.refused.append(Refusal(name, str(error)))
+            return None
+        return gru.renamed(name) if gru is not None else None
+
+    def rest(self) -> Iterator[StoredGRU]:
+        """GRUs that no description tells of, by the shapes of their arrays."""
+        found = {}
+        for place, group in self.groups.items():
+            path = place.removesuffix("/vars").removesuffix("/cell")
+            if place in self.used or not place.endswith("vars") or not {"0", "1"} <= group.keys() <= {"0", "1", "2"}:
+                continue
+            tensors = [group[key] for key in sorted(group)]
+            if not _looks_like_one(tensors):
+                continue
+            self.used.add(place)
+            try:
+                arrays = read_all(tensors)
+                w, reset_after = from_keras(arrays)
+                sizes_of(((w,),))
+                dtypes = {tensor.dtype for tensor in tensors}
+                if len(dtypes) != 1 or not dtypes <= {*FLOATS}:
+                    raise ConversionError(
+                        f"expected arrays of one floating-point type, got {', '.join(sorted(dtypes))}"
+                    )
+            except FileFormatError:
+                raise
+            except GRUError as error:
+                self.refused.append(Refusal(path, str(error)))
+                continue
+            spec = GRUSpec(reset_after is not False, padding="hold")
+            note = Note("exact", "the weights", UNTOLD if reset_after is not None else UNTOLD + " and reset_after")
+            found[path] = StoredGRU(((w,),), spec, path, tensors[0].dtype, batch_first=True, report=Report((note,)))
+        yield from _pairs(found)
+
+
+UNTOLD = "arrays alone do not tell the activations, go_backwards and zero_output_for_mask: taken to be Keras's defaults"
+
+
+def _looks_like_one(tensors: Sequence[Tensor]) -> bool:
+    """kernel (I, 3H) and recurrent_kernel (H, 3H), or an LSTM's, which is then refused."""
+    kernel, recurrent = tensors[0].shape, tensors[1].shape
+    if len(kernel) != 2 or len(recurrent) != 2 or kernel[1] != recurrent[1]:
+        return False
+    return recurrent[1] in (3 * recurrent[0], 4 * recurrent[0]) and recurrent[0] > 0
+
+
+def _pairs(found: dict[str, StoredGRU]) -> Iterator[StoredGRU]:
+    """The two layers of a `Bidirectional` as one, under its path."""
+    for path, gru in found.items():
+        front, _, half = path.rpartition("/")
+        other = found.get(f"{front}/backward_layer" if half == "forward_layer" else f"{front}/forward_layer")
+        if half not in ("forward_layer", "backward_layer") or other is None:
+            yield gru
+        elif half == "forward_layer":
+            params = ((gru.params[0][0], other.params[0][0]),)
+            try:
+                sizes_of(params)
+            except GRUError:
+                yield from (gru, other)
+            else:
+                yield replace(gru, params=params, name=front)
+
+
+def snake_case(name: str) -> str:
+    """How Keras names the arrays of a layer: "GRUCell" -> "gru_cell"."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()

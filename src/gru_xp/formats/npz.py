@@ -1,0 +1,84 @@
+"""NumPy's archives (.npz): arrays with names, GRUs among them by whoever's names; written with PyTorch's."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from gru_xp.errors import ConversionError, FileFormatError
+from gru_xp.formats.files import write_whole
+from gru_xp.formats.named import Tensor, grus_in, pytorch_names
+from gru_xp.formats.registry import Format
+from gru_xp.formats.stored import Contents, Note, Report, StoredGRU, assert_spec
+
+__all__ = ["NpzFormat", "archive_of", "npz"]
+
+MOST_HEADER = 10_000  # bytes
+
+
+class NpzFormat(Format):
+    """Archives of arrays, never of pickles."""
+
+    name = "npz"
+    title = "NumPy, with PyTorch's, Flax's, Equinox's, MLX's or Arraymancer's names (.npz)"
+    suffixes = (".npz",)
+
+    def read(self, path: Path) -> Contents:
+        data = path.read_bytes()
+        try:
+            return grus_in(_tensors(data))
+        except Exception as error:  # what a damaged file leads to is of any kind
+            raise FileFormatError(
+                f"{path}: expected NumPy's .npz, but it is damaged or something else: "
+                f"{type(error).__name__}: {str(error)[:200]}"
+            ) from None
+
+    def write(self, gru: StoredGRU, path: Path) -> Report:
+        notes = assert_spec(gru, "a reader of PyTorch's names")
+        write_whole(path, archive_of(pytorch_names(gru.params), gru.dtype))
+        return Report((Note("exact", "the weights", "batch_first and dropout are no part of such names"), *notes))
+
+
+npz = NpzFormat()
+
+
+def archive_of(arrays: dict[str, np.ndarray], dtype: str) -> bytes:
+    """The bytes of an archive with these arrays."""
+    if dtype == "bfloat16":
+        raise ConversionError("bfloat16: NumPy's files have no such numbers; write .safetensors")
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _tensors(data: bytes) -> dict[str, Tensor]:
+    """The arrays, of which only the heads have been read."""
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    return {
+        info.filename.removesuffix(".npy"): _tensor(archive, info)
+        for info in archive.infolist()
+        if info.filename.endswith(".npy")
+    }
+
+
+def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
+    with archive.open(info) as file:
+        head = io.BytesIO(file.read(MOST_HEADER))
+    version = np.lib.format.read_magic(head)
+    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, by_columns, dtype = reader(head, max_header_size=MOST_HEADER)
+    start = head.tell()
+
+    def read() -> np.ndarray:
+        size = prod(shape) * dtype.itemsize
+        if dtype.hasobject or info.file_size != start + size:
+            raise FileFormatError(f"{info.filename}: {shape} of {dtype} is not {info.file_size - start} bytes")
+        with archive.open(info) as file:
+            values = np.frombuffer(file.read(start + size)[start:], dtype)
+        return np.array(values.reshape(shape, order="F" if by_columns else "C"), dtype.newbyteorder("="), order="C")
+
+    return Tensor(shape, dtype.name, read)

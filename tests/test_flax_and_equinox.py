@@ -1,0 +1,278 @@
+"""Flax's and Equinox's cells and parameters, run by these and by gru_xp, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import random_params
+
+import gru_xp
+from gru_xp.formats import registry
+from gru_xp.params import map_params, weights_of
+from gru_xp_jax import to_equinox, to_linen, to_nnx
+
+pytest.importorskip("flax")
+equinox = pytest.importorskip("equinox")
+import flax.linen as nn  # noqa: E402
+from flax import nnx  # noqa: E402
+
+EPS = np.finfo("f4").eps
+T, N, I, H = 9, 3, 4, 5
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(T, N, I)).astype("f4")
+
+
+def random_model(L: int = 1, D: int = 1, bias: bool = True, **options: Any) -> gru_xp.GRU:
+    return gru_xp.GRU.from_params(random_params(RNG, I, H, L, D, bias, dtype="f4"), **options)
+
+
+def randomized(tree: Any) -> Any:
+    """All weights random and distinct, biases too."""
+    return jax.tree.map(lambda a: jnp.asarray(RNG.normal(scale=0.5, size=a.shape).astype(a.dtype)), tree)
+
+
+def assert_near(got: Any, expected: Any, steps: int = T) -> None:
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= 4 * steps * EPS * max(1.0, np.abs(expected).max())
+
+
+def without_r_z(model: gru_xp.GRU) -> gru_xp.GRU:
+    """The same with b_hh zero for r and z, which is what a folded model comes back as."""
+    keep = np.arange(3 * H) >= 2 * H
+    params = tuple(
+        tuple(w._replace(b_hh=np.where(keep, w.b_hh, 0).astype("f4")) for w in layer) for layer in model.params
+    )
+    return gru_xp.GRU.from_params(params)
+
+
+def bits(params: Any) -> list[bytes]:
+    return [np.asarray(a).tobytes() for a in weights_of(params)]
+
+
+# ---- linen -----------------------------------------------------------------------------------------------------------
+
+
+def test_linen_in() -> None:
+    layer = nn.RNN(nn.GRUCell(H), time_major=True, return_carry=True)
+    variables = randomized(layer.init(jax.random.key(0), X))
+    h_n, y = layer.apply(variables, X)
+    for tree, name in ((variables, None), (variables["params"], None), ({"a": [variables, 3]}, "cell")):
+        model = gru_xp.from_framework(tree, name=name)
+        assert model.backend == "numpy:cpu"
+        assert_near(model(X)[0], y)
+        assert_near(model(X)[1][0], h_n)
+
+
+def test_linen_with_lengths() -> None:
+    """What Flax puts out past the end is what its cell makes of the padding; up to there it is ours."""
+    layer = nn.RNN(nn.GRUCell(H), time_major=True, return_carry=True)
+    variables = randomized(layer.init(jax.random.key(0), X))
+    lengths = np.array([T, 4, 1])
+    h_n, y = layer.apply(variables, X, seq_lengths=lengths)
+    own, own_h = gru_xp.from_framework(variables)(X, lengths=lengths)
+    valid = np.arange(T)[:, None] < lengths
+    assert_near(own, np.where(valid[..., None], y, 0))
+    assert_near(own_h[0], h_n)
+
+
+def test_linen_in_two_directions() -> None:
+    layer = nn.Bidirectional(nn.RNN(nn.GRUCell(H)), nn.RNN(nn.GRUCell(H)), time_major=True)
+    variables = randomized(layer.init(jax.random.key(0), X))
+    model = gru_xp.from_framework(variables)
+    assert model.bidirectional
+    assert_near(model(X)[0], layer.apply(variables, X))
+
+
+def test_linen_stacks_by_name() -> None:
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            x = nn.RNN(nn.GRUCell(H), time_major=True)(x)
+            x = nn.RNN(nn.GRUCell(H), time_major=True)(x)
+            return x, nn.Dense(2)(nn.RNN(nn.OptimizedLSTMCell(3))(x))
+
+    layer = Two()
+    variables = randomized(layer.init(jax.random.key(0), X))
+    with pytest.raises(gru_xp.StructureError, match=r"several GRUs: .*GRUCell_0', .*GRUCell_1'; refused: .*an LSTM"):
+        gru_xp.from_framework(variables)
+    model = gru_xp.from_framework(variables, name="GRUCell_0+GRUCell_1")
+    assert model.num_layers == 2
+    assert_near(model(X)[0], layer.apply(variables, X)[0], 2 * T)
+
+
+def test_linen_out_and_back() -> None:
+    model = random_model(2, 2, dropout=0.5)
+    cells, report = to_linen(model)
+    assert [(note.fate, note.what) for note in report.notes] == [
+        ("folded", "b_ih + b_hh of the gates r and z"),
+        ("ignored", "dropout=0.5"),
+    ]
+    x = X
+    for forward, backward in cells:
+        layer = nn.Bidirectional(nn.RNN(nn.GRUCell(H)), nn.RNN(nn.GRUCell(H)), time_major=True)
+        x = layer.apply({"params": {"forward_rnn": {"cell": forward}, "backward_rnn": {"cell": backward}}}, x)
+    assert_near(model(X)[0], x, 2 * T)
+    tree = {f"{n}": {"forward_rnn": a, "backward_rnn": b} for n, (a, b) in enumerate(cells)}
+    back = gru_xp.from_framework(tree, name="0+1")
+    assert_near(back(X)[0], model(X)[0], 2 * T)
+    again = to_linen(back)
+    assert again.report.exact
+    jax.tree.map(np.testing.assert_array_equal, again.cells, cells)
+
+
+def test_linen_without_biases() -> None:
+    model = random_model(bias=False)
+    ((cell,),), report = to_linen(model)
+    assert [note.fate for note in report.notes] == ["exact", "changed"]
+    y = nn.RNN(nn.GRUCell(H), time_major=True).apply({"params": {"cell": cell}}, X)
+    assert_near(model(X)[0], y)
+
+
+# ---- NNX -------------------------------------------------------------------------------------------------------------
+
+
+def random_nnx(cell: Any) -> Any:
+    nnx.update(cell, randomized(nnx.state(cell, nnx.Param)))
+    return cell
+
+
+def test_nnx_in() -> None:
+    cell = random_nnx(nnx.GRUCell(I, H, rngs=nnx.Rngs(0)))
+    layer = nnx.RNN(cell, time_major=True)
+    for thing in (cell, layer, nnx.state(layer), nnx.to_pure_dict(nnx.state(layer))):
+        model = gru_xp.from_framework(thing)
+        assert_near(model(X)[0], layer(X))
+    ((w,),) = model.params
+    assert not np.asarray(w.b_hh).any()
+
+
+def test_nnx_in_two_directions() -> None:
+    both = [nnx.RNN(random_nnx(nnx.GRUCell(I, H, rngs=nnx.Rngs(n)))) for n in range(2)]
+    layer = nnx.Bidirectional(*both, time_major=True)
+    model = gru_xp.from_framework(layer)
+    assert model.bidirectional
+    assert_near(model(X)[0], layer(X))
+
+
+def test_nnx_with_other_activations() -> None:
+    cell = random_nnx(nnx.GRUCell(I, H, gate_fn=jax.nn.hard_sigmoid, activation_fn=jax.nn.relu, rngs=nnx.Rngs(0)))
+    assert_near(gru_xp.from_framework(cell)(X)[0], nnx.RNN(cell, time_major=True)(X))
+    cell.activation_fn = lambda a: a
+    with pytest.raises(gru_xp.ConversionError, match="may be anything"):
+        gru_xp.from_framework(cell)
+
+
+def test_nnx_has_no_b_hn() -> None:
+    model = random_model()
+    with pytest.raises(gru_xp.ConversionError, match="b_hh of the candidate n is not zero.*flax/issues/5594"):
+        to_nnx(model)
+    keep = np.arange(3 * H) < 2 * H
+    params = map_params(lambda a: np.where(keep, a, 0).astype("f4") if a.ndim == 1 else a, model.params)
+    params = ((params[0][0]._replace(b_ih=model.params[0][0].b_ih),),)
+    model = gru_xp.GRU.from_params(params)
+    ((cell,),), report = to_nnx(model)
+    assert report.notes[0].fate == "folded"
+    assert_near(model(X)[0], nnx.RNN(cell, time_major=True)(X))
+    back = gru_xp.from_framework(cell)
+    again = to_nnx(back)
+    assert again.report.exact
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(again.cells[0][0]), nnx.state(cell))
+
+
+def test_another_cell_with_nnx_names() -> None:
+    tree = nnx.to_pure_dict(nnx.state(nnx.GRUCell(I, H, rngs=nnx.Rngs(0)))) | {"hn_bias": jnp.ones(H)}
+    with pytest.raises(gru_xp.ConversionError, match="as of 0.12, which has no hn_bias"):
+        gru_xp.from_framework(tree)
+    with pytest.raises(gru_xp.ConversionError, match="an LSTM"):
+        gru_xp.from_framework(nnx.OptimizedLSTMCell(I, H, rngs=nnx.Rngs(0)))
+
+
+# ---- Equinox ---------------------------------------------------------------------------------------------------------
+
+
+def run(cell: Any, x: Any) -> Any:
+    """One sequence after the other, step by step."""
+    rows = []
+    for n in range(x.shape[1]):
+        h = jnp.zeros(cell.hidden_size)
+        rows.append([])
+        for x_t in x[:, n]:
+            h = cell(x_t, h)
+            rows[-1].append(h)
+    return jnp.stack([jnp.stack(row) for row in rows], 1)
+
+
+class Model(equinox.Module):
+    cell: Any
+    others: list[Any]
+
+    def __init__(self, key: Any):
+        self.cell = equinox.nn.GRUCell(I, H, key=key, dtype=jnp.float32)
+        self.others = [equinox.nn.LSTMCell(I, H, key=key), equinox.nn.Linear(H, 2, key=key)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_equinox_in(bias: bool) -> None:
+    cell = equinox.nn.GRUCell(I, H, use_bias=bias, key=jax.random.key(0), dtype=jnp.float32)
+    model = gru_xp.from_framework(cell)
+    assert model.bias is bias
+    assert_near(model(X[:4, :2])[0], run(cell, X[:4, :2]))
+    ((again,),), report = to_equinox(model)
+    assert report.exact
+    assert equinox.tree_equal(again, cell)
+
+
+def test_equinox_in_a_larger_model(tmp_path: Any) -> None:
+    model = Model(jax.random.key(0))
+    found = registry.formats()["tree"].adopt(model)
+    assert [gru.name for gru in found.grus] == ["cell"]
+    assert [(refusal.name, refusal.reason[:7]) for refusal in found.refused] == [("others.0", "an LSTM")]
+    assert "others.1.weight" in found.ignored
+    path = tmp_path / "model.eqx"
+    equinox.tree_serialise_leaves(path, model)
+    live = equinox.tree_deserialise_leaves(path, Model(jax.random.key(1)))
+    assert bits(gru_xp.from_framework(live, name="cell").params) == bits(
+        gru_xp.from_framework(model, name="cell").params
+    )
+
+
+def test_equinox_modules_of_their_own() -> None:
+    class Own(equinox.Module):
+        weight_ih: Any
+        weight_hh: Any
+
+    with pytest.raises(gru_xp.ConversionError, match="Own may compute anything with them"):
+        gru_xp.from_framework(Own(jnp.zeros((15, 4)), jnp.zeros((15, 5))))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_equinox_out_and_back(dtype: str) -> None:
+    model = gru_xp.GRU(I, H, num_layers=2, seed=0, dtype=dtype, backend="jax")
+    cells, report = to_equinox(model)
+    assert [note.fate for note in report.notes] == ["folded"]
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(cells)} == {dtype}
+    tree = {str(n): layer[0] for n, layer in enumerate(cells)}
+    back = gru_xp.from_framework(tree, name="0+1", backend="jax")
+    eps = float(jnp.finfo(dtype).eps)
+    x = jnp.asarray(X[:4], dtype)
+    assert np.abs(np.asarray(back(x)[0] - model(x)[0], "f4")).max() <= 16 * eps
+    assert to_equinox(back).report.exact
+    if dtype == "float32":
+        assert_near(model(X[:4, :2])[0], run(cells[1][0], run(cells[0][0], X[:4, :2])))
+
+
+def test_what_these_have_not() -> None:
+    for convert in (to_linen, to_nnx, to_equinox):
+        with pytest.raises(gru_xp.ConversionError, match=r"reset_after=False: (Flax|Equinox).*GRUCell knows True only"):
+            convert(gru_xp.GRU(I, H, reset_after=False))
+
+
+def test_folding_is_what_comes_back() -> None:
+    model = random_model()
+    back = gru_xp.from_framework({"cell": to_equinox(without_r_z(model)).cells[0][0]})
+    assert bits(back.params) == bits(without_r_z(model).params)

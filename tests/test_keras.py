@@ -1,0 +1,386 @@
+"""Keras's models in files and live, run by Keras itself and by gru_xp, and the way back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+import numpy as np
+import pytest
+
+import gru_xp
+from gru_xp import Activation
+from gru_xp.formats import registry
+from gru_xp.params import weights_of
+
+keras = pytest.importorskip("keras")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # Keras, of its own arrays
+L = keras.layers
+EPS = np.finfo("f4").eps
+T, N, I, H = 9, 3, 4, 5
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(N, T, I)).astype("f4")
+
+
+def randomized(model: Any) -> Any:
+    """All weights random and distinct, biases too, which Keras starts with zeros."""
+    model.set_weights([RNG.normal(scale=0.3, size=w.shape).astype(w.dtype) for w in model.get_weights()])
+    return model
+
+
+def sequential(*layers: Any) -> Any:
+    return randomized(keras.Sequential([keras.Input((None, I)), *layers]))
+
+
+def values(array: Any) -> Any:
+    """An array of Keras's backend as NumPy's."""
+    return keras.ops.convert_to_numpy(array)
+
+
+def every_way(model: Any, folder: Path, name: str | None = None) -> list[gru_xp.GRU]:
+    """The model from its file and live."""
+    path = folder / "model.keras"
+    model.save(path)
+    return [gru_xp.load(path, name=name), gru_xp.from_framework(model, name=name)]
+
+
+def assert_near(got: Any, expected: Any, steps: int = T) -> None:
+    expected = values(expected)
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= 4 * steps * EPS * max(1.0, np.abs(expected).max())
+
+
+CELLS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "reset before": {"reset_after": False},
+    "no biases": {"use_bias": False},
+    "reset before, no biases": {"use_bias": False, "reset_after": False},
+    "other activations": {"activation": "relu", "recurrent_activation": "hard_sigmoid"},
+    "none": {"activation": None, "recurrent_activation": "sigmoid"},
+    "elu": {"activation": "leaky_relu", "recurrent_activation": "sigmoid", "reset_after": False},
+}
+
+
+@pytest.mark.parametrize("what", CELLS)
+@pytest.mark.parametrize("kind", ["layer", "cell", "both"])
+def test_one_layer(tmp_path: Path, what: str, kind: str) -> None:
+    options = CELLS[what]
+    layer = (
+        L.RNN(L.GRUCell(H, **options), return_sequences=True)
+        if kind == "cell"
+        else L.GRU(H, return_sequences=True, **options)
+    )
+    model = sequential(L.Bidirectional(layer) if kind == "both" else layer)
+    for own in every_way(model, tmp_path):
+        assert own.batch_first
+        assert_near(own(X)[0], model(X))
+    path = tmp_path / "back.keras"
+    report = own.save(path)
+    back = keras.models.load_model(path)
+    assert [a.tobytes() for a in back.get_weights()] == [a.tobytes() for a in model.get_weights()]
+    assert_near(own(X)[0], back(X))
+    assert all(note.fate == "exact" or kind == "both" for note in report.notes)
+
+
+def test_the_file_says_what_became_of_it(tmp_path: Path) -> None:
+    model = sequential(L.GRU(H, dropout=0.1, recurrent_dropout=0.2, stateful=False, name="odd"))
+    model.save(tmp_path / "m.keras")
+    (gru,) = registry.contents(tmp_path / "m.keras").grus
+    assert gru.name == "odd"
+    assert [(note.fate, note.what) for note in gru.report.notes] == [
+        ("exact", "the weights"),
+        ("ignored", "dropout=0.1"),
+        ("ignored", "recurrent_dropout=0.2"),
+        ("ignored", "return_sequences=False"),
+    ]
+    assert_near(gru_xp.load(tmp_path / "m.keras")(X)[1][0], model(X))
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("kind", ["forwards", "backwards", "both"])
+def test_masks_of_any_pattern(tmp_path: Path, kind: str, zero: bool) -> None:
+    options = {"return_sequences": True, "return_state": True, "zero_output_for_mask": zero}
+    layer = L.GRU(H, go_backwards=kind == "backwards", **options)
+    if kind == "both":
+        layer = L.Bidirectional(layer)
+    layer(X)
+    randomized(layer)
+    model = gru_xp.from_framework(layer)
+    mask = RNG.random((N, T)) < 0.6
+    mask[0], mask[1, 3:] = True, False  # all of it, and a sequence that ends early
+    y, *states = layer(X, mask=mask)
+    own, h_n = model(X, mask=mask)
+    y = values(y)
+    if kind == "backwards":
+        y = y[:, ::-1]
+        assert model.spec.reverse
+    if kind != "both" or zero:
+        assert model.spec.padding == ("zero" if layer.get_config().get("zero_output_for_mask", zero) else "hold")
+    assert_near(own, y)
+    assert_near(h_n, np.stack([values(state) for state in states]))
+
+
+def test_stacks_are_recognised(tmp_path: Path) -> None:
+    several = lambda **o: L.Bidirectional(L.GRU(H, return_sequences=True), **o)  # noqa: E731
+    model = sequential(
+        several(name="a"), L.Dropout(0.25), several(name="b"), L.Dropout(0.25), several(name="c"), L.Dense(2)
+    )
+    for own in every_way(model, tmp_path):
+        assert (own.num_layers, own.bidirectional, own.dropout) == (3, True, 0.25)
+        assert_near(values(model.layers[-1](own(X)[0])), model(X), 3 * T)
+    assert [gru.name for gru in registry.contents(tmp_path / "model.keras").grus] == ["a+b+c"]
+    one = gru_xp.load(tmp_path / "model.keras", name="b")
+    two = gru_xp.load(tmp_path / "model.keras", name="a+b")
+    assert_near(one(values(model.layers[0](X)))[0], two(X)[0])
+    ignored = registry.contents(tmp_path / "model.keras").ignored
+    assert ignored == ("layers/dense/vars/0", "layers/dense/vars/1")
+
+
+def test_what_is_no_stack_is_several(tmp_path: Path) -> None:
+    x = keras.Input((None, I))
+    a = L.GRU(H, return_sequences=True, name="a")(x)
+    b = L.GRU(H, return_sequences=True, name="b")(a)
+    c = L.GRU(H, return_sequences=True, name="c")(b)  # b is read by two
+    d = L.GRU(H, name="d")(b)
+    inner = keras.Sequential([keras.Input((None, H)), L.GRU(3, name="e"), L.Dense(2)], name="inner")
+    model = randomized(keras.Model(x, [c, d, inner(c), L.LSTM(3, name="f")(x), L.SimpleRNN(3, name="g")(x)]))
+    model.save(tmp_path / "m.keras")
+    for found in (registry.contents(tmp_path / "m.keras"), registry.formats()["keras"].adopt(model)):
+        assert sorted(gru.name for gru in found.grus) == ["a+b", "c", "d", "inner.e"]
+        assert {refusal.name for refusal in found.refused} == {"f", "g"}
+    full = keras.Model(x, [b, c, d])
+    expected = [values(y) for y in full(X)]
+    b_own = gru_xp.load(tmp_path / "m.keras", name="a+b")(X)[0]
+    assert_near(b_own, expected[0], 2 * T)
+    assert_near(gru_xp.load(tmp_path / "m.keras", name="c")(b_own)[0], expected[1], 3 * T)
+    assert_near(gru_xp.load(tmp_path / "m.keras", name="d")(b_own)[1][0], expected[2], 3 * T)
+    with pytest.raises(gru_xp.ConversionError, match="f: a layer of the class LSTM"):
+        gru_xp.load(tmp_path / "m.keras", name="f")
+
+
+def test_stacked_cells(tmp_path: Path) -> None:
+    model = sequential(L.RNN([L.GRUCell(H), L.GRUCell(H), L.GRUCell(H)], return_sequences=True))
+    for own in every_way(model, tmp_path):
+        assert own.num_layers == 3
+        assert_near(own(X)[0], model(X), 3 * T)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Own(keras.Model):
+    """A subclassed model, whose description says nothing of its layers."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.encoder = L.Bidirectional(L.GRU(H, return_sequences=True))
+        self.decoder = L.GRU(H)
+        self.other = L.LSTM(3)
+
+    def call(self, x: Any) -> Any:
+        return self.decoder(self.encoder(x)), self.other(x)
+
+
+def test_a_model_of_its_own(tmp_path: Path) -> None:
+    model = Own()
+    model(X)
+    randomized(model)
+    model.save(tmp_path / "m.keras")
+    model.save_weights(tmp_path / "m.weights.h5")
+    expected = values(model.encoder(X))
+    for file in ("m.keras", "m.weights.h5"):
+        found = registry.contents(tmp_path / file)
+        assert sorted(gru.name for gru in found.grus) == ["decoder", "encoder"]
+        assert [refusal.reason[:7] for refusal in found.refused] == ["an LSTM"]
+        assert "arrays alone do not tell the activations" in str(found.grus[0].report)
+        assert_near(gru_xp.load(tmp_path / file, name="encoder")(X)[0], expected)
+    assert_near(gru_xp.from_framework(model, name=model.encoder.name)(X)[0], expected)
+
+
+def test_weights_alone(tmp_path: Path) -> None:
+    for options in ({}, {"reset_after": False}):
+        model = sequential(L.GRU(H, return_sequences=True, **options), L.Dense(2))
+        model.save_weights(tmp_path / "m.weights.h5")
+        own = gru_xp.load(tmp_path / "m.weights.h5")
+        assert own.spec.reset_after is options.get("reset_after", True)
+        assert_near(own(X)[0], model.layers[0](X))
+
+
+@pytest.mark.parametrize("policy", ["float64", "float16", "bfloat16", "mixed_bfloat16"])
+def test_other_dtypes(tmp_path: Path, policy: str) -> None:
+    model = sequential(L.GRU(H, return_sequences=True, dtype=policy, recurrent_initializer="glorot_uniform"))
+    dtype = "float32" if policy.startswith("mixed") else policy
+    for own in [gru_xp.load((model.save(tmp_path / "m.keras"), tmp_path / "m.keras")[1], backend="torch")]:
+        assert own.dtype == dtype
+        own.save(tmp_path / "back.keras")
+        back = keras.models.load_model(tmp_path / "back.keras")
+        assert [a.tobytes() for a in back.get_weights()] == [a.tobytes() for a in model.get_weights()]
+    found = registry.contents(tmp_path / "m.keras").grus[0].report
+    assert ("the policy" in str(found)) == policy.startswith("mixed")
+
+
+def test_merge_modes(tmp_path: Path) -> None:
+    model = sequential(L.Bidirectional(L.GRU(H, return_sequences=True), merge_mode="sum"), L.GRU(H))
+    for own in every_way(model, tmp_path, model.layers[0].name):
+        y = own(X)[0]
+        assert_near(y[..., :H] + y[..., H:], model.layers[0](X))
+    assert "changed: merge_mode='sum'" in str(registry.contents(tmp_path / "model.keras").grus[0].report)
+
+
+def test_lookalikes_are_refused(tmp_path: Path) -> None:
+    @keras.saving.register_keras_serializable("tests")
+    class GRU(L.GRU):
+        pass
+
+    layer = GRU(H)
+    layer(X)
+    assert_near(gru_xp.from_framework(layer)(X)[1][0], layer(X))  # by its cell
+    odd = L.GRU(H, activation=L.LeakyReLU(0.3))
+    odd(X)
+    with pytest.raises(gru_xp.ConversionError, match="'LeakyReLU' is an object of its own"):
+        gru_xp.from_framework(odd)
+    gelu = L.GRU(H, activation="gelu")
+    gelu(X)
+    with pytest.raises(gru_xp.ConversionError, match="activation: expected one of .*, got 'gelu'"):
+        gru_xp.from_framework(gelu)
+    with pytest.raises(gru_xp.ConversionError, match="never built"):
+        gru_xp.from_framework(L.GRU(H))
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"num_layers": 3, "dropout": 0.5, "bidirectional": True},
+    {"bias": False, "num_layers": 2},
+    {"reverse": True},
+    {"gate_activation": Activation.keras("hard_sigmoid"), "candidate_activation": "relu", "padding": "hold"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_out_and_back(tmp_path: Path, options: dict[str, Any]) -> None:
+    model = gru_xp.GRU(I, H, **options, batch_first=True, seed=0)
+    path, weights = tmp_path / "m.keras", tmp_path / "m.weights.h5"
+    model.save(path)
+    model.save(weights)
+    assert repr(gru_xp.load(path)) == repr(model)
+    assert [a.tobytes() for a in weights_of(gru_xp.load(path).params)] == [
+        a.tobytes() for a in weights_of(model.params)
+    ]
+    there = keras.models.load_model(path)
+    y = values(there(X))
+    assert_near(model(X)[0], y[:, ::-1] if model.spec.reverse else y, model.num_layers * T)
+    there.set_weights([w * 0 for w in there.get_weights()])
+    there.load_weights(weights)
+    np.testing.assert_array_equal(values(there(X)), y)
+
+
+def test_two_biases_become_one(tmp_path: Path) -> None:
+    model = gru_xp.GRU(I, H, reset_after=False, batch_first=True, seed=0)
+    report = model.save(tmp_path / "m.keras")
+    assert [(note.fate, note.what) for note in report.notes] == [("folded", "b_ih + b_hh of all gates")]
+    assert_near(model(X)[0], keras.models.load_model(tmp_path / "m.keras")(X))
+    again = gru_xp.load(tmp_path / "m.keras")
+    assert again.save(tmp_path / "n.keras").exact
+
+
+def test_what_keras_has_not(tmp_path: Path) -> None:
+    for options, words in (
+        ({"clip": 1.0}, "clip=1.0: Keras's GRU knows None only"),
+        ({"num_layers": 2, "reverse": True}, "reverse=True in several layers"),
+        ({"gate_activation": "hard_sigmoid"}, r"hard_sigmoid\(alpha=0.2, beta=0.5\) has no name in Keras"),
+    ):
+        with pytest.raises(gru_xp.ConversionError, match=words):
+            gru_xp.GRU(I, H, **options).save(tmp_path / "m.keras")
+
+
+def test_without_keras_and_h5py(tmp_path: Path) -> None:
+    model = sequential(L.GRU(H, return_sequences=True))
+    model.save(tmp_path / "m.keras")
+    code = (
+        "import sys; sys.modules['keras'] = sys.modules['h5py'] = None; import gru_xp; print(gru_xp.load(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "m.keras")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith(
+        "GRU(4, 5, batch_first"
+    )
+
+
+# ---- hostile ---------------------------------------------------------------------------------------------------------
+
+
+def rewritten(path: Path, changes: dict[str, Any], compression: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in entries.items():
+            change = changes.get(name, lambda data: data)
+            if change is not None:
+                archive.writestr(name, change(data))
+
+
+def config_changed(data: bytes, **changes: Any) -> bytes:
+    config = json.loads(data)
+    config["config"]["layers"][1]["config"] |= changes
+    return json.dumps(config).encode()
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "no weights": {"model.weights.h5": None},
+    "no description": {"config.json": None},
+    "deep JSON": {"config.json": lambda _: b"[" * 1_000_000},
+    "a bomb": {"model.weights.h5": lambda _: bytes(1 << 26)},
+    "a description of another": {"config.json": lambda data: config_changed(data, units=3, use_bias=False)},
+    "another equation": {"config.json": lambda data: config_changed(data, reset_after=False)},
+    "a number for a flag": {"config.json": lambda data: config_changed(data, reset_after=1, go_backwards="yes")},
+    "a list for a name": {"config.json": lambda data: config_changed(data, activation=["tanh"])},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_hostile_archives(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "m.keras"
+    gru_xp.GRU(I, H, seed=0).save(path)
+    rewritten(path, CHANGES[what], zipfile.ZIP_DEFLATED)
+    with pytest.raises((gru_xp.FileFormatError, gru_xp.ConversionError), match=r"m\.keras"):
+        gru_xp.load(path)
+
+
+def test_other_hdf5_files(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "m.weights.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file["vars/0"] = np.zeros((3, 15), "f4")
+    with pytest.raises(gru_xp.FileFormatError, match="expected HDF5's first file format.*libver='earliest'"):
+        gru_xp.load(path)
+    kernels = {"0": np.zeros((3, 15), "f4"), "1": np.zeros((5, 15), "f4")}
+    with h5py.File(path, "w") as file:
+        for name, array in kernels.items():
+            file.create_dataset(f"vars/{name}", data=array, compression="gzip")
+    with pytest.raises(gru_xp.FileFormatError, match="expected values in one piece"):
+        gru_xp.load(path)
+    (tmp_path / "secret").write_bytes(bytes(1000))
+    with h5py.File(path, "w") as file:
+        for name, array in kernels.items():
+            outside = [(str(tmp_path / "secret"), 0, array.nbytes)]
+            file.create_dataset(f"vars/{name}", array.shape, "f4", external=outside)
+    with pytest.raises(gru_xp.FileFormatError, match="expected values in one piece"):
+        gru_xp.load(path)
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["a/vars/0"], file["a/vars/1"] = kernels["0"], kernels["1"]
+    with h5py.File(path, "w") as file:
+        file["b"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/a")
+        file["c"] = h5py.SoftLink("/b")
+    with pytest.raises(gru_xp.FileFormatError, match="expected a GRU, found: none"):
+        gru_xp.load(path)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("a")
+        group["a"] = group  # in itself
+        group["vars/0"], group["vars/1"] = kernels["0"], kernels["1"]
+    assert [gru.name for gru in registry.contents(path).grus] == ["a"]
