@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from hostile import Subject
+from hostile_weights import WEIGHTS
 
 import gru_xp
 
@@ -264,4 +265,5 @@ ONNX_ATTACKS: dict[str, Any] = {
 SUBJECTS = (
     Onnx("onnx", ".onnx"),
     Safetensors("safetensors", ".safetensors"),
+    *WEIGHTS,
 )

@@ -129,6 +129,20 @@ def test_masks_of_any_pattern(tmp_path: Path, kind: str, zero: bool) -> None:
     assert_near(h_n, np.stack([values(state) for state in states]))
 
 
+def test_padding_before_the_first_step_with_a_first_state() -> None:
+    """The one place where Keras's masks and ours differ: there y is zero, here the state that stands still."""
+    layer = L.GRU(H, return_sequences=True)
+    layer(X)
+    randomized(layer)
+    mask, h0 = np.arange(T) >= np.array([[0], [3], [T]]), RNG.normal(size=(N, H)).astype("f4")
+    y = values(layer(X, mask=mask, initial_state=[h0]))
+    own, h_n = gru_xp.from_framework(layer)(X, h0[None], mask=mask)
+    assert_near(own[mask], y[mask])
+    assert not y[~mask].any()
+    np.testing.assert_array_equal(own[~mask], np.broadcast_to(h0[:, None], own.shape)[~mask])
+    np.testing.assert_array_equal(h_n[0, 2], h0[2])
+
+
 def test_stacks_are_recognised(tmp_path: Path) -> None:
     several = lambda **o: L.Bidirectional(L.GRU(H, return_sequences=True), **o)  # noqa: E731
     model = sequential(

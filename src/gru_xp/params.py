@@ -70,7 +70,8 @@ class GRUSpec:
         reverse: the one direction runs backwards in time, with y in input order, as ONNX's `direction="reverse"`.
             Keras's `go_backwards` puts out the same y in reversed order. It is not for two directions.
         padding: what y holds where a step is padding: "zero", or "hold" for the state, which stands still there: that
-            of the last valid step, before any the initial one, as Keras has it unless `zero_output_for_mask`.
+            of the last valid step, as Keras has it unless `zero_output_for_mask`; before the first valid step the
+            initial state, where Keras puts zero.
 
     >>> GRUSpec(gate_activation="hard_sigmoid").gate_activation
     Activation(name='hard_sigmoid', alpha=0.2, beta=0.5)

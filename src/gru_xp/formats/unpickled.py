@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -72,7 +73,9 @@ def saved_by_torch(file: io.BufferedReader) -> Any:
 
 def _from_zip(archive: zipfile.ZipFile) -> Any:
     entries = {info.filename: info for info in archive.infolist()}
-    root = next((name.removesuffix("data.pkl") for name in entries if name.count("/") < 2 and _is_pickle(name)), None)
+    root = next(
+        (name.removesuffix("data.pkl") for name in entries if re.fullmatch(r"([^/.][^/]*/)?data\.pkl", name)), None
+    )
     if root is None:
         raise FileFormatError("a zip, but torch.save did not write it: it lacks data.pkl")
 
@@ -92,10 +95,6 @@ def _from_zip(archive: zipfile.ZipFile) -> Any:
         return np.frombuffer(data, _numpy_dtype(wanted.dtype).newbyteorder(sign), wanted.size)
 
     return _Reader(io.BytesIO(contents("data.pkl", MOST_PICKLE)), storage).load()
-
-
-def _is_pickle(name: str) -> bool:
-    return name == "data.pkl" or name.endswith("/data.pkl")
 
 
 def _from_pickles(file: io.BufferedReader) -> Any:

@@ -1,0 +1,276 @@
+"""For `hostile.py`: PyTorch's, Keras's, NumPy's, RTNeural's files and other people's safetensors, good and harmful."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hostile import Subject
+
+import gru_xp
+
+Files = Iterator[tuple[str, Path]]
+
+
+class Bomb:
+    """Runs code where it is unpickled, which the audit hook of the child sees."""
+
+    def __reduce__(self) -> Any:
+        return exec, ("import os; os.system('true')",)
+
+
+def rezipped(data: bytes, change: Callable[[str, bytes], Any], how: int = zipfile.ZIP_STORED) -> bytes:
+    """The archive with each entry's bytes changed, or (name, bytes), or None to leave it out."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", how) as new:
+        for name in old.namelist():
+            changed = change(name, old.read(name))
+            if changed is not None:
+                new.writestr(*(changed if isinstance(changed, tuple) else (name, changed)))
+    return buffer.getvalue()
+
+
+def lying_zip(data: bytes, name: str, size: int) -> bytes:
+    """The archive with another size of an entry, compressed and not, in its directory."""
+    at = data.index(b"PK\x01\x02")
+    while data[at + 46 : at + 46 + len(name)] != name.encode():
+        at = data.index(b"PK\x01\x02", at + 4)
+    return data[: at + 20] + struct.pack("<II", size, size) + data[at + 28 :]
+
+
+class TorchFile(Subject):
+    """What torch.save writes of a state_dict, of a whole module, and in the way before PyTorch 1.6."""
+
+    whole, old = False, False
+
+    def good(self, path: Path) -> None:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.GRU(2, 2, bidirectional=True))
+        thing = model if self.whole else {"model": model.state_dict(), "epoch": 3}
+        torch.save(thing, path, _use_new_zipfile_serialization=not self.old)
+
+    def attacks(self, folder: Path, good: bytes) -> Files:
+        path = folder / f"attack{self.suffix}"
+        cell = torch.nn.GRUCell(2, 2).state_dict()
+        for what, thing in {"a bomb": Bomb(), "bombs in a list": [Bomb()], "a bomb and no GRU": {"a": Bomb()}}.items():
+            torch.save(thing, path, _use_new_zipfile_serialization=not self.old)
+            yield what, path
+        path.write_bytes(pickle.dumps(Bomb()))
+        yield "a bare pickle", path
+        if self.old or self.whole:
+            return
+        torch.save(cell, path)
+        data = path.read_bytes()
+        programs = {
+            "calls os.system": b"cos\nsystem\n(Vtrue\ntR.",
+            "calls by INST": b"(Vtrue\nios\nsystem\n.",
+            "an endless byte array": pickle.BYTEARRAY8 + (1 << 40).to_bytes(8, "little") + b".",
+            "an endless memo": b"N" + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f.",
+            "laughter": b"(lp0\n" + b"".join(b"(lp%d\n" % (n + 1) + b"g%d\na" % n * 10 for n in range(40)) + b".",
+            "deep": b"(" * 200_000 + b"l" * 200_000 + b".",
+            "many tuples in tuples": b")" + b"\x85" * 500_000 + b".",
+            "long names": b"(d" + b"".join(b"V%s%d\nNs" % (b"a" * 5000, n) for n in range(100)) + b".",
+        }
+        for what, program in programs.items():
+            path.write_bytes(rezipped(data, lambda name, old, p=program: p if name.endswith("data.pkl") else old))
+            yield what, path
+        sizes = {"2**62 numbers": (1 << 31, 1 << 31), "no numbers": (0, 0)}
+        for what, size in sizes.items():
+            shape = [pickle.dumps(each, 2)[2:].removesuffix(b"q\0.") for each in ((6, 2), size)]
+            path.write_bytes(
+                rezipped(data, lambda name, old, s=shape: old.replace(s[0], s[1]) if name.endswith("data.pkl") else old)
+            )
+            yield what, path
+        path.write_bytes(lying_zip(data, next(n for n in _names(data) if n.endswith("data/1")), 1 << 30))
+        yield "a storage of 2**30 bytes", path
+        path.write_bytes(rezipped(data, lambda name, old: (name.replace("attack/", "../"), old)))
+        yield "names that lead upwards", path
+        path.write_bytes(
+            rezipped(data, lambda name, old: (f"/{folder.parent}/secret", old) if "data/1" in name else old)
+        )
+        yield "a storage that is the secret", path
+        bomb = bytes(1 << 28)
+        path.write_bytes(
+            rezipped(data, lambda name, old: old + bomb if name.endswith("/1") else old, zipfile.ZIP_DEFLATED)
+        )
+        yield "a zip bomb", path
+
+
+class WholeModule(TorchFile):
+    whole = True
+
+
+class OldTorchFile(TorchFile):
+    old = True
+
+
+def _names(data: bytes) -> list[str]:
+    return zipfile.ZipFile(io.BytesIO(data)).namelist()
+
+
+class KerasFile(Subject):
+    """A .keras file, or the HDF5 file in it alone."""
+
+    def good(self, path: Path) -> None:
+        gru_xp.GRU(2, 2, bidirectional=self.suffix == ".keras", seed=0).save(path)
+
+    def attacks(self, folder: Path, good: bytes) -> Files:
+        import h5py
+
+        path = folder / f"attack{self.suffix}"
+        zipped = self.suffix == ".keras"
+
+        def written(weights: bytes) -> Path:
+            path.write_bytes(
+                rezipped(good, lambda name, old: weights if name.endswith(".h5") else old) if zipped else weights
+            )
+            return path
+
+        def hdf5(fill: Callable[[Any], Any], **options: Any) -> bytes:
+            buffer = io.BytesIO()
+            with h5py.File(buffer, "w", **options) as file:
+                fill(file)
+            return buffer.getvalue()
+
+        secret, place = str(folder.parent / "secret"), "layers/gru/cell/vars"
+        kernels = {"0": np.zeros((2, 6), "f4"), "1": np.zeros((2, 6), "f4")}
+
+        def external(file: Any) -> None:
+            for name, array in kernels.items():
+                file.create_dataset(f"{place}/{name}", array.shape, "f4", external=[(secret, 0, array.nbytes)])
+
+        def linked(file: Any) -> None:
+            file["layers"] = h5py.ExternalLink(secret, "/layers")
+
+        def compressed(file: Any) -> None:
+            for name in kernels:
+                file.create_dataset(f"{place}/{name}", data=np.zeros((2000, 6000), "f4"), compression="gzip")
+
+        def deep(file: Any) -> None:
+            file.create_group("/".join("a" * 500))
+
+        for what, fill in (("the secret", external), ("a link to it", linked), ("gzip", compressed), ("depth", deep)):
+            yield what, written(hdf5(fill))
+        yield "another format of HDF5", written(hdf5(lambda file: file.create_group("a"), libver="latest"))
+        inner = zipfile.ZipFile(io.BytesIO(good)).read("model.weights.h5") if zipped else good
+        for what, at, number in (
+            ("a root beyond the end", 64, 1 << 60),
+            ("a root that is the superblock", 64, 0),
+            ("a root that overflows", 64, (1 << 64) - 16),
+        ):
+            yield what, written(inner[:at] + struct.pack("<Q", number) + inner[at + 8 :])
+        for kind, name in ((b"TREE", "B-tree"), (b"HEAP", "heap"), (b"SNOD", "members")):
+            yield f"no {name}", written(inner.replace(kind, b"XXXX"))
+        tree = inner.index(b"TREE")
+        circle = struct.pack("<4sBBHQQQQ", b"TREE", 0, 200, 500, 0, 0, 0, tree)
+        yield "a B-tree in itself", written(inner[:tree] + circle + inner[tree + len(circle) :])
+        if not zipped:
+            return
+        for what, change in {
+            "deep JSON": lambda name, old: b"[" * 5_000_000 if name == "config.json" else old,
+            "wide JSON": lambda name, old: b"[" + b"[]," * 30_000_000 + b"0]" if name == "config.json" else old,
+            "a zip bomb": lambda name, old: bytes(1 << 28) if name.endswith(".h5") else old,
+            "no weights": lambda name, old: None if name.endswith(".h5") else old,
+            "no description": lambda name, old: None if name == "config.json" else old,
+            "names that lead upwards": lambda name, old: (f"../{name}", old),
+        }.items():
+            path.write_bytes(rezipped(good, change, zipfile.ZIP_DEFLATED))
+            yield what, path
+        path.write_bytes(lying_zip(good, "model.weights.h5", 1 << 30))
+        yield "weights of 2**30 bytes", path
+
+
+class NpzFile(Subject):
+    """NumPy's archive."""
+
+    def good(self, path: Path) -> None:
+        gru_xp.GRU(2, 2, seed=0).save(path)
+
+    def attacks(self, folder: Path, good: bytes) -> Files:
+        path = folder / "attack.npz"
+        objects = io.BytesIO()
+        np.savez(objects, weight_ih=np.array([Bomb()], object), weight_hh=np.array([Bomb()], object))
+        for what, data in {
+            "objects": objects.getvalue(),
+            "2**62 numbers": rezipped(good, lambda name, old: old.replace(b"(6, 2)", b"(%d,)" % 2**62)),
+            "a shape that is code": rezipped(good, lambda name, old: old.replace(b"(6, 2)", b"exit()")),
+            "a bomb": rezipped(
+                good, lambda name, old: old + bytes(1 << 28) if "weight_hh" in name else old, zipfile.ZIP_DEFLATED
+            ),
+            "a long head": rezipped(good, lambda name, old: old[:8] + b"\xff\xff" + old[10:]),
+            "names that lead upwards": rezipped(good, lambda name, old: (f"../../{name}", old[:-8])),
+            "entries of 2**30 bytes": lying_zip(good, "weight_ih_l0.npy", 1 << 30),
+        }.items():
+            path.write_bytes(data)
+            yield what, path
+
+
+class RTNeuralFile(Subject):
+    """JSON."""
+
+    def good(self, path: Path) -> None:
+        gru_xp.GRU(2, 2, seed=0).save(path)
+
+    def attacks(self, folder: Path, good: bytes) -> Files:
+        path = folder / "attack.json"
+        layer = json.loads(good)["layers"][0]
+        for what, text in {
+            "depth": b"[" * 1_000_000,
+            "deep weights": b'{"layers": [{"type": "gru", "shape": [2], "weights": ['
+            + b"[" * 900
+            + b"]" * 900
+            + b"]}]}",
+            "a long number": b'{"weight_hh": [' + b"9" * 1_000_000 + b"]}",
+            "a large number": b'{"weight_hh": [1e99999]}',
+            "ragged": json.dumps({"layers": [layer | {"weights": [[[1.0], [1.0, 2.0]]] * 3}]}).encode(),
+            "another H": json.dumps({"layers": [layer | {"shape": [10**9]}]}).encode(),
+            "words": json.dumps({"layers": [layer | {"weights": ["abc"] * 3}]}).encode(),
+        }.items():
+            path.write_bytes(text)
+            yield what, path
+
+
+class OtherSafetensors(Subject):
+    """PyTorch's names in a file that gru_xp did not write."""
+
+    def good(self, path: Path) -> None:
+        from safetensors.torch import save_file
+
+        torch.manual_seed(0)
+        save_file(torch.nn.Sequential(torch.nn.GRU(2, 2, 2)).state_dict(), path)
+
+    def attacks(self, folder: Path, good: bytes) -> Files:
+        from safetensors.numpy import save_file
+
+        path = folder / "attack.safetensors"
+        arrays = {"weight_ih": np.zeros((6, 2), "f4"), "weight_hh": np.zeros((6, 2), "f4")}
+        layers = {f"{name}_l{'9' * 5}": a for name, a in arrays.items()}
+        for what, content in {
+            "100,000 layers": layers,
+            "two directions, one there": {f"{name}_l0_reverse": a for name, a in arrays.items()},
+            "no numbers": {name: a[:0, :0] for name, a in arrays.items()},
+            "long names": {f"{'a.' * 10_000}{name}": a[:5] for name, a in arrays.items()},
+            "names of nothing": {".": arrays["weight_ih"], "": arrays["weight_hh"]},
+        }.items():
+            save_file({name: np.ascontiguousarray(a) for name, a in content.items()}, path)
+            yield what, path
+
+
+WEIGHTS = (
+    KerasFile("keras", ".keras"),
+    KerasFile("keras weights", ".weights.h5"),
+    NpzFile("npz", ".npz"),
+    RTNeuralFile("rtneural", ".json"),
+    OtherSafetensors("safetensors of others", ".safetensors"),
+    TorchFile("torch", ".pt"),
+    WholeModule("torch module", ".pt"),
+    OldTorchFile("torch before 1.6", ".pt"),
+)
