@@ -39,7 +39,8 @@ class Differentiable:
         if torch.compiler.is_compiling() and not recorded:
             y, h_n, *_ = operators.forward(*sizes, *arrays, weights)
         else:
-            y, h_n, *_ = applied(Forward, QuickForward)(*sizes, *arrays, *weights)
+            looked_on = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+            y, h_n, *_ = (Forward if looked_on else QuickForward).apply(*sizes, *arrays, *weights)
         return y, h_n
 
 
@@ -51,39 +52,42 @@ class Forward(torch.autograd.Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Any, ...]:
         D, bias, spec, x, h0, valid, resets, masks, *weights = args
-        run = operators.forward if opaque() else operators.forward_now
-        return tuple(run(D, bias, spec, x, h0, valid, resets, masks, weights))
+        return tuple(operators.forward(D, bias, spec, x, h0, valid, resets, masks, weights))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        ctx.mark_non_differentiable(*output[2:])
+        Forward.keep(ctx, inputs, output[2:])
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple[Any, ...], tape: Any) -> None:
+        """Save what backward needs."""
         D, bias, spec, *arrays = inputs
         ctx.sizes, ctx.count = Sizes(D, bias, spec), len(arrays)
-        ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)  # or the tape would get zeros
-        ctx.save_for_backward(*arrays, *output[2:])
+        ctx.save_for_backward(*arrays, *tape)
 
     @staticmethod
     def backward(ctx: Any, dy: Any, dh_n: Any, *_: Any) -> tuple[Any, ...]:
         saved = ctx.saved_tensors  # asked for once, or `checkpoint` would compute everything again
         x, h0, valid, resets, masks, *weights = saved[: ctx.count]
         tape = saved[ctx.count :]
+        compiling = torch.compiler.is_compiling()
+        if not (compiling or torch.is_grad_enabled() or transformed(dy, dh_n)):
+            grads = operators.backward_now(*ctx.sizes, x, dy, dh_n, valid, resets, masks, weights, tape)
+            return None, None, None, *grads[:2], None, None, None, *grads[2:]
         if dy is None:
             dy = x.new_zeros(*x.shape[:-1], ctx.sizes.D * h0.shape[-1])
         if dh_n is None:
             dh_n = torch.zeros_like(h0)
         watched = (x, h0, dy, dh_n, valid, resets, masks)
-        if torch.compiler.is_compiling():  # a compiled backward is never differentiated
-            dx, dh0, *dweights = operators.backward(*ctx.sizes, x, dy, dh_n, valid, resets, masks, weights, tape)
-        elif any(map(torch._C._functorch.is_legacy_batchedtensor, (dy, dh_n))):
-            raise NotDifferentiableError(
-                "gradients: a batch of them (is_grads_batched=True, vectorize=True) is not offered; "
-                "use jacrev, or vjp and vmap, of torch.func"
-            )
+        if compiling:  # a compiled backward is never differentiated
+            grads = operators.backward(*ctx.sizes, x, dy, dh_n, valid, resets, masks, weights, tape)
         elif forward_mode():
-            dx, dh0, *dweights = plain_gradients(ctx.sizes, *watched, weights)
+            grads = plain_gradients(ctx.sizes, *watched, weights)
         else:
-            dx, dh0, *dweights = applied(Backward, QuickBackward)(len(weights), *ctx.sizes, *watched, *weights, *tape)
-        return None, None, None, dx, dh0, None, None, None, *dweights
+            grads = Backward.apply(len(weights), *ctx.sizes, *watched, *weights, *tape)
+        return None, None, None, *grads[:2], None, None, None, *grads[2:]
 
 
 class Backward(torch.autograd.Function):
@@ -94,8 +98,8 @@ class Backward(torch.autograd.Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Any, ...]:
         count, D, bias, spec, x, _, dy, dh_n, valid, resets, masks, *rest = args
-        run = operators.backward if opaque() else operators.backward_now
-        return tuple(run(D, bias, spec, x, dy, dh_n, valid, resets, masks, rest[:count], rest[count:]))
+        sizes = (D, bias, spec)
+        return tuple(operators.backward(*sizes, x, dy, dh_n, valid, resets, masks, rest[:count], rest[count:]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
@@ -115,37 +119,27 @@ class Backward(torch.autograd.Function):
 
 
 class QuickForward(torch.autograd.Function):
-    """`Forward` without transforms; `apply` asks for the signature of a function that has `setup_context`."""
+    """`Forward` where nobody looks on: no operator in between, and the tape is kept without being put out."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Any:
-        output = Forward.forward(*args)
-        Forward.setup_context(ctx, args, output)
-        return output
+    def forward(ctx: Any, *args: Any) -> tuple[Any, Any]:
+        D, bias, spec, x, h0, valid, resets, masks, *weights = args
+        y, h_n, *tape = operators.forward_now(D, bias, spec, x, h0, valid, resets, masks, weights)
+        Forward.keep(ctx, args, tape)
+        return y, h_n
 
     backward = Forward.backward
 
 
-class QuickBackward(torch.autograd.Function):
-    """`Backward` without transforms."""
-
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Any:
-        output = Backward.forward(*args)
-        Backward.setup_context(ctx, args, output)
-        return output
-
-    backward = Backward.backward
-
-
-def applied(function: Any, quick: Any) -> Any:
-    """`apply` of the function, or of its quick form where nobody looks on."""
-    return function.apply if opaque() else quick.apply
-
-
-def opaque() -> bool:
-    """Whether somebody looks on, so that the operators have to be called as such; it costs some time."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+def transformed(dy: Any, dh_n: Any) -> bool:
+    """Whether a transform works on the gradients, which then cannot be handed to a kernel."""
+    legacy = torch._C._functorch.is_legacy_batchedtensor
+    if (dy is not None and legacy(dy)) or (dh_n is not None and legacy(dh_n)):
+        raise NotDifferentiableError(
+            "gradients: a batch of them (is_grads_batched=True, vectorize=True) is not offered; "
+            "use jacrev, or vjp and vmap, of torch.func"
+        )
+    return forward_mode() or torch._C._are_functorch_transforms_active()
 
 
 def plain_gradients(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,35 @@ __all__ = ["backward", "backward_now", "forward", "forward_now", "plain"]
 
 
 def forward_now(
+    D: int, bias: bool, spec: str, x: Any, h0: Any, valid: Any, resets: Any, masks: Any, weights: Any
+) -> list[Any]:
+    """y, h_n and the tape as `flat_tape`, by whatever kernel fits."""
+    sizes = Sizes(D, bias, spec)
+    stack = _fastest("forward", x, weights, valid, resets, masks, sizes)
+    return _forward(stack, *sizes, x, h0, valid, resets, masks, weights)
+
+
+def backward_now(
+    D: int,
+    bias: bool,
+    spec: str,
+    x: Any,
+    dy: Any,
+    dh_n: Any,
+    valid: Any,
+    resets: Any,
+    masks: Any,
+    weights: Any,
+    tape: Any,
+) -> list[Any]:
+    """dx, dh0 and the gradients of the weights, by whatever kernel fits; one of dy and dh_n may be None."""
+    sizes = Sizes(D, bias, spec)
+    stack = _fastest("backward", x, weights, valid, resets, masks, sizes)
+    return _backward(stack, *sizes, x, dy, dh_n, valid, resets, masks, weights, tape)
+
+
+@torch.library.custom_op("gru_xp::forward", mutates_args=())
+def forward(
     D: int,
     bias: bool,
     spec: str,
@@ -29,13 +59,12 @@ def forward_now(
     masks: Tensor | None,
     weights: Sequence[Tensor],
 ) -> list[Tensor]:
-    """y, h_n and the tape as `flat_tape`."""
-    sizes = Sizes(D, bias, spec)
-    stack = _fastest("forward", x, weights, valid, resets, masks, sizes)
-    return [a.contiguous() for a in _forward(stack, *sizes, x, h0, valid, resets, masks, weights)]
+    """As `forward_now`."""
+    return [a.contiguous() for a in forward_now(D, bias, spec, x, h0, valid, resets, masks, weights)]
 
 
-def backward_now(
+@torch.library.custom_op("gru_xp::backward", mutates_args=())
+def backward(
     D: int,
     bias: bool,
     spec: str,
@@ -48,14 +77,9 @@ def backward_now(
     weights: Sequence[Tensor],
     tape: Sequence[Tensor],
 ) -> list[Tensor]:
-    """dx, dh0 and the gradients of the weights."""
-    sizes = Sizes(D, bias, spec)
-    stack = _fastest("backward", x, weights, valid, resets, masks, sizes)
-    return [a.contiguous() for a in _backward(stack, *sizes, x, dy, dh_n, valid, resets, masks, weights, tape)]
-
-
-forward = torch.library.custom_op("gru_xp::forward", forward_now, mutates_args=())
-backward = torch.library.custom_op("gru_xp::backward", backward_now, mutates_args=())
+    """As `backward_now`."""
+    found = backward_now(D, bias, spec, x, dy, dh_n, valid, resets, masks, weights, tape)
+    return [a.contiguous() for a in found]
 
 
 def plain(
@@ -174,25 +198,38 @@ def _fastest(
     sizes: Sizes,
 ) -> Any:
     """The stack over the fastest kernel that fits, as `gru_forward` and `gru_backward` choose it."""
-    backend = load("torch")
-    T, N, I = x.shape
+    given = (valid is not None, resets is not None, masks is not None)
+    return _chosen(function, x.device, x.dtype, x.shape, weights[1].shape[1], len(weights), sizes, given, kernel_policy())
+
+
+@lru_cache(maxsize=1024)
+def _chosen(
+    function: Literal["forward", "backward"],
+    device: Any,
+    dtype: Any,
+    shape: tuple[int, int, int],
+    H: int,
+    count: int,
+    sizes: Sizes,
+    given: tuple[bool, bool, bool],
+    policy: str,
+) -> Any:
+    backend, (lengths, resets, dropout) = load("torch"), given
     call = Call(
         function,
         backend,
-        x.device,
-        backend.dtype_name(x.dtype),
-        T,
-        N,
-        I,
-        weights[1].shape[1],
-        len(weights) // (sizes.D * (4 if sizes.bias else 2)),
+        device,
+        backend.dtype_name(dtype),
+        *shape,
+        H,
+        count // (sizes.D * (4 if sizes.bias else 2)),
         sizes.D,
         spec_of(sizes.spec),
         bias=sizes.bias,
-        lengths=valid is not None,
-        resets=resets is not None,
-        dropout=masks is not None,
+        lengths=lengths,
+        resets=resets,
+        dropout=dropout,
         recording=False,
         save="all",
     )
-    return stack_for(backend, choose(call, kernel_policy()).kernel)
+    return stack_for(backend, choose(call, policy).kernel)

@@ -112,6 +112,11 @@ def owner(array: Any, argument: str) -> Backend:
         return backend
 
 
+def known_to(array: Any, backend: Backend) -> bool:
+    """Whether arrays of this type have been found to be the backend's before."""
+    return _owners.get(type(array)) is backend
+
+
 def _find_owner(array: Any, argument: str) -> Backend:
     for name in entries():
         if sys.modules.get(name) is not None and load(name).owns(array):  # an array cannot exist before its library

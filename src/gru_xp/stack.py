@@ -84,17 +84,21 @@ class Stack:
             dx, dlayer = None, []
             for d, tape in enumerate(tapes[index]):
                 row = index * D + d
-                part = None if dy is None else dy[..., d * H : (d + 1) * H]
+                part = dy if dy is None or D == 1 else dy[..., d * H : (d + 1) * H]
                 dx_d, dh0[row], dw = self.layer.backward(tape, part, None if dh_n is None else dh_n[row, ...])
                 dx = dx_d if dx is None else dx + dx_d
                 dlayer.append(dw)
             dparams.append(tuple(dlayer))
             dy = dx if index == 0 or dropout_masks is None else dx * dropout_masks[index - 1, ...]
-        return GRUGrads(dy, self.xp.stack(dh0), tuple(reversed(dparams)))
+        return GRUGrads(dy, self._rows(dh0), tuple(reversed(dparams)))
 
     def _stacked(self, states: list[Any], y: Any) -> Any:
         """The last states (N, H) as (L*D, N, H). Without steps they are the caller's h0, which has to be copied."""
-        return states[0][None, ...] if len(states) == 1 and y.shape[0] > 0 else self.xp.stack(states)
+        return self._rows(states) if y.shape[0] > 0 else self.xp.stack(states)
+
+    def _rows(self, states: list[Any]) -> Any:
+        """New arrays (N, H) as (L*D, N, H)."""
+        return states[0][None, ...] if len(states) == 1 else self.xp.stack(states)
 
     def _between(self, outs: list[Any], index: int, dropout_masks: Any) -> Any:
         """The directions' outputs (T, N, H) side by side, and through the dropout above this layer, if any."""
