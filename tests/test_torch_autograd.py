@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
@@ -311,3 +312,16 @@ def test_what_pytorch_does_not_offer_is_an_error() -> None:
     y, _ = ours(x, *ARGS[1:])
     with pytest.raises(gru_xp.NotDifferentiableError, match=r"torch\.func"):
         torch.autograd.grad(y, x, torch.stack([y, y]).detach(), is_grads_batched=True)
+
+
+@pytest.mark.parametrize("steps", [1, 60])
+def test_tracers_see_an_operator(steps: int) -> None:
+    """None of the ways around PyTorch's dispatcher is taken while somebody records what passes there."""
+    model, x = Model(), torch.randn(steps, N, I).double()
+    traced = make_fx(model)(x)
+    assert "gru_xp.forward" in str(traced.graph)
+    assert torch.equal(traced(2 * x), model(2 * x))
+    with torch.no_grad():
+        assert torch.equal(torch.jit.trace(model, (x,))(2 * x), model(2 * x))
+    with pytest.raises(gru_xp.NotDifferentiableError, match=r"torch\.export"):
+        torch.jit.trace(model, (x,))

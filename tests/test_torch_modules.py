@@ -366,3 +366,67 @@ def test_packed_output_unpacks() -> None:
     assert isinstance(y, PackedSequence)
     padded, lengths = pad_packed_sequence(y)
     assert padded.shape == (5, 3, H) and lengths.tolist() == [2, 5, 3]
+
+
+# ---- small calls, which go a shorter way -----------------------------------------------------------------------------
+
+
+def small_grads(model: Any, x: torch.Tensor, hx: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """Results and gradients of a loss to second order."""
+    given = [a.clone().requires_grad_() for a in (x, hx) if a is not None]
+    y, h_n = model(*given)
+    watched = [*given, *model.parameters()]
+    first = torch.autograd.grad(y.sin().sum() + (h_n**3).sum(), watched, create_graph=True)
+    second = torch.autograd.grad(sum((g**2).sum() for g in first), watched)
+    model.zero_grad()
+    model(*given)[1].sin().sum().backward()
+    return [y, h_n, *first, *second, *(p.grad for p in model.parameters())]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_small_and_long_way_agree(bidirectional: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First and second order, with the tape used twice; the long way is forced by a plain path."""
+    model = pair(num_layers=2, bidirectional=bidirectional)[1]
+    x, hx = randn(1, 2, I), randn(2 + 2 * bidirectional, 2, H)
+    for given in ((x, hx), (x,)):
+        found = small_grads(model, *given)
+        assert "Small" in str(model(x.clone().requires_grad_())[0].grad_fn)
+        monkeypatch.setenv("GRU_XP_KERNELS", "off")
+        assert "Small" not in str(model(x.clone().requires_grad_())[0].grad_fn)
+        expected = small_grads(model, *given)
+        monkeypatch.delenv("GRU_XP_KERNELS")
+        assert all((a - b).abs().max() < BOUND for a, b in zip(found, expected, strict=True))
+
+
+def test_a_small_call_sees_what_autograd_sees() -> None:
+    """A weight changed in place, a graph used up, weights of a wrong shape or type, frozen weights, checkpoints."""
+    model, x = pair()[1], randn(1, 2, I)
+    y, _ = model(x)
+    with torch.no_grad():
+        model.weight_hh_l0.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+    y, _ = model(x)
+    y.sum().backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        y.sum().backward()
+    other = copy.deepcopy(model)
+    other.weight_hh_l0 = torch.nn.Parameter(randn(3 * H, H + 1))
+    with pytest.raises(gru_xp.ShapeError, match="W_hh"):
+        other(x)
+    other.weight_hh_l0 = torch.nn.Parameter(torch.randn(3 * H, H))
+    with pytest.raises(gru_xp.DTypeError, match="W_hh"):
+        other(x)
+    with torch.no_grad():
+        assert not model(x)[0].requires_grad
+    model.requires_grad_(False)
+    assert not model(x)[0].requires_grad and model(x.clone().requires_grad_())[0].requires_grad
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda a: saved.append(a) or a, lambda a: a):
+        model(x.clone().requires_grad_())
+    assert len(saved) == 11  # x, h0, four weights and the five of the tape
+
+
+def test_a_small_cell() -> None:
+    theirs, ours = pair(torch.nn.GRUCell)
+    assert_same(theirs, ours, lambda m, x, h: m(x, h), (randn(N, I), randn(N, H)))

@@ -121,7 +121,7 @@ class TorchBackend(Backend):
         return a.unbind(0)
 
     def recording(self, arrays: list[Any]) -> bool:
-        if forward_mode() or torch.compiler.is_compiling():
+        if forward_mode() or traced():
             return True
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor
         return any(self.requires_grad(a) or wrapped(a) for a in arrays)
@@ -143,6 +143,15 @@ def _without_autocast(device_type: str, recorded: bool) -> Iterator[None]:
 def forward_mode() -> bool:
     """Whether a level of forward-mode differentiation is open, that of `torch.func.jvp` or of `forward_ad`."""
     return forward_ad._current_level >= 0
+
+
+def traced() -> bool:
+    """Whether a compiler, a tracer or a mode that dispatches wants to see operators and no memory."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 # torch.compile cannot look into a context variable: what is selected while it compiles stays so

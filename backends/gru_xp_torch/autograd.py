@@ -15,10 +15,10 @@ import torch
 from gru_xp.errors import NotDifferentiableError
 from gru_xp.params import GRUSpec
 
-from . import forward_mode, operators
+from . import forward_mode, operators, traced
 from .flat import Sizes, coded, flat_params
 
-__all__ = ["Differentiable"]
+__all__ = ["Differentiable", "gradients", "transformed"]
 
 
 class Differentiable:
@@ -36,11 +36,17 @@ class Differentiable:
         if dropout_masks is not None and dropout_masks.requires_grad:  # `gru_backward` has no gradient for masks
             return operators.plain(*sizes, *arrays, weights)
         recorded = torch.is_grad_enabled() and any(a.requires_grad for a in (x, h0, *weights))
-        if torch.compiler.is_compiling() and not recorded:
+        if traced() and not recorded:
             y, h_n, *_ = operators.forward(*sizes, *arrays, weights)
-        else:
-            looked_on = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-            y, h_n, *_ = (Forward if looked_on else QuickForward).apply(*sizes, *arrays, *weights)
+            return y, h_n
+        if torch._C._get_tracing_state() is not None:
+            raise NotDifferentiableError(
+                "torch.jit.trace cannot record a gradient through gru_xp; trace within torch.no_grad(), "
+                "or use torch.compile or torch.export"
+            )
+        looked_on = traced() or torch._C._are_functorch_transforms_active()
+        function: Any = Forward if looked_on else QuickForward
+        y, h_n, *_ = function.apply(*sizes, *arrays, *weights)
         return y, h_n
 
 
@@ -70,24 +76,28 @@ class Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Any, dh_n: Any, *_: Any) -> tuple[Any, ...]:
         saved = ctx.saved_tensors  # asked for once, or `checkpoint` would compute everything again
-        x, h0, valid, resets, masks, *weights = saved[: ctx.count]
-        tape = saved[ctx.count :]
-        compiling = torch.compiler.is_compiling()
-        if not (compiling or torch.is_grad_enabled() or transformed(dy, dh_n)):
-            grads = operators.backward_now(*ctx.sizes, x, dy, dh_n, valid, resets, masks, weights, tape)
-            return None, None, None, *grads[:2], None, None, None, *grads[2:]
-        if dy is None:
-            dy = x.new_zeros(*x.shape[:-1], ctx.sizes.D * h0.shape[-1])
-        if dh_n is None:
-            dh_n = torch.zeros_like(h0)
-        watched = (x, h0, dy, dh_n, valid, resets, masks)
-        if compiling:  # a compiled backward is never differentiated
-            grads = operators.backward(*ctx.sizes, x, dy, dh_n, valid, resets, masks, weights, tape)
-        elif forward_mode():
-            grads = plain_gradients(ctx.sizes, *watched, weights)
-        else:
-            grads = Backward.apply(len(weights), *ctx.sizes, *watched, *weights, *tape)
-        return None, None, None, *grads[:2], None, None, None, *grads[2:]
+        arrays, tape = saved[: ctx.count], saved[ctx.count :]
+        dx, dh0, *dweights = gradients(ctx.sizes, arrays, tape, dy, dh_n)
+        return None, None, None, dx, dh0, None, None, None, *dweights
+
+
+def gradients(sizes: Sizes, arrays: Any, tape: Any, dy: Any, dh_n: Any) -> Any:
+    """dx, dh0 and the weights' gradients, by a kernel or, where they are to be differentiated again, by `Backward`.
+
+    `arrays` are x, h0, valid, resets, masks and the weights; dy and dh_n may be None.
+    """
+    x, h0, valid, resets, masks, *weights = arrays
+    compiling = torch.compiler.is_compiling()
+    if not (compiling or torch.is_grad_enabled() or transformed(dy, dh_n)):
+        return operators.backward_now(*sizes, x, dy, dh_n, valid, resets, masks, weights, tape)
+    dy = x.new_zeros(*x.shape[:-1], sizes.D * h0.shape[-1]) if dy is None else dy
+    dh_n = torch.zeros_like(h0) if dh_n is None else dh_n
+    watched = (x, h0, dy, dh_n, valid, resets, masks)
+    if compiling:  # a compiled backward is never differentiated
+        return operators.backward(*sizes, x, dy, dh_n, valid, resets, masks, weights, tape)
+    if forward_mode():
+        return plain_gradients(sizes, *watched, weights)
+    return Backward.apply(len(weights), *sizes, *watched, *weights, *tape)  # type: ignore[no-untyped-call]
 
 
 class Backward(torch.autograd.Function):
@@ -111,10 +121,10 @@ class Backward(torch.autograd.Function):
     def backward(ctx: Any, *v: Any) -> tuple[Any, ...]:
         x, h0, dy, dh_n, valid, resets, masks, *weights = ctx.saved_tensors
 
-        def gradients(x: Any, h0: Any, dy: Any, dh_n: Any, *weights: Any) -> Any:
+        def first_order(x: Any, h0: Any, dy: Any, dh_n: Any, *weights: Any) -> Any:
             return plain_gradients(ctx.sizes, x, h0, dy, dh_n, valid, resets, masks, weights)
 
-        dx, dh0, ddy, ddh_n, *dweights = torch.func.vjp(gradients, x, h0, dy, dh_n, *weights)[1](v)
+        dx, dh0, ddy, ddh_n, *dweights = torch.func.vjp(first_order, x, h0, dy, dh_n, *weights)[1](v)
         return None, None, None, None, dx, dh0, ddy, ddh_n, None, None, None, *dweights, *([None] * ctx.rest)
 
 

@@ -199,7 +199,9 @@ def _fastest(
 ) -> Any:
     """The stack over the fastest kernel that fits, as `gru_forward` and `gru_backward` choose it."""
     given = (valid is not None, resets is not None, masks is not None)
-    return _chosen(function, x.device, x.dtype, x.shape, weights[1].shape[1], len(weights), sizes, given, kernel_policy())
+    return _chosen(
+        function, x.device, x.dtype, x.shape, weights[1].shape[1], len(weights), sizes, given, kernel_policy()
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -1,0 +1,97 @@
+"""Small calls that are recorded, on the CPU: little stands between PyTorch and the kernel, which is soon done.
+
+The tape stays what the kernel left, NumPy's arrays. So PyTorch does not see that it is saved: it is no more than a few
+kilobytes, and whoever moves or drops what is saved (`checkpoint`, say) gets the long way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import Parameter
+
+from gru_xp.checks import sizes_of
+from gru_xp.dispatch import kernel_policy, load, selection
+from gru_xp.kernels import stack_for
+from gru_xp.params import GRUSpec, Params, weights_of
+from gru_xp_cpu import numpy_layer
+from gru_xp_cpu.layer import unusable
+
+from . import forward_mode, traced
+from .autograd import gradients, transformed
+from .flat import STANDARD, Sizes, flat_params, flat_tape, params_of
+
+__all__ = ["small"]
+
+#: multiply-adds with W_hh, T * N * 3 * H * H
+MOST = 200_000
+PLAIN: Any = {"valid": None, "resets": None, "dropout_masks": None}
+CUDNN = GRUSpec()
+
+
+def small(x: Tensor, h0: Tensor | None, params: Params) -> tuple[Tensor, Tensor] | None:
+    """What `gru_xp.gru` returns for a small call with nothing unusual about it; None for one that `gru` has to look at.
+
+    x (T, N, I), h0 (L*D, N, H), whose shapes are known to fit together, as those of the weights need not be.
+    """
+    T, N, I = x.shape
+    if T * N * 3 * params[0][0].W_hh.shape[1] ** 2 > MOST or T * N == 0 or type(x) not in (Tensor, Parameter):
+        return None
+    weights, dtype = weights_of(params), x.dtype
+    recorded = x.requires_grad
+    for a in weights if h0 is None else (h0, *weights):
+        if a.dtype is not dtype or not a.is_cpu or type(a) not in (Parameter, Tensor):
+            return None
+        recorded = recorded or a.requires_grad
+    if (
+        not recorded
+        or not torch.is_grad_enabled()
+        or dtype not in (torch.float32, torch.float64)
+        or not x.is_cpu
+        or x.layout is not torch.strided
+        or forward_mode()
+        or torch._C._are_functorch_transforms_active()
+        or traced()
+        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        or torch.is_autocast_enabled("cpu")
+        or selection() is not None
+        or kernel_policy() == "off"
+        or unusable() is not None
+    ):
+        return None
+    sizes = sizes_of(params)
+    if I != sizes.I:
+        return None
+    if h0 is None:
+        h0 = x.new_zeros(sizes.L * sizes.D, N, sizes.H)
+    return Small.apply(Sizes(sizes.D, sizes.bias, STANDARD), x, h0, *weights)  # type: ignore[no-untyped-call]
+
+
+class Small(Function):
+    """y and h_n."""
+
+    @staticmethod
+    def forward(ctx: Any, sizes: Sizes, *arrays: Tensor) -> tuple[Tensor, Tensor]:
+        x, h0, *weights = (a.numpy(force=True) for a in arrays)
+        y, h_n, tapes = _stack().forward(x, h0, params_of(weights, sizes), spec=CUDNN, save="all", **PLAIN)
+        ctx.sizes, ctx.tapes = sizes, tapes
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*arrays)
+        return torch.from_numpy(y), torch.from_numpy(h_n)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Any, dh_n: Any) -> tuple[Any, ...]:
+        x, h0, *weights = ctx.saved_tensors  # even where they are not used: that they are unchanged is found out here
+        if torch.is_grad_enabled() or transformed(dy, dh_n):
+            tape = [torch.from_numpy(a) for a in flat_tape(ctx.tapes)]
+            return None, *gradients(ctx.sizes, (x, h0, None, None, None, *weights), tape, dy, dh_n)
+        given = (None if a is None else a.numpy(force=True) for a in (dy, dh_n))
+        grads = _stack().backward(ctx.tapes, *given, dropout_masks=None)
+        return None, *map(torch.from_numpy, (grads.x, grads.h0, *flat_params(grads.params)))
+
+
+def _stack() -> Any:
+    return stack_for(load("numpy"), numpy_layer)
