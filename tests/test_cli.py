@@ -211,7 +211,7 @@ def test_info_says_which_kernel_cannot_run(monkeypatch: pytest.MonkeyPatch) -> N
         def refuses(self, call: Any) -> str:
             return f"no [{call.dtype}] today"
 
-    monkeypatch.setattr("gru_xp.cli.kernels_of", lambda library: (Kernel(),))
+    monkeypatch.setattr("gru_xp.cli.main.kernels_of", lambda library: (Kernel(),))
     said = " ".join(invoke("info").stdout.split())
     assert "sleepy (layer) not here: no [float32] today" in said
 

@@ -34,10 +34,12 @@ def run_stack(stack: Stack, x: Any, h0: Any, lengths: Any) -> tuple[Any, Any] | 
         given |= {} if lengths is None else {"lengths": np.asarray(lengths, np.int32)}
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            _model(node, given).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        y, h_n = session.run(None, given)
+        model = _model(node, given).SerializeToString()
+        try:
+            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            y, h_n = session.run(None, given)
+        except Exception as error:  # its errors have no common class
+            raise BackendError(f"onnxruntime {onnxruntime.__version__} refuses {node.name}: {error}") from None
         states.append(h_n)
         x = np.ascontiguousarray(y.transpose(0, 2, 1, 3).reshape(*y.shape[:1], y.shape[2], -1))
     return x, np.concatenate(states)

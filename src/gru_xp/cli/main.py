@@ -1,4 +1,4 @@
-"""The command line: `gru-xp info`, `run`, `demo` and `conformance`. What a user can put right is one line on stderr."""
+"""`gru-xp info`, `run`, `demo`, `warmup` and `conformance`."""
 
 from __future__ import annotations
 
@@ -16,49 +16,36 @@ import numpy as np
 import numpy.typing as npt
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import __version__
-from .backend import Backend
-from .dispatch import Place, available, convert, entries, how_to_get, kernel_policy, place_for, selection, use_backend
-from .dispatch import load as load_backend
-from .errors import BackendError, DTypeError, FileFormatError, GRUError
-from .formats.files import write_whole
-from .kernels import Call, Kernel, kernels_of
-from .module import load
-from .params import GRUSpec
+from gru_xp import __version__
+from gru_xp.backend import Backend
+from gru_xp.dispatch import (
+    Place,
+    available,
+    convert,
+    entries,
+    how_to_get,
+    kernel_policy,
+    place_for,
+    selection,
+    use_backend,
+)
+from gru_xp.dispatch import load as load_backend
+from gru_xp.errors import BackendError, DTypeError, FileFormatError, GRUError
+from gru_xp.formats.files import write_whole
+from gru_xp.kernels import Call, Kernel, kernels_of
+from gru_xp.module import load
+from gru_xp.params import GRUSpec
 
-__all__ = ["app"]
+from .terminal import errors, make_console
 
-WIDTH = 120  # of tables where nobody says how wide the page is
+__all__ = ["app", "read_npy"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 BackendOption = Annotated[str | None, typer.Option("--backend", "-b", help="name or name:device; else GRU_XP_BACKEND")]
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """What a user can put right, in one line on stderr and with the exit status 1."""
-    try:
-        yield
-    except GRUError as error:
-        words = str(error)
-    except OSError as error:
-        words = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-    else:
-        return
-    Console(stderr=True).print(
-        f"[bold red]error:[/] {escape(' '.join(words.split()))}", highlight=False, soft_wrap=True
-    )
-    raise typer.Exit(1)
 
 
 def _show_version(asked: bool) -> None:
@@ -82,7 +69,7 @@ def main(
 @app.command()
 def info() -> None:
     """Backends, devices, dtypes, kernels, versions, variables; what is missing and how to get it."""
-    console = _console()
+    console = make_console()
     table = Table(box=SIMPLE_HEAD, padding=(0, 2, 0, 0))
     table.add_column("backend", style="bold cyan", no_wrap=True)
     for heading in ("library", "devices", "dtypes", "fused kernels"):
@@ -170,13 +157,13 @@ def run(
 
     The files appear whole or not at all. NumPy has no bfloat16, so such a model's results are written as float32.
     """
-    with _errors(), _selected(backend):
+    with errors(), _selected(backend):
         _assert_writable(output_file, state_out)
         model = load(model_file)
         place = place_for(selection(), None)
         x = _bring(input_file, model.dtype, place, cast)
         h0 = None if h0_file is None else _bring(h0_file, model.dtype, place, cast)
-        lengths = None if lengths_file is None else _read(lengths_file).tolist()
+        lengths = None if lengths_file is None else read_npy(lengths_file).tolist()
         try:
             y, h_n = model(x, h0, lengths=lengths)
         except GRUError as error:
@@ -203,7 +190,7 @@ def _selected(backend: str | None) -> Iterator[None]:
         yield
 
 
-def _read(path: Path) -> npt.NDArray[Any]:
+def read_npy(path: Path) -> npt.NDArray[Any]:
     """An array from an npy file. Nothing is ever unpickled."""
     with path.open("rb") as file:
         try:
@@ -217,7 +204,7 @@ def _read(path: Path) -> npt.NDArray[Any]:
 
 def _bring(path: Path, dtype: str, place: Place, cast: bool) -> Any:
     """A floating-point array from a file, in the model's dtype, where the model is."""
-    array = _read(path)
+    array = read_npy(path)
     if array.dtype.kind not in ("f", "i", "u", "b"):
         raise DTypeError(f"{path}: expected {dtype}, as the model has, got {array.dtype}")
     if array.dtype.name != dtype and not cast:
@@ -260,16 +247,16 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="a few epochs only, for a few seconds")] = False,
 ) -> None:
     """Train a GRU on handwritten digits, save it, and run it on every backend that is installed."""
-    from . import demo as job
+    from gru_xp import demo as job
 
-    with _errors(), _selected(backend):
-        job.run(_console(), epochs=epochs, out=out, quick=quick)
+    with errors(), _selected(backend):
+        job.run(make_console(), epochs=epochs, out=out, quick=quick)
 
 
 @app.command()
 def warmup() -> None:
     """Compile the fused kernels that are compiled at their first use, so that the first call does not wait."""
-    console = _console()
+    console = make_console()
     kernels = {kernel.name: kernel for name in available() for kernel in kernels_of(name)}
     for name, kernel in kernels.items():
         if hasattr(kernel, "warmup"):
@@ -278,7 +265,7 @@ def warmup() -> None:
 
 def _passed_on(module: str, name: str, context: typer.Context) -> None:
     """A command of the conformance suite, with all arguments."""
-    with _errors():
+    with errors():
         try:
             import_module(f"gru_xp_conformance.{module}").app(context.args, prog_name=f"gru-xp {name}")
         except ModuleNotFoundError as error:

@@ -1,0 +1,8 @@
+"""The command line, `gru-xp`. What a user can put right is one line on stderr."""
+
+from .main import app
+from .models import models
+
+app.add_typer(models)
+
+__all__ = ["app"]

@@ -1,0 +1,140 @@
+"""`gru-xp inspect`, `convert`, `verify`: what they print, write and return."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner, Result
+
+import gru_xp
+from gru_xp.cli import app
+
+
+@pytest.fixture(autouse=True)
+def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model, its export, one that lost `linear_before_reset`, one whose only GRU cannot be had, and inputs."""
+    monkeypatch.chdir(tmp_path)
+    model = gru_xp.GRU(3, 4, 2, bidirectional=True, batch_first=True, dropout=0.25, seed=0)
+    model.save("model.safetensors")
+    model.save("model.onnx")
+    lost = onnx.load("model.onnx")
+    for node in lost.graph.node:
+        for a in node.attribute:
+            if a.name == "linear_before_reset":
+                a.i = 0
+    onnx.save(lost, "lost.onnx")
+    for node in lost.graph.node:
+        if node.op_type == "GRU":
+            node.name = "\x1b[31m[bold]evil"
+            node.input[1] = "nowhere"
+    onnx.save(lost, "refused.onnx")
+    np.save("x.npy", np.random.default_rng(0).normal(size=(9, 2, 3)))
+    np.save("row.npy", np.ones((9, 3), "f4"))
+    np.save("wide.npy", np.ones((9, 2, 5), "f4"))
+    Path("words.bin").write_text("not a model, but long enough to be looked at, twice")
+
+
+def invoke(*arguments: str, status: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    assert isinstance(result.exception, SystemExit | None), repr(result.exception)
+    assert result.exit_code == status, (result.exit_code, result.output, result.stderr)
+    return result
+
+
+# ---- inspect ---------------------------------------------------------------------------------------------------------
+
+
+def test_inspect_prints_a_table() -> None:
+    said = invoke("inspect", "model.onnx").stdout
+    for words in ("model.onnx (onnx)", "gru", "after the product", "sigmoid, tanh", "both", "float32", "exact: gru:"):
+        assert words in said
+    assert invoke("inspect", "lost.onnx").stdout.count("before the product") == 1
+
+
+def test_inspect_for_programs() -> None:
+    found = json.loads(invoke("inspect", "--json", "model.onnx").stdout)
+    (gru,) = found["grus"]
+    assert found["format"] == "onnx" and found["refused"] == []
+    expected = {"input_size": 3, "hidden_size": 4, "num_layers": 2, "directions": 2, "bias": True, "batch_first": True}
+    assert expected.items() <= gru.items()
+    assert gru["spec"] == gru_xp.GRUSpec().as_dict()
+    model = gru_xp.load("model.onnx")
+    squares = [float((w.W_hh.astype("f8") ** 2).sum()) for layer in model.params for w in layer]
+    assert gru["norms"]["W_hh"] == pytest.approx(sum(squares) ** 0.5)
+    assert json.loads(invoke("inspect", "--json", "model.safetensors").stdout)["grus"][0]["dropout"] == 0.25
+
+
+def test_inspect_says_what_is_refused_and_obeys_no_name() -> None:
+    said = invoke("inspect", "refused.onnx", status=1).stdout
+    assert "refused: \N{REPLACEMENT CHARACTER}[31m[bold]evil: W is not in the file as numbers" in said
+    assert "\x1b" not in said
+    assert json.loads(invoke("inspect", "--json", "refused.onnx", status=1).stdout)["grus"] == []
+
+
+@pytest.mark.parametrize("command", ["inspect", "convert", "verify"])
+def test_what_a_user_can_put_right(command: str) -> None:
+    more = {"inspect": (), "convert": ("out.onnx",), "verify": ("model.onnx",)}[command]
+    status = 2 if command == "verify" else 1
+    for file, words in (("none.onnx", "none.onnx: No such file"), ("words.bin", "expected a file of a known format")):
+        error = invoke(command, file, *more, status=status).stderr
+        assert words in error and error.count("\n") == 1
+
+
+# ---- convert ---------------------------------------------------------------------------------------------------------
+
+
+def test_convert_prints_the_report_of_both_ways() -> None:
+    said = invoke("convert", "model.safetensors", "there.onnx").stdout
+    assert said.splitlines() == [
+        "exact: all of it",
+        "exact: weights and biases: bit for bit",
+        "ignored: dropout: it acts in training alone, and this file does not train",
+    ]
+    invoke("convert", "there.onnx", "back.safetensors")
+    for ours, theirs in zip(*(gru_xp.load(f"{n}.safetensors").params for n in ("model", "back")), strict=True):
+        for w, v in zip(ours, theirs, strict=True):
+            assert [a.tobytes() for a in w] == [a.tobytes() for a in v]
+
+
+def test_convert_between_named_formats() -> None:
+    Path("model.onnx").rename("model.data")
+    invoke("convert", "model.data", "out.data", "--from", "onnx", "--to", "safetensors", "--name", "gru")
+    assert gru_xp.load("out.data").hidden_size == 4
+    assert "got 'onx'" in invoke("convert", "model.data", "out.data", "--from", "onx", status=1).stderr
+    error = invoke("convert", "model.data", "out.data", "--from", "onnx", "--name", "lstm", status=1).stderr
+    assert "expected a GRU called 'lstm', found: 'gru'" in error
+
+
+# ---- verify ----------------------------------------------------------------------------------------------------------
+
+
+def test_verify_agrees() -> None:
+    said = invoke("verify", "model.safetensors", "model.onnx", "--input", "x.npy", "--input", "x.npy").stdout
+    assert "A and B agree" in said and "onnxruntime" in said and "x.npy" in said
+    invoke("verify", "model.safetensors", "model.onnx", "--input", "row.npy", "--steps", "3", "--seed", "5")
+
+
+def test_verify_says_where_and_why() -> None:
+    said = invoke("verify", "model.safetensors", "lost.onnx", status=1).stdout
+    assert "they part: layer 0, forward direction, time step 0, in candidate n" in said
+    assert "explained: B computes what A does with the reset gate before the recurrent product" in said
+    assert "differs: reset_after: A has True, B has False" in said
+    assert said.rstrip().endswith("A and B do not agree")
+
+
+def test_verify_for_programs() -> None:
+    verdict: dict[str, Any] = json.loads(invoke("verify", "--json", "model.onnx", "lost.onnx", status=1).stdout)
+    assert verdict["agrees"] is False
+    assert verdict["parting"] == {"layer": 0, "direction": "forward", "step": 0, "gates": ["candidate n"]}
+    assert [case["by"] for case in verdict["cases"]] == [["onnxruntime", "onnxruntime"]] * 3
+    assert json.loads(invoke("verify", "--json", "model.onnx", "lost.onnx", "--tolerance", "9").stdout)["agrees"]
+
+
+def test_verify_wants_an_input_that_fits() -> None:
+    error = invoke("verify", "model.onnx", "lost.onnx", "--input", "wide.npy", status=2).stderr
+    assert "wide.npy: expected (T, N, I) = (T, N, 3), got (9, 2, 5)" in error
