@@ -19,7 +19,7 @@ pytest.importorskip("llvmlite")
 
 from gru_xp.errors import VariableError
 from gru_xp.params import CellParams, GRUSpec
-from gru_xp_cpu import AdaptedLayer, CpuLayer, memory, warmup
+from gru_xp_cpu import AdaptedLayer, CpuLayer, meeting, memory, threads, warmup
 from gru_xp_cpu.compiler import image_of
 from gru_xp_cpu.stream import Stream
 from gru_xp_cpu.target import Target
@@ -89,10 +89,10 @@ def test_many_python_threads() -> None:
             if not same(everything(*problems[i]), expected[i]):
                 wrong.append(i)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in workers:
         thread.start()
-    for thread in threads:
+    for thread in workers:
         thread.join(120)
         assert not thread.is_alive()
     assert not wrong
@@ -118,6 +118,18 @@ def test_beside_the_threads_of_other_libraries() -> None:
 
 
 @pytest.mark.usefixtures("three_threads")
+def test_results_do_not_depend_on_who_comes() -> None:
+    """After a call that was held up the caller does all shares itself for a while: the same numbers."""
+    expected, sync = everything(*problem()), threads._pools[0].sync
+    sync[meeting.SYNC["alone"]] = left = 9
+    while left > 1:
+        assert same(everything(*problem()), expected)
+        assert sync[meeting.SYNC["alone"]] < left
+        left = sync[meeting.SYNC["alone"]]
+    assert same(everything(*problem()), expected)
+
+
+@pytest.mark.usefixtures("three_threads")
 def test_nothing_spins_between_calls() -> None:
     everything(*problem())
     begin = time.process_time()
@@ -133,8 +145,8 @@ def test_the_number_of_threads_is_checked(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_number_of_threads_hardly_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
-    for threads in ("1", "2", "5"):
-        monkeypatch.setenv("GRU_XP_NUM_THREADS", threads)
+    for count in ("1", "2", "5"):
+        monkeypatch.setenv("GRU_XP_NUM_THREADS", count)
         results.append(everything(*problem()))
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):

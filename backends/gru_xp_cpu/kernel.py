@@ -32,11 +32,11 @@ QUICK = 100_000
 class Layout:
     """What calls of one size have in common: a plan, and the first and the last fields as bytes."""
 
-    __slots__ = ("_address", "_offsets", "_tail", "alone", "head", "segment", "size", "threads")
+    __slots__ = ("_address", "_offsets", "_tail", "alone", "head", "segment", "size", "threads", "wait")
 
     def __init__(self, sizes: tuple[int, int, int, int], plan: Plan, alone: Any):
         self.alone = alone  # the kernel on one thread: alone(fields, 0, 1, 0)
-        self.threads, self.segment, self.size = plan.threads, plan.segment, plan.size
+        self.threads, self.wait, self.segment, self.size = plan.threads, plan.wait, plan.segment, plan.size
         self.head = Struct("8q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts, plan.wait)
         self._offsets, self._address, self._tail = plan.offsets, 0, b""
 
@@ -55,7 +55,7 @@ class Layout:
 
 
 class Kernel:
-    """A kernel for this target and one dtype: `layout.alone(fields, 0, 1, 0)` or `together(fields, threads)`."""
+    """A kernel for this target and one dtype: `layout.alone(fields, 0, 1, 0)` or `together(fields, layout)`."""
 
     def __init__(self, kind: str, dtype: str):
         from . import threads
@@ -87,9 +87,9 @@ class Kernel:
             layout = self._layouts[key] = Layout((T, N, I, H), found, self._quick if work < QUICK else self._alone)
             return layout
 
-    def together(self, fields: bytes, threads: int) -> None:
+    def together(self, fields: bytes, layout: Layout) -> None:
         """Run on several threads."""
-        self._run(self._target, self._address, fields, threads)
+        self._run(self._target, self._address, fields, layout.threads, layout.wait)
 
 
 @cache

@@ -195,7 +195,7 @@ def _forward(
         if layout.threads == 1:
             layout.alone(layout.head + fields + tail, 0, 1, 0)
         else:
-            run.together(layout.head + fields + tail, layout.threads)
+            run.together(layout.head + fields + tail, layout)
         first = last
         if first == T:
             break
@@ -242,7 +242,7 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams
         if layout.threads == 1:
             layout.alone(layout.head + fields + layout.tail(address), 0, 1, 0)
         else:
-            run.together(layout.head + fields + layout.tail(address), layout.threads)
+            run.together(layout.head + fields + layout.tail(address), layout)
         last = first
         if last == 0:
             break

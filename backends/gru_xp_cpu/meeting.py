@@ -10,6 +10,9 @@ a row of pieces of work, each dealt out in as many shares as there are threads, 
 until it sees that the others are there. The shares do not depend on who does them, nor does the result. A worker that
 comes too late is not needed any more and goes back to sleep.
 
+Where other programs hold the cores, threads that meet all the time are slower than one: each waits for the other to get
+its core back. So after a kernel that was held up the caller does the next ones alone, and then tries again.
+
 At the barrier behind each piece every thread writes which piece it has done, and reads that of the others: one line
 goes from core to core, where a common counter would go there and back. Who waits gives its core away after a while, for
 there may be more threads than cores.
@@ -29,6 +32,7 @@ __all__ = ["LOCKS", "MOST", "PLACES", "SYNC", "Crew", "meet", "serve_and_launch"
 
 #: places in the record: `joined` is the first piece that the workers take part in, 0 as long as that is open
 SYNC = {"kernel": 0, "fields": 1, "parts": 2, "give_way": 3, "acquire": 4, "release": 5, "joined": 8}
+SYNC |= {"held_up": 9, "alone": 10}
 #: the locks of the workers follow LOCKS, the lines of all threads LINES: the last piece done, and the worker's state
 LOCKS, MOST, LINE = 16, 64, 8
 LINES = LOCKS + MOST
@@ -39,6 +43,8 @@ ASLEEP, CALLED, THERE, DISMISSED = range(4)
 
 #: turns of a waiting loop before the core is given away; one turn is a pause of 10 to 140 cycles
 PATIENCE = 60
+#: turns at one barrier, far more than uneven shares cost, and how many kernels are then done alone
+LONG, ALONE = 1000, 30
 #: after the last piece of any kernel
 NEVER = 1 << 62
 
@@ -64,7 +70,11 @@ class Crew:
         c = self.c
         piece = self.piece.get() + 1
         self.piece.set(piece)
-        with c.when(c.part.equals(0)), c.when(self.joined.get() > piece):
+        with (
+            c.when(c.part.equals(0)),
+            c.when(self.joined.get() > piece),
+            c.when(self.sync.load(SYNC["alone"]).equals(0)),
+        ):
             self._look(piece)
         together = self.joined.get() <= piece
         alone = c.select(c.part > 0, c.parts, 0)
@@ -98,11 +108,14 @@ def meet(unit: Unit) -> None:
         sync = c.ints_at(c.sync)
         _write(sync, c.part * LINE + (LINES + DONE), c.piece)
         with c.loop(0, c.parts) as other:
-            _until(c, sync, lambda: _read(sync, other * LINE + (LINES + DONE)) >= c.piece)
+            _until(c, sync, lambda: _read(sync, other * LINE + (LINES + DONE)) >= c.piece, barrier=True)
 
 
 def serve_and_launch(unit: Unit) -> None:
-    """Emit `serve(sync, part)`, a worker's life, and `launch(sync, kernel, fields, parts)`, which has them work."""
+    """Emit `serve(sync, part)`, a worker's life, and `launch(sync, kernel, fields, parts, wait)`, which has them work.
+
+    `wait` is not zero where the kernel waits for all of them.
+    """
 
     def run(c: Code, sync: Pointer, part: Value) -> None:
         arguments = [c.b.inttoptr(sync.load(SYNC["fields"]).ir, PTR), part.ir, sync.load(SYNC["parts"]).ir, c.sync.ir]
@@ -123,13 +136,22 @@ def serve_and_launch(unit: Unit) -> None:
                 again = _change(sync, state, DISMISSED, ASLEEP).equals(CALLED)
                 found.set(c.select(again, c.integer(CALLED), ASLEEP))
 
-    with unit.function("launch", "@sync kernel fields parts", public=True) as c:
+    with unit.function("launch", "@sync kernel fields parts wait", public=True) as c:
         sync = c.ints_at(c.sync)
-        for name, value in (("kernel", c.kernel), ("fields", c.fields), ("parts", c.parts), ("joined", 0)):
+        alone = c.select(c.wait > 0, c.integer(0), (sync.load(SYNC["alone"]) - 1).max(0))
+        called = c.select(alone > 0, c.integer(1), c.parts)
+        for name, value in (
+            ("kernel", c.kernel),
+            ("fields", c.fields),
+            ("parts", c.parts),
+            ("joined", 0),
+            ("held_up", 0),
+            ("alone", alone),
+        ):
             sync.store(value, SYNC[name])
         with c.loop(0, c.parts) as part:
             sync.store(0, part * LINE + (LINES + DONE))
-        with c.loop(1, c.parts) as part:
+        with c.loop(1, called) as part:
             state = part * LINE + (LINES + STATE)
             # who was not needed last time has not woken up yet, and need not be woken again
             with c.when(_change(sync, state, DISMISSED, CALLED) < DISMISSED):
@@ -137,10 +159,12 @@ def serve_and_launch(unit: Unit) -> None:
                 lock = c.b.inttoptr(sync.load(part + LOCKS).ir, PTR)
                 _call(c, sync.load(SYNC["release"]), ir.VoidType(), [lock])
         run(c, sync, c.integer(0))
-        with c.loop(1, c.parts) as part:
+        with c.loop(1, called) as part:
             state = part * LINE + (LINES + STATE)
             with c.when(_change(sync, state, CALLED, DISMISSED) > CALLED):
                 _until(c, sync, lambda: _read(sync, state).equals(ASLEEP))
+        with c.when(c.wait.equals(0)), c.when(sync.load(SYNC["held_up"]) > 0):
+            sync.store(ALONE, SYNC["alone"])
 
 
 # ---- memory that several threads look at ----------------------------------------------------------------------------
@@ -167,7 +191,7 @@ def _change(sync: Pointer, place: Any, old: int, new: int) -> Value:
     return Value(sync.code, b.extract_value(both, 0))
 
 
-def _until(c: Code, sync: Pointer, condition: Callable[[], Value]) -> None:
+def _until(c: Code, sync: Pointer, condition: Callable[[], Value], *, barrier: bool = False) -> None:
     """Wait until something is so."""
     with c.loop_while(0, lambda _: condition().equals(0)) as turns:
         turn = turns.get()
@@ -176,6 +200,9 @@ def _until(c: Code, sync: Pointer, condition: Callable[[], Value]) -> None:
         give_way = sync.load(SYNC["give_way"])
         with c.when(turn > PATIENCE), c.when(give_way > 0):
             _call(c, give_way, I32, [])
+        if barrier:
+            with c.when(turn.equals(LONG)):
+                sync.store(1, SYNC["held_up"])
 
 
 def _pause(c: Code) -> None:

@@ -53,10 +53,10 @@ class Stream:
             fields = run.pack(0, 1, 0, STEP, 0, 0, b, 0, id(x), id(h), *weights, id(y), id(h), *([0] * 8))
             whole = layout.head + fields + w.panels + layout.tail(address)[len(w.panels) :]
             self._kept += [memory, x, h]
-            self._calls.append((layout.threads, layout.alone, whole))
+            self._calls.append((layout, whole))
             x = y
         self._together = run.together
-        self.threads = max(threads for threads, *_ in self._calls)
+        self.threads = max(layout.threads for layout, _ in self._calls)
         self._y = self._outputs[-1][0]
 
     def step(self, x: Any) -> Any:
@@ -67,11 +67,11 @@ class Stream:
         if x.dtype != self._dtype:
             raise DTypeError(f"x: expected {self._dtype}, as the parameters, got {x.dtype}")
         self._x[0] = x
-        for threads, alone, fields in self._calls:
-            if threads == 1:
-                alone(fields, 0, 1, 0)
+        for layout, fields in self._calls:
+            if layout.threads == 1:
+                layout.alone(fields, 0, 1, 0)
             else:
-                self._together(fields, threads)
+                self._together(fields, layout)
         return self._y.copy()
 
     def advance(self, x: Any, state: Any) -> tuple[Any, Any]:

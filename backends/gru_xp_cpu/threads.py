@@ -62,12 +62,15 @@ def _quota() -> int:
     return MOST
 
 
-def run(target: Target, kernel: int, fields: bytes, threads: int) -> None:
-    """Run a kernel on some threads, this one among them; returns when all are done."""
+def run(target: Target, kernel: int, fields: bytes, threads: int, wait: bool) -> None:
+    """Run a kernel on some threads, this one among them; returns when all are done.
+
+    `wait` says whether the kernel waits for all of them before it begins, see `meeting`.
+    """
     pool = _pools[0]
     with pool.turn:
         pool.grow(target, threads)
-        pool.launch(pool.address, kernel, fields, threads)
+        pool.launch(pool.address, kernel, fields, threads, wait)
 
 
 class _Pool:
@@ -88,7 +91,9 @@ class _Pool:
             return
         code = machine(target, "threads", "float32")
         if self.launch is None:
-            kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64)
+            kind = ctypes.CFUNCTYPE(
+                None, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64
+            )
             self.launch = kind(code.address("launch"))
             self.sync[SYNC["give_way"]] = _address_of_give_way()
             for name in ("acquire", "release"):
