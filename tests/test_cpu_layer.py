@@ -17,6 +17,8 @@ from gru_xp.cell import Gates
 from gru_xp.layer import Layer
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_conformance import reference, tolerance
+from gru_xp_conformance.judge import Target
+from gru_xp_conformance.matrix import FAILED, PASSED, judge_case, plan
 from gru_xp_cpu import CpuLayer, kernel, target
 from gru_xp_cpu.target import _widths
 
@@ -166,6 +168,17 @@ def test_long_calls_in_pieces(width: str, monkeypatch: pytest.MonkeyPatch) -> No
         kernel.kernel.cache_clear(), plan.plan.cache_clear()
     for name in QUANTITIES:
         np.testing.assert_array_equal(whole[name], pieces[name])
+
+
+@pytest.mark.parametrize("width", [str(bits) for bits in _widths()[1:]], indirect=True)
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_conformance_at_every_width(name: str, width: str) -> None:
+    """The quick cases of the conformance suite. At the widest they are run with all the others."""
+    if name == "torch":
+        pytest.importorskip("torch")
+    outcomes = [judge_case(*step) for step in plan([Target(name, "cpu", "cpu")], quick=True)]
+    assert not [f"{one.case}: {one.reason}" for one in outcomes if one.status == FAILED]
+    assert sum(one.status == PASSED for one in outcomes) > 25
 
 
 def test_against_the_reference() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,28 @@ def test_memory_is_used_again() -> None:
     assert held.ctypes.data not in seen
     assert len(seen) <= 14
     memory.release()
+
+
+@pytest.mark.parametrize("save", ["all", "states"])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_training_takes_the_tape_and_the_gradients(save: str, lengths: bool) -> None:
+    """Beside them nothing grows with T: not the gates' arguments, not the gates that backward computes again."""
+
+    def beside(T: int) -> int:
+        x, h0, w = problem(T, N=4, I=24, H=64)
+        valid = np.arange(T)[:, None] < np.array([T, T - 1, T // 2, 0]) if lengths else None
+        dy = np.ones((T, 4, 64), np.float32)
+        memory.release()
+        tracemalloc.start()
+        y, h_n, tape = LAYER.forward(x, h0, w, save=save, **{**OPTIONS, "valid": valid})
+        dx, dh0, dw = LAYER.backward(tape, dy, h_n)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        kept = [y, tape.h_prev, tape.r, tape.z, tape.n, tape.u, dx, dh0, *dw, *([tape.x] if lengths else [])]
+        return peak - sum(a.nbytes for a in kept if a is not None)
+
+    beside(10)
+    assert beside(12_000) - beside(3_000) < 200_000  # an array of h's size grows by nine million bytes between them
 
 
 def test_code_for_other_processors() -> None:
