@@ -118,6 +118,10 @@ def test_any_kind_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert gru_xp.load(name).hidden_size == 5
     with pytest.raises(IsADirectoryError, match="expected a file, got a folder"):
         gru_xp.GRU(4, 5).save(tmp_path)
+    with pytest.raises(
+        gru_xp.FileFormatError, match=r"model.tflite: expected a name with the ending of a known format"
+    ):
+        gru_xp.GRU(4, 5).save("model.tflite")
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

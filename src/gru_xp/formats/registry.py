@@ -72,7 +72,7 @@ def formats() -> dict[str, Format]:
 def format_of(path: PathType, format: str | None = None, *, writing: bool = False) -> Format:  # noqa: A002
     """The format that is named, or the one that recognises the file.
 
-    A file that is to be written is recognised by its name alone; one that tells nothing becomes gru_xp's own.
+    A file that is to be written is recognised by its name alone; a name without an ending becomes gru_xp's own.
     """
     if format is not None:
         if format not in formats():
@@ -86,10 +86,11 @@ def format_of(path: PathType, format: str | None = None, *, writing: bool = Fals
     for candidate in formats().values():
         if candidate.recognises(file, head):
             return candidate
-    if writing:
+    if writing and not file.suffix:
         return formats()["safetensors"]
     known = "; ".join(f"{each.name} ({', '.join(each.suffixes)})" for each in formats().values() if each.suffixes)
-    raise FileFormatError(f"{file}: expected a file of a known format, by its ending or its contents: {known}")
+    told = "a name with the ending of a known format, or format=" if writing else "a file of a known format"
+    raise FileFormatError(f"{file}: expected {told}: {known}")
 
 
 def contents(path: PathType, format: str | None = None) -> Contents:  # noqa: A002
