@@ -7,6 +7,7 @@ import re
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -294,7 +295,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace())
         monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(driver=replaced, nvrtc=nvrtc))
         monkeypatch.setattr(
-            driver, "compiled", lambda text, architecture: compiled.append((text, architecture)) or (b"\x7fELF", "")
+            driver, "image", lambda dtype, architecture: compiled.append((dtype, architecture)) or b"\x7fELF"
         )
         return driver.Device(1), replaced, compiled
 
@@ -320,7 +321,7 @@ def test_a_launch_goes_into_the_devices_own_context_and_the_given_stream(fake: A
         (*launched, 0, ARGUMENTS, 0),
         ("pop",),
     ]
-    assert compiled == [(source("float32"), "sm_90")]
+    assert compiled == [("float32", "sm_90")]
 
 
 def test_a_failing_launch_is_an_error_and_leaves_the_context_as_it_was(fake: Any) -> None:
@@ -429,6 +430,33 @@ def test_nvrtc_compiles_the_kernels_without_spills_and_in_their_own_type(dtype: 
         assert len(re.findall(rf"\bld{sixteen_bytes}", body)) == loads
         assert len(re.findall(rf"\bst{sixteen_bytes}", body)) == stores
         assert len(re.findall(r"\b(ld|st)\.global", body)) == loads + stores
+
+
+@compiles
+def test_what_was_compiled_is_kept_on_disk_and_a_damaged_file_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preload()
+    monkeypatch.setenv("GRU_XP_CACHE_DIR", str(tmp_path / "cache"))
+    count, compiled = [0], driver.compiled
+
+    def counted(*words: Any) -> Any:
+        count[0] += 1
+        return compiled(*words)
+
+    monkeypatch.setattr(driver, "compiled", counted)
+    first = driver.image("float32", "sm_90")
+    assert first.startswith(b"\x7fELF") and driver.image("float32", "sm_90") == first
+    assert count == [1]
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    assert driver.image("float32", "sm_90") == first
+    assert count == [2]
+    driver.image("float32", "compute_90")
+    assert count == [3]
+    monkeypatch.setenv("GRU_XP_CACHE_DIR", "off")
+    driver.image("float32", "sm_90")
+    assert count == [4]
 
 
 @compiles

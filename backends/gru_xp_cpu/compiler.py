@@ -1,18 +1,13 @@
 """From Python to machine code, once: a unit's functions are compiled at their first use and kept on disk.
 
-A file in the cache is named by everything that it depends on: this package's source, LLVM, the processor with its
-features, the width and the dtype. It carries a checksum, so a damaged one is compiled anew; it is put in place by
-renaming, so two processes cannot disturb each other; and where the folder cannot be read or written everything works,
-only slower.
+A file in the cache (`gru_xp.cache`) is named by this package's source, LLVM, the processor with its features, the width
+and the dtype.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import sys
-import tempfile
 import threading
 from functools import cache
 from pathlib import Path
@@ -21,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import llvmlite
 import llvmlite.binding as llvm
 
+from gru_xp import cache as disk
+
 from .target import Target
 
 if TYPE_CHECKING:
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Machine", "cache_folder", "image_of", "machine"]
 
-VARIABLE = "GRU_XP_CACHE_DIR"
 _locks = [threading.RLock()]
 
 
@@ -64,11 +60,10 @@ def machine(target: Target, kind: str, dtype: str) -> Machine:
 @cache
 def _machine(target: Target, kind: str, dtype: str) -> Machine:
     path = _path(target, kind, dtype)
-    image = None if path is None else _read(path)
+    image = disk.read(path)
     if image is None:
         image = _compile(target, kind, dtype)
-        if path is not None:
-            _write(path, image)
+        disk.write(path, image)
     return Machine(target, image)
 
 
@@ -95,19 +90,8 @@ def image_of(unit: Unit) -> bytes:
 
 
 def cache_folder() -> Path | None:
-    """Where compiled code is kept: GRU_XP_CACHE_DIR, else the user's cache folder; None for GRU_XP_CACHE_DIR=off."""
-    chosen = os.environ.get(VARIABLE)
-    if chosen:
-        return None if chosen == "off" else Path(chosen)
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return None
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "gru_xp" / "cpu"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "gru_xp" / "cpu"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "gru_xp" / "cpu"
+    """Where compiled code is kept; None where it is not."""
+    return disk.folder("cpu")
 
 
 @cache
@@ -120,36 +104,11 @@ def _source() -> bytes:
 
 
 def _path(target: Target, kind: str, dtype: str) -> Path | None:
-    folder = cache_folder()
-    if folder is None:
-        return None
     try:
         key: list[Any] = [_source(), llvmlite.__version__, llvm.llvm_version_info, target, kind, dtype]
     except OSError:  # the package lies in an archive, say
         return None
-    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
-    return folder / f"{kind}-{dtype}-{target.bits}-{digest}.o"
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        stored = path.read_bytes()
-    except OSError:
-        return None
-    image = stored[32:]
-    return image if hashlib.sha256(image).digest() == stored[:32] else None
-
-
-def _write(path: Path, image: bytes) -> None:
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(image).digest() + image)
-            os.replace(name, path)
-        except OSError:
-            os.unlink(name)
+    return disk.place("cpu", f"{kind}-{dtype}-{target.bits}", ".o", key)
 
 
 def _after_fork() -> None:

@@ -7,10 +7,12 @@ import threading
 from functools import cache
 from typing import Any
 
+from gru_xp import cache as disk
+
 from .gates import Launch
 from .source import OPTIONS, source
 
-__all__ = ["Device", "compiled", "device", "unavailable"]
+__all__ = ["Device", "compiled", "device", "image", "unavailable"]
 
 HOW_TO_GET = "python -m pip install 'gru-xp[cuda]'"
 MOST_ARGUMENTS = 16
@@ -49,6 +51,20 @@ def compiled(text: str, architecture: str, options: tuple[str, ...] = OPTIONS) -
         return _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program), log
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+def image(dtype: str, architecture: str) -> bytes:
+    """The kernels of one dtype, as `compiled`: from disk, or made now and kept there."""
+    from cuda.bindings import nvrtc
+
+    text = source(dtype)
+    version = _checked(nvrtc.nvrtcVersion())
+    path = disk.place("cuda", f"gates-{dtype}-{architecture}", ".bin", [text, OPTIONS, architecture, version])
+    found = disk.read(path)
+    if found is None:
+        found, _ = compiled(text, architecture)
+        disk.write(path, found)
+    return found
 
 
 def _text(size: Any, get: Any, program: Any) -> bytes:
@@ -117,8 +133,7 @@ class Device:
         from cuda.bindings import nvrtc
 
         architecture = architecture_for(self.capability, list(_checked(nvrtc.nvrtcGetSupportedArchs())))
-        image, _ = compiled(source(dtype), architecture)
-        return _checked(self._driver.cuModuleLoadData(image))
+        return _checked(self._driver.cuModuleLoadData(image(dtype, architecture)))
 
 
 def _argument_block() -> tuple[Any, int]:
