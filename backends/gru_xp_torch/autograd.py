@@ -16,7 +16,7 @@ from gru_xp.errors import NotDifferentiableError
 from gru_xp.params import GRUSpec
 
 from . import forward_mode, operators, traced
-from .flat import Sizes, coded, flat_params
+from .flat import Sizes, flat_params
 
 __all__ = ["Differentiable", "gradients", "transformed"]
 
@@ -30,7 +30,7 @@ class Differentiable:
         self, x: Any, h0: Any, params: Any, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any
     ) -> tuple[Any, Any]:
         """x (T, N, I), h0 (L*D, N, H) -> y (T, N, D*H), h_n (L*D, N, H)."""
-        sizes = Sizes(len(params[0]), params[0][0].b_ih is not None, coded(spec))
+        sizes = Sizes(len(params[0]), params[0][0].b_ih is not None, spec.text)
         weights = flat_params(params)
         arrays = (x, h0, valid, resets, dropout_masks)
         if dropout_masks is not None and dropout_masks.requires_grad:  # `gru_backward` has no gradient for masks

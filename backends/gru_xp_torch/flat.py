@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
 
-import torch
-
+from gru_xp.activations import Activation
 from gru_xp.params import CellParams, GRUSpec, LayerTape, Params
 
-__all__ = ["Sizes", "coded", "flat_params", "flat_tape", "params_of", "spec_of", "tapes_of"]
+__all__ = ["Sizes", "flat_params", "flat_tape", "params_of", "spec_of", "tapes_of"]
 
 GATES = 5  # h_prev, r, z, n, u
 
@@ -21,23 +19,25 @@ class Sizes(NamedTuple):
 
     D: int
     bias: bool
-    spec: str  # as `coded`
-
-
-def coded(spec: GRUSpec) -> str:
-    """A spec as text, because an operator takes no other objects than numbers, text and tensors."""
-    return STANDARD if spec == GRUSpec() else json.dumps(spec.as_dict())
-
-
-STANDARD = ""
-# torch.compile need not look into this
-torch.compiler.assume_constant_result(coded)  # type: ignore[no-untyped-call]
+    spec: str  # its text, because an operator takes no objects other than tensors
 
 
 @cache
-def spec_of(code: str) -> GRUSpec:
-    """The inverse of `coded`."""
-    return GRUSpec() if code == STANDARD else GRUSpec.from_dict(json.loads(code))
+def spec_of(text: str) -> GRUSpec:
+    """The spec with that `text`."""
+    reset_after, f, f_alpha, f_beta, g, g_alpha, g_beta, clip, reverse, padding = text.split()
+
+    def number(word: str) -> float | None:
+        return None if word == "None" else float(word)
+
+    return GRUSpec(
+        reset_after == "True",
+        Activation(f, number(f_alpha), number(f_beta)),
+        Activation(g, number(g_alpha), number(g_beta)),
+        number(clip),
+        reverse == "True",
+        padding,
+    )
 
 
 def params_of(weights: Any, sizes: Sizes) -> Params:

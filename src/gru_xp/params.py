@@ -85,12 +85,14 @@ class GRUSpec:
     padding: str = "zero"
     #: whether the gates are sigmoid and tanh of arguments that nothing clamps, which is what fused kernels have
     standard_gates: bool = field(init=False, repr=False, compare=False)
+    #: all of it in words; made here, because torch.compile takes a float of an object for a variable
+    text: str = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
         reset_after: bool = True,
-        gate_activation: Activation | str = SIGMOID,
-        candidate_activation: Activation | str = TANH,
+        gate_activation: Activation | str = "sigmoid",
+        candidate_activation: Activation | str = "tanh",
         clip: float | None = None,
         reverse: bool = False,
         padding: str = "zero",
@@ -100,17 +102,22 @@ class GRUSpec:
                 raise StructureError(f"{name}: expected True or False, got {flag!r}")
         if not isinstance(padding, str) or padding not in PADDINGS:
             raise StructureError(f"padding: expected one of {', '.join(map(repr, PADDINGS))}, got {padding!r}")
-        gate = Activation.of(gate_activation, "gate_activation")
-        candidate = Activation.of(candidate_activation, "candidate_activation")
+        gate = SIGMOID if gate_activation == "sigmoid" else Activation.of(gate_activation, "gate_activation")
+        candidate = (
+            TANH if candidate_activation == "tanh" else (Activation.of(candidate_activation, "candidate_activation"))
+        )
         standard = clip is None and gate == SIGMOID and candidate == TANH
+        bound = _bound(clip)
+        constants = f"{gate.name} {gate.alpha} {gate.beta} {candidate.name} {candidate.alpha} {candidate.beta} {bound}"
         values: dict[str, Any] = {
             "reset_after": reset_after,
             "gate_activation": gate,
             "candidate_activation": candidate,
-            "clip": _bound(clip),
+            "clip": bound,
             "reverse": reverse,
             "padding": padding,
             "standard_gates": standard,
+            "text": f"{reset_after} {constants} {reverse} {padding}",
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
