@@ -40,11 +40,16 @@ def options_of(kind: str, T: int = 5, N: int = 3, width: int = 6) -> dict[str, A
         "resets": {"resets": resets},
         "lengths and resets": {"lengths": [4, 5, 2], "resets": resets},
         "dropout": {"dropout_masks": (rng.random((1, T, N, width)) < 0.5) * 2.0},
+        "mask": {"mask": rng.random((T, N)) < 0.6, "resets": resets},
+        "held": {"mask": rng.random((T, N)) < 0.6, "resets": resets, "hold": True},
+        "other activations": {"gate": ("hard_sigmoid", 0.3, 0.45), "candidate": ("softsign",), "clip": 0.9},
     }[kind]
 
 
 @pytest.mark.parametrize("reset_after", [True, False], ids=["reset_after", "reset_before"])
-@pytest.mark.parametrize("kind", ["plain", "lengths", "resets", "lengths and resets", "dropout"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "lengths", "resets", "lengths and resets", "dropout", "mask", "held", "other activations"]
+)
 def test_gradients_are_complex_steps_of_the_forward_pass(kind: str, reset_after: bool) -> None:
     params, x, h0, dy, dh_n = make()
     options = {**options_of(kind), "reset_after": reset_after}

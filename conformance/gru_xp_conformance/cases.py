@@ -45,6 +45,10 @@ BASE = Config()
 EVERYTHING = Config(L=2, D=2, lengths=(5, 0, 3), resets=((0, 0), (4, 0), (2, 2), (4, 2)), dropout=True)
 EMPTY = Config(L=2, D=2)
 RAGGED = Config(D=2, lengths=(5, 0, 3))
+ACTIVATED = RAGGED.but(gate=("hard_sigmoid", 0.3, 0.45), candidate=("elu", 0.7), clip=1.1, resets=((2, 0), (1, 2)))
+HOLES = ((0, 0), (2, 0), (3, 1), (4, 1), (0, 2), (1, 2), (3, 2))
+MASKED = Config(L=2, reverse=True, masked=HOLES, resets=((3, 0), (2, 0), (2, 1), (4, 2)))
+HELD = MASKED.but(D=2, reverse=False, hold=True)
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,31 @@ VARIANTS: tuple[tuple[str, Config, str, str, bool], ...] = (
     ),
 )
 
+# where trained models differ from cuDNN's; in float32 alone, because their arithmetic is that of the others
+OTHER_SPECS: tuple[tuple[str, Config, str, str, bool], ...] = (
+    (
+        "other activations, clipped",
+        ACTIVATED,
+        "an activation with other constants, a clip after it, or z that is not 1 in the padding",
+        "a derivative at the wrong place, a gradient through what was clipped",
+        True,
+    ),
+    (
+        "other activations, reset before the product",
+        BASE.but(L=2, reset_after=False, gate=("softsign",), candidate=("softplus",), clip=2.0),
+        "an equation that has sigmoid and tanh built in",
+        "a derivative that takes the value for the argument",
+        False,
+    ),
+    (
+        "one direction, reversed",
+        BASE.but(L=2, reverse=True, resets=((0, 0), (2, 1), (4, 2))),
+        "y in the order of the walk, or a layer that runs the other way",
+        "a reversed direction that is walked back as if it were not",
+        False,
+    ),
+)
+
 
 def options() -> Iterator[Case]:
     """Each option alone, and all of them together."""
@@ -175,6 +204,9 @@ def options() -> Iterator[Case]:
 
     for name, config, mistake, _, quick in VARIANTS:
         yield Case("forward", name, mistake, forward(config), True, quick)
+    for name, config, mistake, _, quick in OTHER_SPECS:
+        yield Case("forward", name, mistake, forward(config), quick=quick)
+        yield Case("inference", name, f"{mistake}, where nothing is saved", inference(config), quick=False)
     yield Case(
         "forward",
         "a tape of states alone",
@@ -212,6 +244,8 @@ def options() -> Iterator[Case]:
 
     for name, config, _, mistake, quick in VARIANTS:
         yield Case("backward", name, mistake, backward(config), True, quick)
+    for name, config, _, mistake, quick in OTHER_SPECS:
+        yield Case("backward", name, mistake, backward(config), quick=quick)
     for name, config in (("one layer", BASE), ("everything at once", EVERYTHING)):
         yield Case(
             "backward",
@@ -250,7 +284,7 @@ def options() -> Iterator[Case]:
 def _by_the_doors(judge: Judge) -> None:
     doors = Judge(judge.target, judge.dtype, public)
     with variables(GRU_XP_KERNELS="auto"):
-        for _, config, _, _, _ in VARIANTS:
+        for config in (*(variant[1] for variant in VARIANTS), ACTIVATED, MASKED, HELD):
             args = doors.arguments(config)
             y, h_n, tape = doors.forward(config, args)
             doors.assert_forward(config, y, h_n, tape)
@@ -274,9 +308,9 @@ def _prepared(judge: Judge) -> None:
     judge.assert_forward(EVERYTHING, *judge.inference(EVERYTHING, args))
 
 
-def _row(args: Arguments, row: int, reset_after: bool) -> tuple[Any, dict[str, Any]]:
+def _row(args: Arguments, row: int) -> tuple[Any, dict[str, Any]]:
     """The arguments of one row of the batch, without the batch."""
-    options = args.options(reset_after)
+    options = args.options(GRUSpec())
     options["lengths"] = int(args.lengths[row])
     options["resets"] = args.resets[:, row]
     options["dropout_masks"] = args.dropout_masks[:, :, row, :]
@@ -284,7 +318,7 @@ def _row(args: Arguments, row: int, reset_after: bool) -> tuple[Any, dict[str, A
 
 
 def _unbatched(judge: Judge) -> None:
-    arrays, options = _row(judge.arguments(EVERYTHING), 2, True)
+    arrays, options = _row(judge.arguments(EVERYTHING), 2)
     y, h_n = judge.gru.gru_inference(*arrays, **options)
     judge.assert_belongs(y, "y", (EVERYTHING.T, 2 * EVERYTHING.H))
     judge.assert_belongs(h_n, "h_n", (4, EVERYTHING.H))
@@ -297,7 +331,7 @@ def _unbatched(judge: Judge) -> None:
 
 def _unbatched_backward(judge: Judge) -> None:
     args = judge.arguments(EVERYTHING)
-    arrays, options = _row(args, 2, True)
+    arrays, options = _row(args, 2)
     _, _, tape = judge.gru.gru_forward(*arrays, **options)
     grads = judge.gru.gru_backward(tape, args.dy[:, 2, :], args.dh_n[:, 2, :])
     wanted = expected(EVERYTHING, judge.dtype)
@@ -372,7 +406,7 @@ def cells() -> Iterator[Case]:
 
 
 def _spec(config: Config) -> dict[str, Any]:
-    return {"spec": GRUSpec(config.reset_after)}
+    return {"spec": config.spec}
 
 
 # ---- streaming -------------------------------------------------------------------------------------------------------
@@ -578,6 +612,18 @@ def ragged() -> Iterator[Case]:
         "a reset behind the end that wipes h_n or cuts the reverse direction",
         _both_ways(both.but(lengths=(3, 0, 5), resets=((3, 0), (4, 0), (0, 1), (2, 1), (1, 2)))),
         quick=False,
+    )
+    yield Case(
+        "ragged",
+        "a mask with holes, reversed",
+        "padding that is looked for at the end alone, a reset in a hole",
+        _both_ways(MASKED),
+    )
+    yield Case(
+        "ragged",
+        "the state held in the padding",
+        "y that is zero in the padding, or a gradient that does not flow from there",
+        _both_ways(HELD),
     )
     yield case(
         "lengths as lists and as arrays", "lengths that are right in one form alone", forms, quick=False, rows="plain"

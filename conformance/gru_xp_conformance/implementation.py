@@ -28,6 +28,7 @@ class Arguments:
     params: Any
     h0: Any
     lengths: Any
+    mask: Any
     resets: Any
     dropout_masks: Any
     dy: Any
@@ -45,6 +46,7 @@ class Arguments:
             tuple(tuple(CellParams(*map(converted, w)) for w in layer) for layer in problem.params),
             converted(problem.h0),
             problem.lengths,
+            converted(problem.mask),
             converted(problem.resets),
             converted(problem.dropout_masks),
             converted(problem.dy),
@@ -55,12 +57,13 @@ class Arguments:
     def positional(self) -> tuple[Any, Any, Any]:
         return self.x, self.params, self.h0
 
-    def options(self, reset_after: bool) -> dict[str, Any]:
+    def options(self, spec: GRUSpec) -> dict[str, Any]:
         return {
             "lengths": self.lengths,
+            "mask": self.mask,
             "resets": self.resets,
             "dropout_masks": self.dropout_masks,
-            "spec": GRUSpec(reset_after),
+            "spec": spec,
         }
 
 
@@ -141,6 +144,7 @@ class Assembled(Library):
         h0: Any,
         *,
         lengths: Any = None,
+        mask: Any = None,
         resets: Any = None,
         dropout_masks: Any = None,
         spec: GRUSpec = GRUSpec(),  # noqa: B008 - frozen
@@ -149,7 +153,7 @@ class Assembled(Library):
         """The arguments of a stack's `inference` and `forward`."""
         backend, device = self.place
         T, N, _ = x.shape
-        valid = None
+        valid = mask
         if lengths is not None:
             steps = (np.arange(T)[:, None] < lengths).tolist()
             valid = backend.xp.reshape(backend.from_host(steps, backend.xp.bool, device), (T, N))

@@ -119,12 +119,12 @@ class Judge:
         self, config: Config, args: Arguments | None = None, function: str = "gru_inference"
     ) -> tuple[Any, Any]:
         args = self.arguments(config) if args is None else args
-        y, h_n = getattr(self.gru, function)(*args.positional, **args.options(config.reset_after))
+        y, h_n = getattr(self.gru, function)(*args.positional, **args.options(config.spec))
         return y, h_n
 
     def forward(self, config: Config, args: Arguments | None = None, save: str = "all") -> tuple[Any, Any, Any]:
         args = self.arguments(config) if args is None else args
-        y, h_n, tape = self.gru.gru_forward(*args.positional, **args.options(config.reset_after), save=save)
+        y, h_n, tape = self.gru.gru_forward(*args.positional, **args.options(config.spec), save=save)
         return y, h_n, tape
 
     def gradients(self, config: Config, args: Arguments | None = None, save: str = "all") -> GRUGrads:

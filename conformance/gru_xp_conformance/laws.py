@@ -288,7 +288,7 @@ def two_paths(judge: Judge, config: Config) -> None:
     """The plain path and this one read each other's tapes."""
     args = judge.arguments(config)
     plain = Assembled(judge.place, None)
-    options = args.options(config.reset_after)
+    options = args.options(config.spec)
     wanted = _host(judge, of_gradients(judge.gradients(config, args)))
     for name, there, here in (("plain path", plain, judge.gru), ("path that is judged", judge.gru, plain)):
         _, _, tape = there.gru_forward(*args.positional, **options)

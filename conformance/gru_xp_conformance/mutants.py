@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import gru_xp
+from gru_xp.activations import Activation
 from gru_xp.cell import Gates
 from gru_xp.dispatch import Place, convert, load, owner, place_for
 from gru_xp.kernels import Level
@@ -168,6 +169,31 @@ class ResetOnTheWrongSide(HonestLayer):
 
     def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
         return (x, h0, w), {**options, "spec": GRUSpec(not options["spec"].reset_after)}
+
+
+class OtherConstants(HonestLayer):
+    """Keras's hard_sigmoid for ONNX's, or for any."""
+
+    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
+        spec = options["spec"]
+        if spec.gate_activation.name == "hard_sigmoid":
+            options["spec"] = replace(spec, gate_activation=Activation.keras("hard_sigmoid"))
+        return (x, h0, w), options
+
+
+class ClippedAfterwards(HonestLayer):
+    """The results of the activations clipped in the place of their arguments: for most, nothing at all."""
+
+    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
+        return (x, h0, w), {**options, "spec": replace(options["spec"], clip=None)}
+
+
+class LeftInTheOrderOfTheWalk(HonestStack):
+    """y of one reversed direction in reversed order, as Keras's go_backwards has it."""
+
+    def forward(self, x: Any, h0: Any, params: Any, /, **options: Any) -> Any:
+        y, h_n, layers = super().forward(x, h0, params, **options)
+        return (y[::-1] if options["spec"].reverse else y), h_n, layers
 
 
 class CandidateBiasDropped(HonestLayer):
@@ -372,6 +398,13 @@ class UpdateGradientFlipped(BrokenSlopes):
         return super().spoil([dgi[0], -dgi[1], dgi[2]], [dgh[0], -dgh[1], dgh[2]], dh, r, z, n)
 
 
+class ClippedWithGradient(HonestLayer):
+    """The gradient passes where arguments are clipped."""
+
+    def backward(self, tape: Any, dy: Any, dh_n: Any, /) -> Any:
+        return super().backward(replace(tape, spec=replace(tape.spec, clip=None)), dy, dh_n)
+
+
 class CandidateGradientLinear(BrokenSlopes):
     """da_n without 1 - n * n in the input's part."""
 
@@ -561,6 +594,23 @@ class ResetsLate(HonestLayer):
         return (x, h0, w), options
 
 
+class MaskAsLengths(HonestLayer):
+    """A mask counted, as if its padding stood at the end."""
+
+    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
+        valid = options["valid"]
+        if valid is not None:
+            options["valid"] = np.arange(len(valid))[:, None] < valid.sum(axis=0)
+        return (x, h0, w), options
+
+
+class HeldWithoutGradient(HonestLayer):
+    """A gradient that is zero in the padding, where y holds the state."""
+
+    def backward(self, tape: Any, dy: Any, dh_n: Any, /) -> Any:
+        return super().backward(replace(tape, spec=replace(tape.spec, padding="zero")), dy, dh_n)
+
+
 class SigmoidThatOverflows(HonestGates):
     """exp(a) / (1 + exp(a)), which is NaN for large a."""
 
@@ -705,6 +755,9 @@ MUTANTS = (
             DropoutAfterTheLast,
             DropoutIgnored,
             TapeOfItsOwn,
+            OtherConstants,
+            ClippedAfterwards,
+            LeftInTheOrderOfTheWalk,
         )
     ),
     *(Mutant(kind, "inference") for kind in (InferenceWithoutBias, InferenceOfOneDirection)),
@@ -716,6 +769,7 @@ MUTANTS = (
             ResetGradientMissing,
             UpdateGradientFlipped,
             CandidateGradientLinear,
+            ClippedWithGradient,
             CandidateGradientWithoutReset,
             DirectPathMissing,
             OneBiasGradient,
@@ -739,6 +793,8 @@ MUTANTS = (
             ResetsForgottenBackward,
             ReverseResetsOneOff,
             ResetsLate,
+            MaskAsLengths,
+            HeldWithoutGradient,
         )
     ),
     *(Mutant(kind, "extremes") for kind in (SigmoidThatOverflows, RowsLeak)),

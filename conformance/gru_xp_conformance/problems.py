@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gru_xp.activations import Activation
 from gru_xp.dispatch import Place, load
+from gru_xp.params import GRUSpec
 
 from . import reference
 from .implementation import Arguments, Assembled
@@ -47,8 +49,14 @@ class Config:
     D: int = 1
     bias: bool = True
     reset_after: bool = True
+    gate: tuple[Any, ...] = ("sigmoid",)  # an activation's name and its constants
+    candidate: tuple[Any, ...] = ("tanh",)
+    clip: float | None = None
+    reverse: bool = False
+    hold: bool = False  # y is the state in the padding
     h0: bool = True
     lengths: tuple[int, ...] | None = None
+    masked: tuple[tuple[int, int], ...] | None = None  # (t, row) that are padding; instead of lengths
     resets: tuple[tuple[int, int], ...] | None = None  # (t, row) where the state is set to zero
     dropout: bool = False
     flows: str = "both"  # which gradients flow in: "both", "dy" or "dh_n"
@@ -58,12 +66,30 @@ class Config:
     def but(self, **changes: Any) -> Config:
         return replace(self, **changes)
 
+    @property
+    def spec(self) -> GRUSpec:
+        padding = "hold" if self.hold else "zero"
+        activations = Activation(*self.gate), Activation(*self.candidate)
+        return GRUSpec(self.reset_after, *activations, self.clip, self.reverse, padding)
+
+    @property
+    def valid(self) -> A | None:
+        """(T, N) booleans, false where a step is padding."""
+        if self.masked is None:
+            return None if self.lengths is None else np.arange(self.T)[:, None] < np.asarray(self.lengths)
+        valid = np.ones((self.T, self.N), dtype=bool)
+        for at in self.masked:
+            valid[at] = False
+        return valid
+
     def __str__(self) -> str:
         words = [f"{letter}={getattr(self, letter)}" for letter in "TNIHLD"]
         words += [] if self.bias else ["no biases"]
         words += [] if self.reset_after else ["reset before the product"]
+        words += [] if self.spec == GRUSpec(self.reset_after) else [f"spec={self.spec.text}"]
         words += [] if self.h0 else ["h0=None"]
         words += [] if self.lengths is None else [f"lengths={list(self.lengths)}"]
+        words += [] if self.masked is None else [f"masked at (t, row)={list(self.masked)}"]
         words += [] if self.resets is None else [f"resets at (t, row)={list(self.resets)}"]
         words += ["dropout"] if self.dropout else []
         words += [] if self.flows == "both" else [f"only {self.flows} flows in"]
@@ -78,6 +104,7 @@ class Problem:
     params: tuple[tuple[reference.Weights, ...], ...]
     h0: A | None
     lengths: A | None
+    mask: A | None
     resets: A | None
     dropout_masks: A | None
     dy: A | None
@@ -141,6 +168,7 @@ def problem(config: Config, dtype: str) -> Problem:
         params,
         h0 if config.h0 else None,
         None if config.lengths is None else np.asarray(config.lengths, dtype=np.int64),
+        None if config.masked is None else config.valid,
         resets,
         masks,
         dy if config.flows != "dh_n" else None,
@@ -177,8 +205,14 @@ def run(config: Config, dtype: str, emulated: bool = False) -> dict[Quantity, A 
         p.params,
         p.h0,
         lengths=config.lengths,
+        mask=p.mask,
         resets=p.resets,
         reset_after=config.reset_after,
+        gate=config.gate,
+        candidate=config.candidate,
+        clip=config.clip,
+        reverse=config.reverse,
+        hold=config.hold,
         dropout_masks=p.dropout_masks,
         rounding=(lambda h: rounded(h, dtype)) if emulated else None,
     )
@@ -213,21 +247,16 @@ def _plain(config: Config, dtype: str) -> dict[Quantity, A | None]:
     args = Arguments.of(problem(config, dtype), lambda a: a.astype(bool if a.dtype == bool else width))
     plain = Assembled(Place(numpy, numpy.device(None)), None)
     with np.errstate(all="ignore"):
-        y, h_n, tape = plain.gru_forward(*args.positional, **args.options(config.reset_after))
+        y, h_n, tape = plain.gru_forward(*args.positional, **args.options(config.spec))
         grads = plain.gru_backward(tape, args.dy, args.dh_n)
     return dict([*of_forward(y, h_n, tape.layers), *of_gradients(grads)])
 
 
 def within(config: Config, quantity: Quantity, got: A | None) -> A | None:
     """Nobody says what states and gates stand on the tape in the padding: zero there, as the reference has it."""
-    if (
-        got is None
-        or config.lengths is None
-        or quantity.kind not in ON_TAPE[1:]
-        or got.shape[:2] != (config.T, config.N)
-    ):
+    valid = config.valid
+    if got is None or valid is None or quantity.kind not in ON_TAPE[1:] or got.shape[:2] != (config.T, config.N):
         return got
-    valid = np.arange(config.T)[:, None] < np.asarray(config.lengths)
     return np.where(valid[..., None], got, 0.0)
 
 

@@ -1,8 +1,9 @@
 """The reference: a gated recurrent unit in float64, one row of the batch, one time step and one gate at a time.
 
 It is slow on purpose, shares nothing with the code that it judges, and takes other roads to the same numbers: padding
-is never walked over, a reset begins a new piece of the sequence, the reverse direction walks each row backwards, and
-the gradient is the adjoint of one line of the forward step after the other.
+is passed by, a reset begins a new piece of the sequence, the reverse direction walks each row backwards, and the
+gradient is the adjoint of one line of the forward step after the other. The derivatives of the activations other than
+sigmoid and tanh are complex steps.
 
     T N I H L D   time steps, batch, input size, hidden size, layers, directions
 
@@ -24,6 +25,7 @@ __all__ = ["Gradients", "Run", "Weights", "backward", "cell_backward", "cell_for
 
 A: TypeAlias = "npt.NDArray[Any]"
 Rounding: TypeAlias = "Callable[[A], A]"
+Activation: TypeAlias = "tuple[Any, ...]"  # ONNX's or Keras's name in lower case, and its constants
 
 
 class Weights(NamedTuple):
@@ -41,7 +43,13 @@ class Options:
 
     lengths: Sequence[int] | None = None  # (N,)
     resets: A | None = None  # (T, N) booleans
+    mask: A | None = None  # (T, N) booleans, false where a step is padding
     reset_after: bool = True
+    gate: Activation = ("sigmoid",)
+    candidate: Activation = ("tanh",)
+    clip: float | None = None
+    reverse: bool = False  # of the one direction
+    hold: bool = False  # y is the state in the padding
     dropout_masks: A | None = None  # (L-1, T, N, D*H)
     rounding: Rounding | None = None  # what a 16-bit type makes of the state after each step
 
@@ -57,6 +65,7 @@ class Walk:
     z: A
     n: A
     u: A  # the candidate's recurrent term
+    a: A  # (3, T, N, H), the arguments of r, z, n
     h_n: A  # (N, H)
 
 
@@ -107,6 +116,47 @@ def sigmoid(a: A) -> A:
     return 1.0 / (1.0 + np.exp(-a))
 
 
+# the equations of https://onnx.ai/onnx/operators/onnx__GRU.html and https://keras.io/api/layers/activations, of a
+# complex a too, whose real part decides between the pieces
+ACTIVATIONS: dict[str, Callable[..., A]] = {
+    "sigmoid": sigmoid,
+    "tanh": np.tanh,
+    "relu": lambda a: a * (a.real > 0),
+    "affine": lambda a, alpha, beta: alpha * a + beta,
+    "leaky_relu": lambda a, alpha: a * np.where(a.real > 0, 1.0, alpha),
+    "thresholded_relu": lambda a, alpha: a * (a.real > alpha),
+    "scaled_tanh": lambda a, alpha, beta: alpha * np.tanh(beta * a),
+    "hard_sigmoid": lambda a, alpha, beta: clamped(alpha * a + beta - 0.5, 0.5) + 0.5,
+    "elu": lambda a, alpha: np.where(a.real > 0, a, alpha * (np.exp(a) - 1.0)),
+    "selu": lambda a: 1.0507009873554805 * np.where(a.real > 0, a, 1.6732632423543772 * (np.exp(a) - 1.0)),
+    "softsign": lambda a: a / (1.0 + a * np.sign(a.real)),
+    "softplus": lambda a: np.log(1.0 + np.exp(a)),
+    "swish": lambda a: a * sigmoid(a),
+    "exponential": np.exp,
+}
+
+
+def clamped(a: A, clip: float | None) -> A:
+    """a within -clip and clip, by its real part."""
+    return a if clip is None else np.where(np.abs(a.real) > clip, clip * np.sign(a.real), a)
+
+
+def activated(a: A, activation: Activation, clip: float | None) -> A:
+    """The activation of arguments a, clamped before."""
+    name, *constants = activation
+    return ACTIVATIONS[name](clamped(a, clip), *constants)
+
+
+def slope(a: A, value: A, activation: Activation, clip: float | None) -> A:
+    """The derivative of `activated` at a, where it has that value."""
+    if clip is None and activation == ("sigmoid",):
+        return value * (1.0 - value)
+    if clip is None and activation == ("tanh",):
+        return 1.0 - value**2
+    tiny = 1e-100
+    return activated(a + 1j * tiny, activation, clip).imag / tiny
+
+
 class Step(NamedTuple):
     """One step of one row: everything that has a name in it, (H,) each."""
 
@@ -115,23 +165,26 @@ class Step(NamedTuple):
     z: A
     n: A
     u: A
+    a: Sequence[A]  # the arguments of r, z, n
 
 
-def step(x: A, h: A, gates: Gates, reset_after: bool) -> Step:
+def step(x: A, h: A, gates: Gates, options: Options) -> Step:
     """One step of one row: x (I,), h (H,)."""
     reset, update, candidate = gates
-    r = sigmoid(reset.W @ x + reset.b + reset.V @ h + reset.c)
-    z = sigmoid(update.W @ x + update.b + update.V @ h + update.c)
-    if reset_after:
+    a_r = reset.W @ x + reset.b + reset.V @ h + reset.c
+    a_z = update.W @ x + update.b + update.V @ h + update.c
+    r, z = (activated(a, options.gate, options.clip) for a in (a_r, a_z))
+    if options.reset_after:
         u = candidate.V @ h + candidate.c
-        n = np.tanh(candidate.W @ x + candidate.b + r * u)
+        a_n = candidate.W @ x + candidate.b + r * u
     else:
         u = candidate.V @ (r * h) + candidate.c
-        n = np.tanh(candidate.W @ x + candidate.b + u)
-    return Step((1.0 - z) * n + z * h, r, z, n, u)
+        a_n = candidate.W @ x + candidate.b + u
+    n = activated(a_n, options.candidate, options.clip)
+    return Step((1.0 - z) * n + z * h, r, z, n, u, (a_r, a_z, a_n))
 
 
-def step_adjoint(dh1: A, x: A, h: A, s: Step, gates: Gates, dgates: Gates, reset_after: bool) -> tuple[A, A]:
+def step_adjoint(dh1: A, x: A, h: A, s: Step, gates: Gates, dgates: Gates, options: Options) -> tuple[A, A]:
     """The adjoint of each line of `step`, last line first: dx (I,) and dh (H,); adds to dgates."""
     reset, update, candidate = gates
     dreset, dupdate, dcandidate = dgates
@@ -139,12 +192,13 @@ def step_adjoint(dh1: A, x: A, h: A, s: Step, gates: Gates, dgates: Gates, reset
     # h1 = (1 - z) * n + z * h
     dn, dz, dh = dh1 * (1.0 - s.z), dh1 * h - dh1 * s.n, dh1 * s.z
 
-    # n = tanh(a)
-    da = dn - dn * s.n**2
+    # n = tanh(a), or another activation
+    a_r, a_z, a_n = s.a
+    da = dn * slope(a_n, s.n, options.candidate, options.clip)
     dx = candidate.W.T @ da
     _add_outer(dcandidate.W, da, x)
     _add(dcandidate.b, da)
-    if reset_after:  # a = ... + r * u;  u = V @ h + c
+    if options.reset_after:  # a = ... + r * u;  u = V @ h + c
         dr, du = da * s.u, da * s.r
         dh = dh + candidate.V.T @ du
         _add_outer(dcandidate.V, du, h)
@@ -156,7 +210,7 @@ def step_adjoint(dh1: A, x: A, h: A, s: Step, gates: Gates, dgates: Gates, reset
     _add(dcandidate.c, du)
 
     # z = sigmoid(a)
-    da = dz * s.z * (1.0 - s.z)
+    da = dz * slope(a_z, s.z, options.gate, options.clip)
     dx, dh = dx + update.W.T @ da, dh + update.V.T @ da
     _add_outer(dupdate.W, da, x)
     _add_outer(dupdate.V, da, h)
@@ -164,7 +218,7 @@ def step_adjoint(dh1: A, x: A, h: A, s: Step, gates: Gates, dgates: Gates, reset
     _add(dupdate.c, da)
 
     # r = sigmoid(a)
-    da = dr * s.r * (1.0 - s.r)
+    da = dr * slope(a_r, s.r, options.gate, options.clip)
     dx, dh = dx + reset.W.T @ da, dh + reset.V.T @ da
     _add_outer(dreset.W, da, x)
     _add_outer(dreset.V, da, h)
@@ -185,14 +239,20 @@ def _add_outer(total: A, a: A, b: A) -> None:
 # ---- one layer in one direction --------------------------------------------------------------------------------------
 
 
+def is_valid(t: int, row: int, options: Options) -> bool:
+    """Whether a step is no padding."""
+    within = options.lengths is None or t < options.lengths[row]
+    return within and (options.mask is None or bool(options.mask[t, row]))
+
+
 def pieces(T: int, row: int, options: Options, reverse: bool) -> Iterator[tuple[bool, list[int]]]:
     """The pieces of one row in the order of the walk, as (cut off from the piece before, its steps).
 
-    A reset before step t is a boundary between t-1 and t, whichever way it is crossed. Padding is in no piece.
+    A reset before step t is a boundary between t-1 and t, whichever way it is crossed. In the padding there are none.
     """
-    end = T if options.lengths is None else int(options.lengths[row])
-    bounds = [] if options.resets is None else [t for t in range(end) if options.resets[t, row]]
-    edges = [0, *bounds, end]
+    steps = [t for t in range(T) if is_valid(t, row, options)]
+    bounds = [] if options.resets is None else [t for t in steps if options.resets[t, row]]
+    edges = [0, *bounds, T]
     spans = [list(range(a, b)) for a, b in pairwise(edges)]
     cuts = [False] + [True] * len(bounds)
     if reverse:  # what is cut off is now the piece on the other side; nothing lies on the other side of step 0
@@ -207,6 +267,7 @@ def walk(x: A, h0: A, w: Weights, options: Options, reverse: bool) -> Walk:
     H = w.W_hh.shape[1]
     kind = np.result_type(x, h0, *(a for a in w if a is not None), np.float64)
     y, h_prev, r, z, n, u = (np.zeros((T, N, H), dtype=kind) for _ in range(6))
+    arguments = np.zeros((3, T, N, H), dtype=kind)
     h_n = np.zeros((N, H), dtype=kind)
     seen = np.zeros_like(x)
     gates = gates_of(w)
@@ -216,13 +277,18 @@ def walk(x: A, h0: A, w: Weights, options: Options, reverse: bool) -> Walk:
             if cut:
                 h = np.zeros_like(h)
             for t in steps:
-                s = step(x[t, row], h, gates, options.reset_after)
+                if not is_valid(t, row, options):
+                    if options.hold:
+                        y[t, row] = h
+                    continue
+                s = step(x[t, row], h, gates, options)
+                arguments[:, t, row] = s.a
                 seen[t, row], h_prev[t, row] = x[t, row], h
                 r[t, row], z[t, row], n[t, row], u[t, row] = s.r, s.z, s.n, s.u
                 h = s.h1 if options.rounding is None else options.rounding(s.h1)
                 y[t, row] = h
         h_n[row] = h
-    return Walk(seen, y, h_prev, r, z, n, u, h_n)
+    return Walk(seen, y, h_prev, r, z, n, u, arguments, h_n)
 
 
 def walk_back(run: Walk, dy: A, dh_n: A, w: Weights, options: Options, reverse: bool) -> tuple[A, A, Weights]:
@@ -235,9 +301,14 @@ def walk_back(run: Walk, dy: A, dh_n: A, w: Weights, options: Options, reverse: 
         dh = dh_n[row]
         for cut, steps in reversed(list(pieces(T, row, options, reverse))):
             for t in reversed(steps):
-                s = Step(run.y[t, row], run.r[t, row], run.z[t, row], run.n[t, row], run.u[t, row])
+                if not is_valid(t, row, options):
+                    if options.hold:
+                        dh = dh + dy[t, row]
+                    continue
+                gates_of_t = (run.r[t, row], run.z[t, row], run.n[t, row], run.u[t, row])
+                s = Step(run.y[t, row], *gates_of_t, run.a[:, t, row])
                 g, x, h = dh + dy[t, row], run.x[t, row], run.h_prev[t, row]
-                dx[t, row], dh = step_adjoint(g, x, h, s, gates, dgates, options.reset_after)
+                dx[t, row], dh = step_adjoint(g, x, h, s, gates, dgates, options)
             if cut:
                 dh = np.zeros_like(dh)
         dh0[row] = dh
@@ -256,15 +327,11 @@ def forward(
     x: A,
     params: Sequence[Sequence[Sequence[A | None]]],
     h0: A | None = None,
-    *,
-    lengths: Sequence[int] | None = None,
-    resets: A | None = None,
-    reset_after: bool = True,
-    dropout_masks: A | None = None,
-    rounding: Rounding | None = None,
+    **options_by_name: Any,
 ) -> Run:
-    """x (T, N, I), h0 (L*D, N, H) -> y (T, N, D*H), h_n (L*D, N, H) and every gate of every step."""
-    options = Options(lengths, resets, reset_after, dropout_masks, rounding)
+    """x (T, N, I), h0 (L*D, N, H) -> y (T, N, D*H), h_n (L*D, N, H) and every gate of every step; see `Options`."""
+    options = Options(**options_by_name)
+    dropout_masks = options.dropout_masks
     weights = tuple(tuple(Weights(*w) for w in layer) for layer in params)  # type: ignore[arg-type]
     D, H = len(weights[0]), weights[0][0].W_hh.shape[1]
     if h0 is None:
@@ -272,7 +339,9 @@ def forward(
     layers = []
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # saturated gates, and NaN in some row
         for index, directions in enumerate(weights):
-            walks = tuple(walk(x, h0[index * D + d], w, options, d == 1) for d, w in enumerate(directions))
+            walks = tuple(
+                walk(x, h0[index * D + d], w, options, d == 1 or options.reverse) for d, w in enumerate(directions)
+            )
             layers.append(walks)
             x = np.concatenate([one.y for one in walks], axis=-1)
             if dropout_masks is not None and index < len(weights) - 1:
@@ -293,7 +362,8 @@ def backward(run: Run, dy: A | None = None, dh_n: A | None = None) -> Gradients:
             layer = []
             for d, w in enumerate(run.params[index]):
                 row, part = index * D + d, dy[..., d * H : (d + 1) * H]
-                dx_d, dh0[row], dw = walk_back(run.layers[index][d], part, dh_n[row], w, run.options, d == 1)
+                reverse = d == 1 or run.options.reverse
+                dx_d, dh0[row], dw = walk_back(run.layers[index][d], part, dh_n[row], w, run.options, reverse)
                 dx = dx + dx_d
                 layer.append(dw)
             dparams.insert(0, tuple(layer))

@@ -231,7 +231,8 @@ def softsign_slope(a: Any, xp: Any, *_: Any) -> Any:
 
 
 def softplus(a: Any, xp: Any, *_: Any) -> Any:
-    return xp.logaddexp(a, constant(a, 0.0, xp))
+    left = a <= 0.0
+    return xp.log1p(xp.exp(xp.where(left, a, -a))) + xp.where(left, constant(a, 0.0, xp), a)
 
 
 def swish(a: Any, xp: Any, *_: Any) -> Any:

@@ -228,7 +228,7 @@ class GRU:
             if value != default
         ]
         parts += [
-            f"{each.name}={str(value) if isinstance(value, Activation) else value!r}"
+            f"{each.name}={value!r}"
             for each in fields(GRUSpec)
             if each.init and (value := getattr(self.spec, each.name)) != each.default
         ]
