@@ -22,7 +22,7 @@ from gru_xp_cpu.layer import unusable
 
 from . import forward_mode, traced
 from .autograd import gradients, transformed
-from .flat import STANDARD, Sizes, flat_params, flat_tape, params_of
+from .flat import Sizes, flat_params, flat_tape, params_of
 
 __all__ = ["small"]
 
@@ -67,7 +67,7 @@ def small(x: Tensor, h0: Tensor | None, params: Params) -> tuple[Tensor, Tensor]
         return None
     if h0 is None:
         h0 = x.new_zeros(sizes.L * sizes.D, N, sizes.H)
-    return Small.apply(Sizes(sizes.D, sizes.bias, STANDARD), x, h0, *weights)  # type: ignore[no-untyped-call]
+    return Small.apply(Sizes(sizes.D, sizes.bias, CUDNN.text), x, h0, *weights)  # type: ignore[no-untyped-call]
 
 
 class Small(Function):
