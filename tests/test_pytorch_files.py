@@ -204,6 +204,29 @@ def test_there_and_back(path: Path, options: dict[str, Any]) -> None:
         assert np.abs(model(x)[0] - y).max() <= 4 * T * EPS
 
 
+def test_torch_runs_what_stands_in_a_file(path: Path, module: Larger) -> None:
+    """Read by torch.load and run by torch.nn.GRU, both apart from gru_xp's reader."""
+    torch.save(checkpoint(module) | {"arguments": None, "loss": None}, path)
+    x, h0 = torch.randn(T, 3, 3), torch.randn(4, 3, 4)
+    for name, h, lengths in (
+        ("gru", None, None),
+        ("gru", h0, [T, 2, 5]),
+        ("own", None, [1, T, 3]),
+        ("cell", None, None),
+    ):
+        gru = registry.pick(registry.contents(path), f"model.{name}", "")
+        ran = registry.formats()["torch"].run(path, gru, x.numpy(), None if h is None else h.numpy(), lengths)
+        assert ran is not None
+        model = gru_xp.GRU.from_params(gru.params)
+        for got, expected in zip(model(x.numpy(), None if h is None else h.numpy(), lengths=lengths), ran, strict=True):
+            assert np.abs(got - expected).max() <= 4 * T * EPS
+    with pytest.raises(gru_xp.BackendError, match="packs no sequences of length 0"):
+        registry.formats()["torch"].run(path, gru, x.numpy(), None, [0, 1, 2])
+    torch.save(module, path)
+    with pytest.raises(gru_xp.BackendError, match="refuses the file"):
+        registry.formats()["torch"].run(path, gru, x.numpy(), None, None)
+
+
 def test_what_pytorch_has_not(path: Path) -> None:
     model = gru_xp.GRU(3, 4, reset_after=False)
     with pytest.raises(gru_xp.ConversionError, match="reset_after=False: PyTorch's GRU knows True only"):

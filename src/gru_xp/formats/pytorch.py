@@ -29,6 +29,7 @@ class PyTorchFormat(Format):
     name = "torch"
     title = "PyTorch: state_dict, checkpoint or whole module (.pt, .pth), a live module or state_dict"
     suffixes = (".pt", ".pth")
+    runtime = "torch"
 
     def read(self, path: Path) -> Contents:
         with path.open("rb") as file:
@@ -52,6 +53,13 @@ class PyTorchFormat(Format):
             if value
         ]
         return Report((Note("exact", "the weights"), *notes, *lost))
+
+    def run(self, path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tuple[Any, Any] | None:
+        try:
+            from gru_xp_torch.convert import run_saved
+        except ImportError:
+            return None
+        return run_saved(path, gru, x, h0, lengths)
 
     def adopts(self, thing: Any) -> bool:
         if isinstance(thing, Mapping):

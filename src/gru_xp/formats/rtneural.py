@@ -40,6 +40,9 @@ class RTNeuralFormat(Format):
             content = json.loads(text)
             if isinstance(content, dict) and isinstance(content.get("layers"), list):
                 return _chain(content["layers"])
+            if isinstance(content, dict) and isinstance(content.get("weight_map"), dict):
+                files = sorted({str(file) for name, file in content["weight_map"].items() if "_hh" in str(name)})
+                raise FileFormatError(f"an index of arrays in several files; load one of them: {files[:10]}")
             if isinstance(content, dict):
                 return grus_in({name: _tensor(array) for name, array in content.items() if isinstance(array, list)})
             raise FileFormatError("a JSON file without layers and without arrays")
