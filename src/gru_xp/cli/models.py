@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gru_xp.checks import sizes_of
-from gru_xp.errors import FileFormatError
+from gru_xp.errors import FileFormatError, StructureError
 from gru_xp.formats.registry import contents, convert_file, format_of
 from gru_xp.formats.stored import Contents, Report, StoredGRU
 from gru_xp.formats.verify import Inputs, Parting, Verdict, random_inputs, side_of
@@ -154,6 +154,22 @@ def convert(
     """From one format to another, with a report of what happened to the numbers on the way in and out."""
     with errors():
         report = convert_file(source, target, name=name, source_format=source_format, target_format=target_format)
+    _show_report(make_console(), report)
+
+
+@models.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="a model file of any format")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.py", help="the weights go beside it, into OUT.npz")],
+    numpy: Annotated[bool, typer.Option("--numpy", help="a program that needs NumPy alone")] = False,
+    name: NameOption = None,
+    source_format: Annotated[str | None, typer.Option("--from", help="the format of MODEL")] = None,
+) -> None:
+    """A model as a program of its own, for places where no framework is, not even this one."""
+    with errors():
+        if not numpy:
+            raise StructureError("expected --numpy: it is the one kind of program that can be written")
+        report = convert_file(source, target, name=name, source_format=source_format, target_format="numpy")
     _show_report(make_console(), report)
 
 
