@@ -25,31 +25,29 @@ COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
 MISSING = None if COMPILER else "no C++ compiler here: neither g++ nor c++, nor what CXX names"
 
 
+def build(source_file: str, out: Path, *options: str) -> Path:
+    """A shared library of one of the C++ files beside this one."""
+    assert COMPILER is not None
+    command = [COMPILER, "-std=c++17", "-O2", "-shared", "-fPIC", "-w", *options]
+    command += ["-o", str(out), str(Path(__file__).with_name(source_file))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def build_kernels(dtype: str, folder: Path) -> Path:
+    """The kernels of one dtype."""
+    text = folder / f"{dtype}.inc"
+    text.write_text(source(dtype), encoding="utf-8")
+    options = (f"-DTHREADS={THREADS}", f"-DElement={C_TYPES[dtype]}", f'-DSOURCE="{text}"')
+    return build("cuda_host.cpp", folder / f"{dtype}.so", "-ffp-contract=off", "-fno-strict-aliasing", *options)
+
+
 @cache
 def library(dtype: str) -> ctypes.CDLL:
-    """The kernels of one dtype."""
-    assert COMPILER is not None
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        text, out = folder / "kernels.inc", folder / "kernels.so"
-        text.write_text(source(dtype), encoding="utf-8")
-        command = [
-            COMPILER,
-            *(
-                "-std=c++17",
-                "-O2",
-                "-shared",
-                "-fPIC",
-                "-ffp-contract=off",
-                "-fno-strict-aliasing",
-                "-Wno-unknown-pragmas",
-            ),
-            *(f"-DTHREADS={THREADS}", f"-DElement={C_TYPES[dtype]}", f'-DSOURCE="{text}"'),
-            *("-o", str(out), str(Path(__file__).with_name("cuda_host.cpp"))),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return ctypes.CDLL(str(out))  # stays open when its file is gone
+    """The kernels of one dtype, loaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        return ctypes.CDLL(str(build_kernels(dtype, Path(folder))))  # stays open when its file is gone
 
 
 def activated(name: str, a: Any) -> Any:
