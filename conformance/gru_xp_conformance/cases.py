@@ -624,6 +624,7 @@ def ragged() -> Iterator[Case]:
         "the state held in the padding",
         "y that is zero in the padding, or a gradient that does not flow from there",
         _both_ways(HELD),
+        quick=False,
     )
     yield case(
         "lengths as lists and as arrays", "lengths that are right in one form alone", forms, quick=False, rows="plain"
