@@ -227,6 +227,28 @@ def test_weights_alone(tmp_path: Path) -> None:
         assert_near(own(X)[0], model.layers[0](X))
 
 
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_the_format_before_keras_3(tmp_path: Path) -> None:
+    model = sequential(
+        L.GRU(H, return_sequences=True, name="a"), L.Bidirectional(L.GRU(3, return_sequences=True), name="b")
+    )
+    model.save(tmp_path / "m.h5")
+    found = {gru.name: gru for gru in registry.contents(tmp_path / "m.h5").grus}
+    assert sorted(len(gru.params[0]) for gru in found.values()) == [1, 2]
+    a, b = (gru_xp.load(tmp_path / "m.h5", name=next(name for name in found if f"/{key}" in name)) for key in "ab")
+    assert_near(b(a(X)[0])[0], model(X), 2 * T)
+    assert all("arrays alone do not tell the activations" in str(gru.report) for gru in found.values())
+
+
+def test_what_training_leaves_in_a_file(tmp_path: Path) -> None:
+    model = sequential(L.GRU(H))
+    for optimizer in (keras.optimizers.Adam(), keras.optimizers.SGD(momentum=0.9)):
+        model.compile(optimizer, "mse")
+        model.train_on_batch(X, np.ones((N, H), "f4"))
+        model.save(tmp_path / "m.keras")
+        assert_near(gru_xp.load(tmp_path / "m.keras")(X)[1][0], model(X))
+
+
 @pytest.mark.parametrize("policy", ["float64", "float16", "bfloat16", "mixed_bfloat16"])
 def test_other_dtypes(tmp_path: Path, policy: str) -> None:
     model = sequential(L.GRU(H, return_sequences=True, dtype=policy, recurrent_initializer="glorot_uniform"))

@@ -11,7 +11,6 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from gru_xp.checks import sizes_of
@@ -19,7 +18,7 @@ from gru_xp.errors import ConversionError, FileFormatError, GRUError
 from gru_xp.formats.hdf5 import datasets
 from gru_xp.formats.layouts import from_keras
 from gru_xp.formats.named import FLOATS, Tensor
-from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU
+from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU, two_directions
 from gru_xp.params import GRUSpec
 
 from .layer import OTHER, RECURRENT, gru_of, kind_of, read_all
@@ -121,10 +120,11 @@ class Walk:
         """GRUs that no description tells of, by the shapes of their arrays."""
         found = {}
         for place, group in self.groups.items():
-            path = place.removesuffix("/vars").removesuffix("/cell")
-            if place in self.used or not place.endswith("vars") or not {"0", "1"} <= group.keys() <= {"0", "1", "2"}:
+            names = next((names for names in NAMES if {*names[:2]} <= group.keys() <= {*names}), None)
+            if place in self.used or names is None:
                 continue
-            tensors = [group[key] for key in sorted(group)]
+            path = place.removesuffix("/vars").removesuffix("/cell")
+            tensors = [group[name] for name in names if name in group]
             if not _looks_like_one(tensors):
                 continue
             self.used.add(place)
@@ -148,6 +148,11 @@ class Walk:
         yield from _pairs(found)
 
 
+NAMES = (  # of a cell's arrays, since Keras 3 and before it (.h5)
+    ("0", "1", "2"),
+    ("kernel", "recurrent_kernel", "bias"),
+    ("kernel:0", "recurrent_kernel:0", "bias:0"),
+)
 UNTOLD = "arrays alone do not tell the activations, go_backwards and zero_output_for_mask: taken to be Keras's defaults"
 
 
@@ -160,20 +165,19 @@ def _looks_like_one(tensors: Sequence[Tensor]) -> bool:
 
 
 def _pairs(found: dict[str, StoredGRU]) -> Iterator[StoredGRU]:
-    """The two layers of a `Bidirectional` as one, under its path."""
+    """The two layers of a `Bidirectional` as one, under its path: ".../forward_layer", before Keras 3 "forward_gru"."""
     for path, gru in found.items():
-        front, _, half = path.rpartition("/")
-        other = found.get(f"{front}/backward_layer" if half == "forward_layer" else f"{front}/forward_layer")
-        if half not in ("forward_layer", "backward_layer") or other is None:
+        forward = re.sub(r"(^|/)backward_", r"\1forward_", path)
+        other = found.get(re.sub(r"(^|/)forward_", r"\1backward_", path))
+        if forward != path and forward in found:
+            continue
+        if other is None or other is gru:
             yield gru
-        elif half == "forward_layer":
-            params = ((gru.params[0][0], other.params[0][0]),)
-            try:
-                sizes_of(params)
-            except GRUError:
-                yield from (gru, other)
-            else:
-                yield replace(gru, params=params, name=front)
+            continue
+        try:
+            yield two_directions(gru, other, re.sub(r"(^|/)forward_.*", "", path))
+        except ConversionError:
+            yield from (gru, other)
 
 
 def snake_case(name: str) -> str:

@@ -12,7 +12,7 @@ from gru_xp.errors import FileFormatError
 from gru_xp.formats.files import write_whole
 from gru_xp.formats.hdf5 import SIGNATURE, datasets
 from gru_xp.formats.registry import Format
-from gru_xp.formats.stored import Contents, Report, StoredGRU
+from gru_xp.formats.stored import Contents, Note, Report, StoredGRU
 from gru_xp.formats.trees import library_of
 
 from .export import hdf5_of, sequential
@@ -22,11 +22,14 @@ from .live import Live
 __all__ = ["KerasFormat", "keras"]
 
 
+UNTOLD = "such a file holds arrays alone; load it into a model of the same layers, or write .keras"
+
+
 class KerasFormat(Format):
     """Every GRU layer: `GRU`, `RNN` around `GRUCell`s, `Bidirectional`; stacks where a model says that they are."""
 
     name = "keras"
-    title = "Keras 3 (.keras, .weights.h5, a live layer or model)"
+    title = "Keras 3 (.keras, .weights.h5, a live layer or model; of an older .h5 the arrays)"
     suffixes = (".keras", ".weights.h5")
 
     def recognises(self, path: Path, head: bytes) -> bool:
@@ -48,7 +51,7 @@ class KerasFormat(Format):
         weights = hdf5_of(arrays, gru.dtype)
         if path.name.lower().endswith(".h5"):
             write_whole(path, weights)
-            return report
+            return report + Report((Note("ignored", "the description", UNTOLD),))
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr("metadata.json", json.dumps({"keras_version": "3.0.0"}))
