@@ -348,6 +348,32 @@ def test_without_keras_and_h5py(tmp_path: Path) -> None:
     )
 
 
+RUN = {
+    "one": lambda: [L.GRU(H)],
+    "both and a stack": lambda: [L.Bidirectional(L.GRU(H, return_sequences=True)) for _ in range(2)],
+    "backwards": lambda: [L.GRU(H, go_backwards=True, reset_after=False)],
+    "cells": lambda: [L.RNN([L.GRUCell(H), L.GRUCell(H)])],
+    "inside": lambda: [keras.Sequential([keras.Input((None, I)), L.GRU(H)])],
+}
+
+
+@pytest.mark.parametrize("what", RUN)
+def test_keras_runs_what_stands_in_a_file(tmp_path: Path, what: str) -> None:
+    """Loaded and run by Keras, apart from gru_xp's reader."""
+    path = tmp_path / "m.keras"
+    sequential(*RUN[what]()).save(path)
+    (gru,) = registry.contents(path).grus
+    rows = len(gru.params) * len(gru.params[0])
+    h0 = RNG.normal(size=(rows, N, H)).astype("f4")
+    x = X.transpose(1, 0, 2)
+    model = gru_xp.GRU.from_params(gru.params, spec=gru.spec)
+    for first, lengths in ((None, None), (h0, None), (None if what == "backwards" else h0, [T, 2, 5])):
+        ran = registry.formats()["keras"].run(path, gru, x, first, lengths)
+        assert ran is not None
+        for got, expected in zip(model(x, first, lengths=lengths), ran, strict=True):
+            assert_near(got, expected, 2 * T)
+
+
 # ---- hostile ---------------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from gru_xp.formats.trees import library_of
 from .export import hdf5_of, sequential
 from .files import Walk, from_zip
 from .live import Live
+from .runtime import run_saved
 
 __all__ = ["KerasFormat", "keras"]
 
@@ -31,6 +32,7 @@ class KerasFormat(Format):
     name = "keras"
     title = "Keras 3 (.keras, .weights.h5, a live layer or model; of an older .h5 the arrays)"
     suffixes = (".keras", ".weights.h5")
+    runtime = "keras"
 
     def recognises(self, path: Path, head: bytes) -> bool:
         return super().recognises(path, head) or head.startswith(SIGNATURE)
@@ -59,6 +61,9 @@ class KerasFormat(Format):
             archive.writestr("model.weights.h5", weights)
         write_whole(path, buffer.getvalue())
         return report
+
+    def run(self, path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tuple[Any, Any] | None:
+        return run_saved(path, gru, x, h0, lengths)
 
     def adopts(self, thing: Any) -> bool:
         return library_of(thing) == "keras" and hasattr(thing, "get_config")
