@@ -13,6 +13,9 @@ comes too late is not needed any more and goes back to sleep.
 Where other programs hold the cores, threads that meet all the time are slower than one: each waits for the other to get
 its core back. So after a kernel that was held up the caller does the next ones alone, and then tries again.
 
+A system may wake a worker on the caller's own core, though others idle (seen on Linux, for minutes); the two would then
+take turns at every barrier. So a worker that finds itself there keeps off that core from then on.
+
 At the barrier behind each piece every thread writes which piece it has done, and reads that of the others: one line
 goes from core to core, where a common counter would go there and back. Who waits gives its core away after a while, for
 there may be more threads than cores.
@@ -31,8 +34,10 @@ from .code import I32, I64, PTR, Code, Pointer, Unit, Value
 __all__ = ["LOCKS", "MOST", "PLACES", "SYNC", "Crew", "meet", "serve_and_launch"]
 
 #: places in the record: `joined` is the first piece that the workers take part in, 0 as long as that is open
-SYNC = {"kernel": 0, "fields": 1, "parts": 2, "give_way": 3, "acquire": 4, "release": 5, "joined": 8}
-SYNC |= {"held_up": 9, "alone": 10}
+SYNC = {"kernel": 0, "fields": 1, "parts": 2, "joined": 3, "held_up": 4, "alone": 5, "core": 6}
+#: addresses of functions of Python and of the system, 0 for what the system does not have
+FUNCTIONS = ("acquire", "release", "give_way", "core_of", "may_use", "use")
+SYNC |= {name: 8 + i for i, name in enumerate(FUNCTIONS)}
 #: the locks of the workers follow LOCKS, the lines of all threads LINES: the last piece done, and the worker's state
 LOCKS, MOST, LINE = 16, 64, 8
 LINES = LOCKS + MOST
@@ -45,6 +50,8 @@ ASLEEP, CALLED, THERE, DISMISSED = range(4)
 PATIENCE = 60
 #: turns at one barrier, far more than uneven shares cost, and how many kernels are then done alone
 LONG, ALONE = 1000, 30
+#: integers that hold a set of cores
+CORES = 16
 #: after the last piece of any kernel
 NEVER = 1 << 62
 
@@ -124,9 +131,13 @@ def serve_and_launch(unit: Unit) -> None:
     with unit.function("serve", "@sync part", public=True) as c:
         sync, state = c.ints_at(c.sync), c.part * LINE + (LINES + STATE)
         lock = c.b.inttoptr(sync.load(c.part + LOCKS).ir, PTR)
+        cores = c.room_for_integers(CORES)
+        with c.when(sync.load(SYNC["core_of"]) > 0):
+            _call(c, sync.load(SYNC["may_use"]), I32, [I32(0), I64(8 * CORES), cores.ir])
         with c.loop_while(ASLEEP, lambda found: found >= ASLEEP) as found:
             with c.when(found.get().equals(ASLEEP)):
                 _call(c, sync.load(SYNC["acquire"]), I32, [lock, I32(1)])
+                _keep_off(c, sync, cores)
             found.set(_change(sync, state, CALLED, THERE))
             with c.when(found.get().equals(CALLED)):
                 run(c, sync, c.part)
@@ -158,6 +169,7 @@ def serve_and_launch(unit: Unit) -> None:
                 _write(sync, state, c.integer(CALLED))
                 lock = c.b.inttoptr(sync.load(part + LOCKS).ir, PTR)
                 _call(c, sync.load(SYNC["release"]), ir.VoidType(), [lock])
+        sync.store(_core(c, sync), SYNC["core"])
         run(c, sync, c.integer(0))
         with c.loop(1, called) as part:
             state = part * LINE + (LINES + STATE)
@@ -165,6 +177,27 @@ def serve_and_launch(unit: Unit) -> None:
                 _until(c, sync, lambda: _read(sync, state).equals(ASLEEP))
         with c.when(c.wait.equals(0)), c.when(sync.load(SYNC["held_up"]) > 0):
             sync.store(ALONE, SYNC["alone"])
+
+
+def _core(c: Code, sync: Pointer) -> Value:
+    """The core that this thread runs on, -1 where the system does not tell."""
+    core = c.variable(-1)
+    with c.when(sync.load(SYNC["core_of"]) > 0):
+        core.set(Value(c, c.b.sext(_call(c, sync.load(SYNC["core_of"]), I32, []), I64)))
+    return core.get()
+
+
+def _keep_off(c: Code, sync: Pointer, cores: Pointer) -> None:
+    """Have a worker leave the caller's core for the others of `cores`, if it is there and there are others."""
+    core = _core(c, sync)
+    with c.when(core >= 0), c.when(core < 64 * CORES), c.when(core.equals(sync.load(SYNC["core"]))):
+        others, some = c.room_for_integers(CORES), c.variable(0)
+        with c.loop(0, CORES) as i:
+            left = cores.load(i) & c.select(i.equals(core / 64), (c.integer(1) << (core % 64)) ^ -1, -1)
+            others.store(left, i)
+            some.set(some.get() | left)
+        with c.when(some.get().equals(0) ^ True):
+            _call(c, sync.load(SYNC["use"]), I32, [I32(0), I64(8 * CORES), others.ir])
 
 
 # ---- memory that several threads look at ----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import numpy as np
 from gru_xp.errors import VariableError
 
 from .compiler import machine
-from .meeting import LOCKS, MOST, PLACES, SYNC
+from .meeting import FUNCTIONS, LOCKS, MOST, PLACES, SYNC
 from .target import Target
 
 __all__ = ["run", "thread_count"]
@@ -95,10 +95,8 @@ class _Pool:
                 None, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64
             )
             self.launch = kind(code.address("launch"))
-            self.sync[SYNC["give_way"]] = _address_of_give_way()
-            for name in ("acquire", "release"):
-                function = getattr(ctypes.pythonapi, f"PyThread_{name}_lock")
-                self.sync[SYNC[name]] = ctypes.cast(function, ctypes.c_void_p).value
+            for name, address in zip(FUNCTIONS, _addresses(), strict=True):
+                self.sync[SYNC[name]] = address
         serve = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(code.address("serve"))
         allocate = ctypes.pythonapi.PyThread_allocate_lock
         allocate.restype, acquire = ctypes.c_void_p, ctypes.pythonapi.PyThread_acquire_lock
@@ -112,16 +110,17 @@ class _Pool:
             self.workers = part
 
 
-def _address_of_give_way() -> int:
-    """The system's function that lets another thread run, or 0."""
-    try:
-        if sys.platform == "win32":
-            function = ctypes.WinDLL("kernel32").SwitchToThread
-        else:
-            function = ctypes.CDLL(None).sched_yield
-    except (OSError, AttributeError):
-        return 0
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
+def _addresses() -> list[int]:
+    """Of `meeting.FUNCTIONS`; 0 for what this system does not have."""
+    system = "kernel32" if sys.platform == "win32" else None
+    names = ["SwitchToThread"] if sys.platform == "win32" else ["sched_yield"]
+    names += ["sched_getcpu", "sched_getaffinity", "sched_setaffinity"]
+    functions = [getattr(ctypes.pythonapi, f"PyThread_{name}_lock") for name in ("acquire", "release")]
+    with contextlib.suppress(OSError):
+        library = ctypes.CDLL(system)
+        functions += [getattr(library, name, None) for name in names]
+    functions += [None] * (len(FUNCTIONS) - len(functions))
+    return [0 if f is None else ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions]
 
 
 _pools = [_Pool()]

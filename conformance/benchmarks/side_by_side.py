@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -230,14 +231,14 @@ def measured(console: Console, options: argparse.Namespace, known: dict[str, Any
         for name in names
     }
     ask = [("kernels", "peak")] if "kernels" in names else []
-    fresh: list[Timing] = []
-    for point in options.points.split(","):
-        found, left_out, answers = compare(commands, [POINTS[point]], rounds=options.rounds, ask_too=ask)
-        fresh += found
-        for task, (before, after) in zip(TASKS, zip(*[iter(answers.get("peak", []))] * 2, strict=True), strict=False):
-            peaks[f"{point} {task}"] = max(before, after)
-        for name, reason in left_out.items():
-            console.print(f"{name}: {reason}", highlight=False)
+    points = options.points.split(",")
+    sizes = [POINTS[point] for point in points]
+    fresh, left_out, answers = compare(commands, sizes, rounds=options.rounds, ask_too=ask)
+    for name, reason in left_out.items():
+        console.print(f"{name}: {reason}", highlight=False)
+    seen = iter(answers.get("peak", []))
+    for (point, task), before, after in zip(product(points, TASKS), seen, seen, strict=False):
+        peaks[f"{point} {task}"] = max(before, after)
     done = {one.size for one in fresh}
     timings = [one for one in known["timings"] if Size(*one["size"]) not in done] + as_json(fresh)
     order = list(POINTS.values())
