@@ -20,13 +20,17 @@ def blocks(guide: Path) -> list[tuple[str, str, int]]:
     return [(match[1], match[2], text[: match.start()].count("\n") + 1) for match in found]
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # PyTorch's exporter, of itself
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # likewise
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras, of its own arrays
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
 def test_every_block_runs(
     guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All in one namespace, in an empty folder. What a line says that it prints, `print(...)  # this`, it prints."""
-    for library in re.findall(r"^import (keras|flax|equinox|mlx)\b", guide.read_text(encoding="utf-8"), re.MULTILINE):
+    for library in re.findall(
+        r"^import (keras|flax|equinox|mlx|onnx|onnxruntime)\b", guide.read_text(encoding="utf-8"), re.MULTILINE
+    ):
         if find_spec(library) is None:
             pytest.skip(f"{library} is missing")
     monkeypatch.chdir(tmp_path)

@@ -495,3 +495,23 @@ def test_the_runtime_runs_the_nodes_of_the_file(tmp_path: Path) -> None:
         assert_near(ran, gru_xp.gru(x, gru.params, lengths=[T, 1, 2, 3], spec=gru.spec))
     with pytest.raises(gru_xp.BackendError, match="aborts the process"):
         registry.formats()["onnx"].run(tmp_path / "node.onnx", gru, x[:0], None, None)
+
+
+def test_two_modules_that_lie_on_one_another(tmp_path: Path) -> None:
+    """Joined under both names, "lower+upper", and each to be had alone; the runtime runs what has a name."""
+    gru_xp.GRU(I, H, 2, seed=0).save(tmp_path / "node.onnx")
+    model = onnx.load(tmp_path / "node.onnx")
+    for node, name in zip(grus(model.graph), ("lower", "upper"), strict=True):
+        node.name = f"/{name}/GRU"
+    (stack,) = read(model, tmp_path).grus
+    assert (stack.name, len(stack.params)) == ("lower+upper", 2)
+    path = tmp_path / "node.onnx"
+    upper = gru_xp.load(path, name="upper")
+    x = RNG.normal(size=(T, N, H)).astype("f4")
+    np.testing.assert_array_equal(upper.params[0][0].W_ih, stack.params[1][0].W_ih)
+    runtime = registry.formats()["onnx"]
+    assert runtime.run(path, stack, RNG.normal(size=(T, N, I)).astype("f4"), None, None) is not None
+    with pytest.raises(gru_xp.BackendError, match="'upper' is a part of what stands in the file"):
+        runtime.run(path, stack.renamed("upper"), x, None, None)
+    grus(model.graph)[1].attribute.append(helper.make_attribute("clip", 3.0))
+    assert [gru.name for gru in read(model, tmp_path).grus] == ["lower", "upper"]

@@ -67,8 +67,9 @@ class Side:
         return y, h_n, self.format.runtime
 
 
-def side_of(label: str, path: Path, name: str | None = None, format: str | None = None) -> Side:  # noqa: A002
-    """One GRU of a file."""
+def side_of(label: str, path: str | Path, name: str | None = None, format: str | None = None) -> Side:  # noqa: A002
+    """One GRU of a file; `label` is what the verdict calls it."""
+    path = Path(path)
     return Side(label, pick(contents(path, format), name, str(path)), path, format_of(path, format))
 
 

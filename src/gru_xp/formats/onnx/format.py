@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from gru_xp.errors import ConversionError, FileFormatError
+from gru_xp.errors import BackendError, ConversionError, FileFormatError
 from gru_xp.formats.files import write_whole
 from gru_xp.formats.onnx.constants import MOVES, Graph, Source, library
 from gru_xp.formats.onnx.export import model_of
@@ -45,10 +45,11 @@ class OnnxFormat(Format):
 
     def run(self, path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tuple[Any, Any] | None:
         """By onnxruntime, node by node as they stand in the file."""
-        for stored, stack in _stacks(path)[0]:
-            if stored.name == gru.name:
-                return run_stack(stack, x, h0, lengths)
-        raise FileFormatError(f"{path}: expected a GRU called {gru.name!r}; the file has changed")
+        stacks = {stored.name: stack for stored, stack in _stacks(path)[0]}
+        names = [gru.name] if gru.name in stacks else gru.name.split("+")  # "a+b" is a stack of two
+        if not stacks.keys() >= set(names):
+            raise BackendError(f"{gru.name!r} is a part of what stands in the file, which is run as a whole")
+        return run_stack(tuple(node for name in names for node in stacks[name]), x, h0, lengths)
 
 
 onnx = OnnxFormat()

@@ -117,7 +117,7 @@ def _arrives(lower: GRUNode, upper: GRUNode, by_output: dict[str, GRUNode]) -> b
 def as_stored(stack: Stack) -> StoredGRU:
     """A stack as one GRU, with the report of the way in."""
     first = stack[0]
-    names = {node.name for node in stack}
+    names = list(dict.fromkeys(node.name for node in stack))
     feeder = first.graph.producers.get(first.input(0))
     transposed = (
         feeder is not None and feeder.op_type == "Transpose" and [1, 0, 2] in (list(a.ints) for a in feeder.attribute)
@@ -127,7 +127,7 @@ def as_stored(stack: Stack) -> StoredGRU:
     return StoredGRU(
         params=tuple(node.params for node in stack),
         spec=first.spec,
-        name=names.pop() if len(names) == 1 else first.name,
+        name=names[0] if len(names) == 1 else "+".join(node.name for node in stack),
         dtype=first.dtype,
         batch_first=first.layout == 1 or transposed,
         h0=_first_states(stack),
