@@ -11,6 +11,9 @@ import pytest
 import gru_xp
 from gru_xp import Activation, CellParams, GRUSpec
 
+# Keras on PyTorch, of its own arrays: in one process with other tests that is what there is
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 T, N, I, H = 6, 3, 3, 5
 LENGTHS = [6, 0, 4]
 TOLERANCE = 1e-5
