@@ -30,7 +30,7 @@ class Bomb:
 def rezipped(data: bytes, change: Callable[[str, bytes], Any], how: int = zipfile.ZIP_STORED) -> bytes:
     """The archive with each entry's bytes changed, or (name, bytes), or None to leave it out."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", how) as new:
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", how, compresslevel=1) as new:
         for name in old.namelist():
             changed = change(name, old.read(name))
             if changed is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -136,38 +136,39 @@ def _is_probability(value: Any) -> TypeGuard[float]:
 # ---- what stands in a file -------------------------------------------------------------------------------------------
 
 
+# A small pickle can make a tree of many branches by naming one of them again and again.
+MOST_NODES, LONGEST = 200_000, 500
+CHEAP = 50  # as much as so many numbers in a list costs a node
+INNER = ("_parameters", "_buffers", "_modules")  # no part of names
+
+
 def _of_tree(tree: Any) -> tuple[dict[str, Tensor], dict[str, _Module]]:
     """The tensors and modules of a tree, by name."""
     tensors: dict[str, Tensor] = {}
     modules: dict[str, _Module] = {}
-    for visits, (name, node) in enumerate(_nodes(tree, "", ())):
-        if visits > MOST_NODES or len(name) > LONGEST or len(tensors) + len(modules) > MOST_NAMES:
-            raise FileFormatError(f"expected at most {MOST_NAMES} arrays with names of at most {LONGEST} characters")
+    left = MOST_NODES
+
+    def walk(node: Any, path: str, above: tuple[int, ...]) -> None:
+        nonlocal left
         if isinstance(node, Tensor):
-            tensors[name] = node
-        elif isinstance(node, Thing) and node.state is not None:
-            modules[name] = _Module(node.origin, node.state)
+            left -= 1
+            tensors[path] = node
+        is_thing = isinstance(node, Thing)
+        inside = node.state if is_thing else node
+        if not isinstance(inside, dict | list | tuple) or len(above) >= DEEPEST or id(node) in above:
+            return
+        left -= 1 + len(inside) // CHEAP
+        if left < 0 or len(path) > LONGEST:
+            raise FileFormatError(f"expected at most {MOST_NODES} objects, with names of at most {LONGEST} characters")
+        if is_thing:
+            modules[path] = _Module(node.origin, node.state)
+        for key, child in inside.items() if isinstance(inside, dict) else enumerate(inside):
+            if isinstance(child, dict | list | tuple | Thing | Tensor):
+                inner = is_thing and key in INNER
+                walk(child, path if inner else _joined(path, str(key)[:LONGEST]), (*above, id(node)))
+
+    walk(tree, "", ())
     return tensors, modules
-
-
-# A small pickle can make a tree of many branches by naming one of them again and again.
-MOST_NODES, MOST_NAMES, LONGEST = 1_000_000, 100_000, 1000
-INNER = ("_parameters", "_buffers", "_modules")  # no part of names
-
-
-def _nodes(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-    yield path, node
-    if len(above) >= DEEPEST or id(node) in above:
-        return
-    inside = node.state if isinstance(node, Thing) else node
-    children: Any = ()
-    if isinstance(inside, dict):
-        children = inside.items()
-    elif isinstance(inside, list | tuple):
-        children = enumerate(inside)
-    for key, child in children:
-        name = path if isinstance(node, Thing) and key in INNER else _joined(path, str(key)[:LONGEST])
-        yield from _nodes(child, name, (*above, id(node)))
 
 
 def _joined(path: str, key: str) -> str:
