@@ -131,6 +131,28 @@ def test_results_do_not_depend_on_who_comes() -> None:
 
 
 @pytest.mark.usefixtures("three_threads")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="threads cannot be put on cores"
+)
+def test_a_worker_keeps_off_the_callers_core() -> None:
+    expected, cores = everything(*problem()), os.sched_getaffinity(0)
+    worker = next(thread.native_id for thread in threading.enumerate() if thread.name == "gru_xp_cpu-1")
+    assert worker is not None
+    try:
+        for thread in (0, worker):
+            os.sched_setaffinity(thread, {min(cores)})
+        for _ in range(100):
+            assert same(everything(*problem()), expected)
+            if min(cores) not in os.sched_getaffinity(worker):
+                break
+            time.sleep(0.01)
+        assert os.sched_getaffinity(worker) == cores - {min(cores)}
+    finally:
+        for thread in (0, worker):
+            os.sched_setaffinity(thread, cores)
+
+
+@pytest.mark.usefixtures("three_threads")
 def test_nothing_spins_between_calls() -> None:
     everything(*problem())
     begin = time.process_time()

@@ -50,6 +50,7 @@ POINTS = {
     "batch32-1024": Size(50, 32, 1024, 1024),
     "bidirectional": Size(50, 16, 128, 256, 2, 2),
 }
+PACKAGES = ("numpy", "torch", "jax", "onnxruntime", "openvino", "llvmlite")
 
 
 # ---- our engines ----------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
     }
-    for package in ("numpy", "torch", "jax", "onnxruntime", "openvino", "llvmlite"):
+    for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
@@ -192,6 +193,15 @@ def markdown(timings: Sequence[Timing]) -> str:
     return "\n".join(lines)
 
 
+def measured_on(about: dict[str, Any]) -> str:
+    """The machine, in a sentence."""
+    packages = ", ".join(f"{name} {about[name]}" for name in ("python", *PACKAGES) if name in about)
+    return (
+        f"Measured on {about['cores']} cores of {about['processor']} ({about['vectors']}), a shared machine: read it "
+        f"as ratios. float32; medians of {about['rounds']} rounds. Versions: {packages}."
+    )
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,7 +226,7 @@ def main() -> None:
     print_timings(console, timings, {})
     print_ratios(console, timings, known["peaks"])
     if options.readme:
-        put_between(options.readme, "speed", markdown(timings))
+        put_between(options.readme, "speed", f"{markdown(timings)}\n\n{measured_on(known['about'])}")
     if options.picture:
         picture([one for one in timings if one.engine != "kernels"], options.picture, "gru_xp")
 

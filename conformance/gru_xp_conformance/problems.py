@@ -98,17 +98,17 @@ class Config:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The arrays of a config: float64, but of values that the dtype has; nobody may write to them."""
+    """The arrays of a call; those of a config are float64, but of values that the dtype has, and read-only."""
 
     x: A
     params: tuple[tuple[reference.Weights, ...], ...]
-    h0: A | None
-    lengths: A | None
-    mask: A | None
-    resets: A | None
-    dropout_masks: A | None
-    dy: A | None
-    dh_n: A | None
+    h0: A | None = None
+    lengths: A | None = None
+    mask: A | None = None
+    resets: A | None = None
+    dropout_masks: A | None = None
+    dy: A | None = None
+    dh_n: A | None = None
 
 
 class Quantity(NamedTuple):

@@ -31,6 +31,7 @@ from gru_xp.dispatch import Place, load
 from . import reference, tolerance
 from .environment import variables
 from .implementation import Arguments, Assembled
+from .problems import Problem
 
 __all__ = ["TASKS", "AbsentError", "Command", "Problem", "Size", "Timing", "as_json", "compare", "serve"]
 
@@ -73,18 +74,6 @@ class Size(NamedTuple):
         T, N, I, H, L, D = self
         once = T * N * D * 3 * H * sum((I if layer == 0 else D * H) + H for layer in range(L))
         return once * (3 if task == "training" else 1)
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """The arrays of a size; `dy` flows in. `params` is a tuple of layers, a layer a tuple of directions."""
-
-    x: A
-    dy: A
-    params: tuple[tuple[reference.Weights, ...], ...]
-
-    # as `Arguments.of` wants it
-    h0 = lengths = resets = dropout_masks = dh_n = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +160,7 @@ def _check(engine: Any, task: str, folder: Path) -> float:
 
 
 def problem(size: Size, dtype: str) -> Problem:
-    """Random arrays, as models have them."""
+    """Random arrays, as models have them; `dy` flows in."""
     T, N, I, H, L, D = size
     rng, k = np.random.default_rng(7), H**-0.5
 
@@ -181,7 +170,7 @@ def problem(size: Size, dtype: str) -> Problem:
 
     params = tuple(tuple(weights(I if layer == 0 else D * H) for _ in range(D)) for layer in range(L))
     x, dy = rng.standard_normal((T, N, I)).astype(dtype), rng.standard_normal((T, N, D * H)).astype(dtype)
-    return Problem(x, dy, params)
+    return Problem(x, params, dy=dy)
 
 
 def _write(one: Problem, folder: Path) -> None:
@@ -206,7 +195,8 @@ def _read(folder: Path) -> Problem:
     for name, a in known.items():
         layer, d, _ = name.split("_", 2)
         layers.setdefault(layer, {}).setdefault(d, []).append(a)
-    return Problem(x, dy, tuple(tuple(reference.Weights(*w) for w in layer.values()) for layer in layers.values()))
+    params = tuple(tuple(reference.Weights(*w) for w in layer.values()) for layer in layers.values())
+    return Problem(x, params, dy=dy)
 
 
 def _named(params: Any) -> Iterable[tuple[int, int, str, A]]:
