@@ -141,14 +141,13 @@ def errors(found: tuple[Any, ...], exact: tuple[Any, ...]) -> list[float]:
 @contextmanager
 def numbers(kind: str) -> Iterator[None]:
     """TF32 for everybody or for nobody."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = kind == "tf32"
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+    before = torch.get_float32_matmul_precision()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=kind == "tf32"):
+        torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
