@@ -210,6 +210,31 @@ def test_a_tolerance_that_is_given() -> None:
         verify(Side("A", gru), Side("B", gru), [Inputs("mine", np.ones((7, 2, 4)))])
 
 
+class Missing(registry.Format):
+    """A runtime that is not there, or that has no lengths."""
+
+    runtime = "a runtime"
+
+    def __init__(self, there: bool):
+        self.there = there
+
+    def run(self, path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> Any:
+        if not self.there:
+            return None
+        if lengths is not None:
+            raise gru_xp.BackendError("it has no lengths")
+        return gru_xp.gru_inference(x, gru.params, h0)
+
+
+def test_it_says_where_it_had_to_run_by_itself() -> None:
+    gru = stored()
+    verdict = verify(Side("A", gru), Side("B", gru, Path("b"), Missing(there=False)))
+    assert verdict.agrees and verdict.substituted == ("B was run by gru_xp: a runtime is not installed",)
+    verdict = verify(Side("A", gru), Side("B", gru, Path("b"), Missing(there=True)))
+    assert verdict.agrees and verdict.substituted == ("B was run by gru_xp: it has no lengths",)
+    assert [case.by[1] for case in verdict.cases] == ["a runtime", "a runtime", "gru_xp"]
+
+
 # ---- the exports that went wrong in the field ------------------------------------------------------------------------
 
 

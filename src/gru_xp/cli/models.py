@@ -235,6 +235,8 @@ def _show_verdict(console: Console, verdict: Verdict) -> None:
                 printable(case.name), *sides, f"{case.difference:.1e}", f"{case.allowed:.1e}", verdict_of_case
             )
         console.print(table)
+    for words in verdict.substituted:
+        say(f"[dim]{printable(words)}[/]")
     for words in verdict.differences:
         say(f"[yellow]differs:[/] {printable(words)}")
     for words in verdict.unfaithful:
@@ -263,6 +265,7 @@ def _verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
             for case in verdict.cases
         ],
         "differences": verdict.differences,
+        "run_by_gru_xp": verdict.substituted,
         "unlike_gru_xp": verdict.unfaithful,
         "parting": None if parting is None else parting.__dict__,
         "explanation": verdict.explanation,

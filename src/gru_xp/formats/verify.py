@@ -8,7 +8,7 @@ directions and steps to the gate where it begins, and `suspects` says what would
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,15 @@ class Inputs(NamedTuple):
     lengths: Any = None
 
 
+class Run(NamedTuple):
+    """y (T, N, D*H) and h_n (L*D, N, H), who computed them, and why not its own runtime."""
+
+    y: Any
+    h_n: Any
+    by: str
+    why: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Side:
     """One of the two: a GRU, where it comes from, and who can run it."""
@@ -51,20 +60,20 @@ class Side:
         """What it computes in where NumPy runs it."""
         return "float32" if self.stored.dtype == "bfloat16" else self.stored.dtype
 
-    def run(self, inputs: Inputs) -> tuple[Any, Any, str]:
-        """y (T, N, D*H), h_n (L*D, N, H), and who computed it, with the reason if that is not its own runtime."""
+    def run(self, inputs: Inputs) -> Run:
+        """By its own runtime, or by gru_xp with the reason."""
         x, h0 = (None if a is None else a.astype(self.dtype) for a in (inputs.x, inputs.h0))
-        if self.path is None or self.format is None or not self.format.runtime:
-            return (*_own(self.stored, inputs, self.dtype), "gru_xp")
-        try:
-            ran = self.format.run(self.path, self.stored, x, h0, inputs.lengths)
-        except BackendError as error:
-            return (*_own(self.stored, inputs, self.dtype), f"gru_xp, because {error}")
-        if ran is None:
-            why = f"gru_xp, because {self.format.runtime} is not installed"
-            return (*_own(self.stored, inputs, self.dtype), why)
-        y, h_n = (np.asarray(a, "f8") for a in ran)
-        return y, h_n, self.format.runtime
+        why = ""
+        if self.path is not None and self.format is not None and self.format.runtime:
+            try:
+                ran = self.format.run(self.path, self.stored, x, h0, inputs.lengths)
+            except BackendError as error:
+                ran, why = None, str(error)
+            if ran is not None:
+                y, h_n = (np.asarray(a, "f8") for a in ran)
+                return Run(y, h_n, self.format.runtime)
+            why = why or f"{self.format.runtime} is not installed"
+        return Run(*_own(self.stored, inputs, self.dtype), "gru_xp", why)
 
 
 def side_of(label: str, path: str | Path, name: str | None = None, format: str | None = None) -> Side:  # noqa: A002
@@ -107,7 +116,8 @@ class Verdict:
     differences: tuple[str, ...] = ()  # between the two as they stand in the files
     parting: Parting | None = None
     explanation: str | None = None
-    unfaithful: tuple[str, ...] = field(default=())  # sides whose runtime disagrees with gru_xp about the same numbers
+    substituted: tuple[str, ...] = ()  # why gru_xp ran what has a runtime of its own
+    unfaithful: tuple[str, ...] = ()  # sides whose runtime disagrees with gru_xp about the same numbers
 
 
 def random_inputs(stored: StoredGRU, steps: int = 16, rows: int = 3, seed: int = 0) -> list[Inputs]:
@@ -146,13 +156,21 @@ def verify(a: Side, b: Side, inputs: Sequence[Inputs] | None = None, tolerance: 
         for case in [max(cases, key=lambda case: case.own[index])]
         if case.own[index] > 1.0
     )
+    substituted = tuple(
+        dict.fromkeys(
+            f"{side.label} was run by gru_xp: {run.why}"
+            for _, *both in runs
+            for side, run in zip((a, b), both, strict=True)
+            if run.why
+        )
+    )
     if all(case.agrees for case in cases):
-        return Verdict(True, cases, differences, unfaithful=unfaithful)
+        return Verdict(True, cases, differences, substituted=substituted, unfaithful=unfaithful)
     first = next(index for index, case in enumerate(cases) if not case.agrees)
     each, ours, theirs = runs[first]
     allowed = cases[first].allowed
     parting = _by_gates(a, b, each, allowed) or _by_outputs(ours, theirs, sizes[0], each, allowed)
-    return Verdict(False, cases, differences, parting, _explanation(a, b, runs, cases), unfaithful)
+    return Verdict(False, cases, differences, parting, _explanation(a, b, runs, cases), substituted, unfaithful)
 
 
 # ---- running and comparing -------------------------------------------------------------------------------------------
@@ -186,13 +204,13 @@ def _unit(side: Side, exact: tuple[Any, Any], inputs: Inputs) -> float:
     return max(_difference(_own(side.stored, inputs, side.dtype), exact), eps * inputs.x.shape[0] * largest)
 
 
-def _case(a: Side, b: Side, inputs: Inputs, ours: Any, theirs: Any, tolerance: float | None) -> Case:
+def _case(a: Side, b: Side, inputs: Inputs, ours: Run, theirs: Run, tolerance: float | None) -> Case:
     exact = [_own(side.stored, inputs, "float64") for side in (a, b)]
     bounds = [FEW * _unit(side, one, inputs) for side, one in zip((a, b), exact, strict=True)]
     off = (_difference(result, one) for result, one in zip((ours, theirs), exact, strict=True))
     own = tuple(distance / bound if bound else distance for distance, bound in zip(off, bounds, strict=True))
     allowed = sum(bounds) if tolerance is None else tolerance
-    return Case(inputs.name, (ours[2], theirs[2]), _difference(ours, theirs), allowed, (own[0], own[1]))
+    return Case(inputs.name, (ours.by, theirs.by), _difference(ours, theirs), allowed, (own[0], own[1]))
 
 
 def _differences(a: Side, b: Side) -> list[str]:
@@ -244,10 +262,10 @@ def _by_gates(a: Side, b: Side, inputs: Inputs, allowed: float) -> Parting | Non
     return None
 
 
-def _by_outputs(ours: Any, theirs: Any, sizes: Any, inputs: Inputs, allowed: float) -> Parting:
+def _by_outputs(ours: Run, theirs: Run, sizes: Any, inputs: Inputs, allowed: float) -> Parting:
     """Where results part that the numbers in the files do not explain, by the last states and by y."""
-    states = np.flatnonzero((_distance(ours[1], theirs[1]) > allowed).any(axis=(1, 2)))
-    apart = (_distance(ours[0], theirs[0]) > allowed).reshape(*inputs.x.shape[:2], sizes.D, sizes.H).any(axis=(1, 3))
+    states = np.flatnonzero((_distance(ours.h_n, theirs.h_n) > allowed).any(axis=(1, 2)))
+    apart = (_distance(ours.y, theirs.y) > allowed).reshape(*inputs.x.shape[:2], sizes.D, sizes.H).any(axis=(1, 3))
     layer, d = divmod(int(states[0]), sizes.D) if len(states) else (sizes.L - 1, int(apart.any(axis=0).argmax()))
     steps = np.flatnonzero(apart[:, d])
     step = int(steps[-1 if d else 0]) if len(steps) else inputs.x.shape[0] - 1
