@@ -314,6 +314,7 @@ def test_what_pytorch_does_not_offer_is_an_error() -> None:
         torch.autograd.grad(y, x, torch.stack([y, y]).detach(), is_grads_batched=True)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("steps", [1, 60])
 def test_tracers_see_an_operator(steps: int) -> None:
     """None of the ways around PyTorch's dispatcher is taken while somebody records what passes there."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import subprocess
+import sys
+import textwrap
 from typing import Any
 
 import pytest
@@ -430,3 +433,26 @@ def test_a_small_call_sees_what_autograd_sees() -> None:
 def test_a_small_cell() -> None:
     theirs, ours = pair(torch.nn.GRUCell)
     assert_same(theirs, ours, lambda m, x, h: m(x, h), (randn(N, I), randn(N, H)))
+
+
+def test_the_first_call_of_a_program_may_be_compiled() -> None:
+    """The library has looked for its backends by then; and what cannot be compiled runs all the same."""
+    code = """
+        import torch, gru_xp_torch
+        model, x = gru_xp_torch.GRU(3, 4), torch.randn(5, 2, 3)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        print(torch.allclose(compiled(x)[0], model(x)[0]))
+        gradient = torch.func.grad(lambda x: model(x)[0].square().sum())
+        print(torch.allclose(torch.compile(gradient, backend="aot_eager")(x), gradient(x)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "True\nTrue\n", done.stderr
+
+
+def test_states_of_another_kind() -> None:
+    for module, x in ((GRU(I, H), torch.randn(T, N, I)), (GRUCell(I, H), torch.randn(N, I))):
+        with pytest.raises(TypeError, match="hx to be a tensor, got a tuple"):
+            module(x, (x, x))
+        with pytest.raises(TypeError, match="input to be a tensor, got a list"):
+            module([x])

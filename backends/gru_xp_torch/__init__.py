@@ -55,7 +55,7 @@ class TorchBackend(Backend):
     def refuses_crossing(self, array: Any) -> str | None:
         if torch._C._functorch.is_functorch_wrapped_tensor(array):
             return "is inside a transform of torch.func"
-        if type(array).__name__ in ("FakeTensor", "FunctionalTensor"):
+        if torch.compiler.is_compiling() or type(array).__name__ in ("FakeTensor", "FunctionalTensor"):
             return "is traced by torch.compile or torch.export"
         return None if array.layout == torch.strided else f"has the layout {array.layout}"
 

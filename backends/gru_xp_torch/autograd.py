@@ -36,6 +36,10 @@ class Differentiable:
         if dropout_masks is not None and dropout_masks.requires_grad:  # `gru_backward` has no gradient for masks
             return operators.plain(*sizes, *arrays, weights)
         recorded = torch.is_grad_enabled() and any(a.requires_grad for a in (x, h0, *weights))
+        if torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None:
+            raise NotDifferentiableError(
+                "torch.compile cannot compile grad, vjp or vmap of torch.func through gru_xp; call them outside of it"
+            )
         if traced() and not recorded:
             y, h_n, *_ = operators.forward(*sizes, *arrays, weights)
             return y, h_n

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from gru_xp.dispatch import owner
 from gru_xp.functional import gru, gru_cell
 from gru_xp.params import CellParams, Params
 
@@ -60,6 +61,7 @@ class GRU(torch.nn.RNNBase):
     ):
         options = {"bias": bias, "batch_first": batch_first, "dropout": dropout, "bidirectional": bidirectional}
         super().__init__("GRU", input_size, hidden_size, num_layers, **options, device=device, dtype=dtype)  # type: ignore[arg-type]
+        _find(self.weight_hh_l0)
 
     @property
     def params(self) -> Params:
@@ -84,6 +86,7 @@ class GRU(torch.nn.RNNBase):
             lengths: (N,) integers, 0 among them: as in `gru_xp.gru`, and instead of packing.
             resets: (T, N) booleans, (N, T) if `batch_first`: the state is set to zero before the step.
         """
+        _assert_tensors("GRU", input, hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, resets)
         if input.dim() not in (2, 3):
@@ -193,9 +196,11 @@ class GRUCell(torch.nn.RNNCellBase):
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None):
         super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
+        _find(self.weight_hh)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """x (N, I), hx (N, H) or None for zero -> h' (N, H); without a batch (I,), (H,) -> (H,)."""
+        _assert_tensors("GRUCell", input, hx)
         x, weights = input, (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         self._assert_input(x, hx)
         if is_autocast_on(x.device.type):
@@ -224,6 +229,25 @@ class GRUCell(torch.nn.RNNCellBase):
             raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.shape[-1]}, expected {self.hidden_size}")
         if x.dim() == 2 and hx.shape[0] != x.shape[0]:
             raise RuntimeError(f"Input batch size {x.shape[0]} doesn't match hidden0 batch size {hx.shape[0]}")
+
+
+def _assert_tensors(module: str, x: Any, hx: Any) -> None:
+    """What came is a tensor, or a PackedSequence; a tuple of states is an LSTM's."""
+    for name, a in (("input", x), ("hx", hx)):
+        if (
+            not isinstance(a, Tensor)
+            and not (a is None and name == "hx")
+            and not (a is x and type(x) is PackedSequence)
+        ):
+            raise TypeError(f"{module}: Expected {name} to be a tensor, got a {type(a).__name__}")
+
+
+def _find(weight: Any) -> None:
+    """Have gru_xp find this backend and its operators now: torch.compile cannot follow it there."""
+    from . import autograd  # noqa: F401
+
+    for kind in (weight, weight.detach()):
+        owner(kind, "weight")
 
 
 @cache

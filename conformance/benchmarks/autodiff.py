@@ -1,47 +1,43 @@
 """Gradients by PyTorch's and JAX's own differentiation, with gru_xp in the GRU's place and without; float32, CPU.
 
-    python conformance/benchmarks/autodiff.py [--only module,jax] [--points step,seq] [--rounds 7] [--json F]
+    python conformance/benchmarks/autodiff.py [--only module,jax] [--points step,seq] [--rounds 7]
+        [--json F]      adds to what stands there
+        [--show F]      measures nothing: the table of such a file, for --readme
+        [--readme F]    puts the table between its marks there
 
-    module       a training step's forward and backward: torch.nn.GRU, gru_xp_torch.GRU
-    jax          jit of grad: a hand-written lax.scan, gru_xp.gru
-    per-sample   the gradients of each sample by itself: a loop over torch.nn.GRU, vmap(grad(...)) of gru_xp_torch.GRU
+    module       forward and backward through torch.nn.GRU, and through gru_xp_torch.GRU
+    jax          jit of grad of a hand-written lax.scan, and of gru_xp.gru
+    per-sample   each sample's own gradients: a loop over torch.nn.GRU, and vmap(grad(...)) of gru_xp_torch.GRU
 
-Every engine has a process of its own, rounds are interleaved, and all gradients of an engine are compared with the
-first engine's before it is timed. Problems, and the engines that are not ours, are those of `side_by_side.py`.
+How it is measured stands in `gru_xp_conformance.timing`: all gradients are checked before anything is timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from side_by_side import POINTS, SECONDS, Jax, Torch, ask, machine, problem
+from peers import PEERS
+from side_by_side import POINTS, machine
 
-POINTS["per-sample"] = (50, 32, 64, 128, 1, 1)
+from gru_xp_conformance.report import put_between
+from gru_xp_conformance.timing import Command, Problem, Size, compare, serve
+from gru_xp_conformance.timing_report import milliseconds
 
-
-class TorchModule(Torch):
-    """torch.nn.GRU; all gradients."""
-
-    def gradients(self) -> list[Any]:
-        self.training()
-        return [self.x_grad.grad, *(p.grad for p in self.module.parameters())]
+Torch, Jax = PEERS["torch"], PEERS["jax"]
 
 
-class OurModule(TorchModule):
-    """gru_xp_torch.GRU in its place."""
+class OurModule(Torch):  # type: ignore[misc, valid-type]
+    """gru_xp_torch.GRU in the place of torch.nn.GRU."""
 
-    def __init__(self, x: Any, dy: Any, params: Any):
+    def __init__(self, problem: Problem):
         import gru_xp_torch
 
-        super().__init__(x, dy, params)
+        super().__init__(problem)
         theirs = self.module
         self.module = gru_xp_torch.GRU(
             theirs.input_size, theirs.hidden_size, theirs.num_layers, bidirectional=theirs.bidirectional
@@ -49,146 +45,127 @@ class OurModule(TorchModule):
         self.module.load_state_dict(theirs.state_dict())
 
 
-class JaxScan(Jax):
-    """The textbook GRU; all gradients."""
+class OurJax(Jax):  # type: ignore[misc, valid-type]
+    """gru_xp.gru in the place of the hand-written scan."""
 
-    def gradients(self) -> list[Any]:
-        import jax
-
-        return jax.tree.leaves(self.block(self.gradient(self.x, self.params)))
-
-
-class OurJax(JaxScan):
-    """gru_xp.gru in its place."""
-
-    def __init__(self, x: Any, dy: Any, params: Any):
+    def __init__(self, problem: Problem):
         import jax
 
         import gru_xp
 
-        super().__init__(x, dy, params)
+        super().__init__(problem)
         self.gradient = jax.jit(jax.grad(lambda x, params: (gru_xp.gru(x, params)[0] * self.dy).sum(), (0, 1)))
 
 
-class TorchLoop(Torch):
-    """One sample after another through torch.nn.GRU; `vmap` cannot take it."""
-
-    def gradients(self) -> list[Any]:
-        return [self.torch.stack(column) for column in zip(*self.training(), strict=True)]
+class Loop(Torch):  # type: ignore[misc, valid-type]
+    """Each sample's gradients by torch.nn.GRU, one after the other: `vmap` cannot take it."""
 
     def training(self) -> Any:
-        weights, found = list(self.module.parameters()), []
+        weights = [weight for directions in self.module.all_weights for weight in directions]
+        found = []
         for n in range(self.x.shape[1]):
-            loss = (self.module(self.x[:, n : n + 1])[0] * self.dy[:, n : n + 1]).sum()
-            found.append(self.torch.autograd.grad(loss, weights))
-        return found
+            x = self.x[:, n : n + 1].clone().requires_grad_()
+            loss = (self.module(x)[0] * self.dy[:, n : n + 1]).sum()
+            dx, *dweights = self.torch.autograd.grad(loss, [x, *weights])
+            found.append([dx[:, 0], *dweights])
+        return list(zip(*found, strict=True))
+
+    def to_numpy(self, gradients: Any) -> Any:
+        """What can be checked: dx (T, N, I) of all samples, and the sums of the weights' gradients."""
+        a = np.stack(gradients)
+        return a.swapaxes(0, 1) if a.ndim == 3 and a.shape[1:] == (len(self.x), self.x.shape[2]) else a.sum(0)
 
 
 class OurVmap(OurModule):
-    """`vmap(grad(...))` over gru_xp_torch.GRU."""
+    """The same by `vmap(grad(...))` of gru_xp_torch.GRU."""
 
-    def __init__(self, x: Any, dy: Any, params: Any):
-        super().__init__(x, dy, params)
-        func, self.weights = self.torch.func, {k: p.detach() for k, p in self.module.named_parameters()}
+    def __init__(self, problem: Problem):
+        super().__init__(problem)
+        func, self.weights = self.torch.func, {name: p.detach() for name, p in self.module.named_parameters()}
 
-        def loss(weights: Any, x: Any, dy: Any) -> Any:
+        def loss(x: Any, weights: Any, dy: Any) -> Any:
             return (func.functional_call(self.module, weights, x)[0] * dy).sum()
 
-        self.each = func.vmap(func.grad(loss), (None, 1, 1))
-
-    def gradients(self) -> list[Any]:
-        return list(self.training().values())
+        one = func.grad(loss, (0, 1))
+        self.each = func.vmap(one, (1, None, 1))
+        dx, dweights = self.each(self.x, self.weights, self.dy)
+        for n in (0, self.x.shape[1] - 1):
+            dx_n, dweights_n = one(self.x[:, n], self.weights, self.dy[:, n])
+            assert self.torch.allclose(dx[n], dx_n, atol=1e-5)
+            assert all(self.torch.allclose(dweights[name][n], dw, atol=1e-4) for name, dw in dweights_n.items())
 
     def training(self) -> Any:
-        return self.each(self.weights, self.x, self.dy)
+        dx, dweights = self.each(self.x, self.weights, self.dy)
+        return [dx, *dweights.values()]
+
+    to_numpy = Loop.to_numpy
 
 
-#: of each comparison the peer, ours, and the points
-COMPARISONS: dict[str, tuple[Any, Any, list[str]]] = {
-    "module": (TorchModule, OurModule, [point for point in POINTS if point != "per-sample"]),
-    "jax": (JaxScan, OurJax, [point for point in POINTS if point != "per-sample"]),
-    "per-sample": (TorchLoop, OurVmap, ["per-sample"]),
+#: the peer and ours, the points, and how many times as fast ours has to be, at some points more
+COMPARISONS: dict[str, tuple[Any, Any, dict[str, Size], float, dict[str, float]]] = {
+    "module": (Torch, OurModule, POINTS, 1.0, {"seq": 2.0, "batch8": 2.0}),
+    "jax": (Jax, OurJax, POINTS, 0.95, {"seq": 1.25, "batch8": 1.25}),
+    "per-sample": (Loop, OurVmap, {"samples32": Size(50, 32, 64, 128)}, 5.0, {}),
 }
-#: how many times as fast as the peer; elsewhere 1.0, with JAX 0.95
-ASKED = {
-    ("module", "seq"): 2.0,
-    ("module", "batch8"): 2.0,
-    ("jax", "seq"): 1.25,
-    ("jax", "batch8"): 1.25,
-    ("per-sample", "per-sample"): 5.0,
+WORDS = {
+    "module": "`torch.nn.GRU`, `gru_xp_torch.GRU`",
+    "jax": "`jax.grad` of a `lax.scan`, of `gru_xp.gru`",
+    "per-sample": "each sample's gradients: a loop over `torch.nn.GRU`, `vmap` of ours",
 }
 
 
-def serve(engine: Any) -> None:
-    """An engine's process: a line with a task and a point comes in; gradients or the seconds of a call go out."""
-    known: dict[str, Any] = {}
-    for line in sys.stdin:
-        task, point = line.split()
-        if point not in known:
-            known.clear()
-            known[point] = engine(*problem(point))
-        if task == "check":
-            found = [np.asarray(a) for a in known[point].gradients()]
-            said: Any = [a.ravel()[:: max(1, a.size // 1000)].tolist() for a in found]
-        else:
-            times: list[float] = []
-            known[point].training()
-            while sum(times) < SECONDS or len(times) < 3:
-                start = time.perf_counter()
-                known[point].training()
-                times.append(time.perf_counter() - start)
-            said = statistics.median(times)
-        print(json.dumps(said), flush=True)
+def measured(name: str, point: str, rounds: int) -> dict[str, Any]:
+    """Seconds of the peer and of ours, and how many times as fast ours is."""
+    size, least, more = COMPARISONS[name][2][point], *COMPARISONS[name][3:]
+    words = [sys.executable, __file__, "--engine"]
+    commands = {str(index): Command([*words, f"{name}:{index}"], {"GRU_XP_KERNELS": "auto"}) for index in (0, 1)}
+    timings, left_out, _ = compare(commands, [size], tasks=["training"], rounds=rounds)
+    if left_out:
+        raise SystemExit(f"{name}, {point}: {left_out}")
+    peer, ours = timings
+    ratio, asked = peer.median / ours.median, more.get(point, least)
+    said = f"peer {1e3 * peer.median:9.4g} ms   ours {1e3 * ours.median:9.4g} ms   {ratio:6.2f} times as fast"
+    print(f"{name:12s}{point:14s}{said}, asked {asked}{'' if ratio >= asked else '   MISSED'}", flush=True)
+    seconds = {of: [one.median, one.least, one.most] for of, one in (("peer", peer), ("ours", ours))}
+    return {"size": list(size), **seconds, "ratio": ratio, "asked": asked}
 
 
-def compare(name: str, points: list[str], rounds: int) -> dict[str, Any]:
-    """Seconds of the peer and of ours at each point, and how many times as fast ours is."""
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    command = [sys.executable, __file__, "--engine"]
-    pair = [subprocess.Popen([*command, f"{name}:{index}"], **pipes) for index in (0, 1)]
-    result = {}
-    for point in points:
-        for want, got in zip(*(ask(process, "check", point) for process in pair), strict=True):
-            apart, largest = np.max(np.abs(np.subtract(got, want))), np.max(np.abs(want))
-            assert apart <= 1e-4 * largest, f"{name}, {point}: gradients of up to {largest:.1e} differ by {apart:.1e}"
-        times: tuple[list[float], list[float]] = ([], [])
-        for _ in range(rounds):
-            for process, kept in zip(pair, times, strict=True):
-                kept.append(ask(process, "training", point))
-        peer, ours = map(statistics.median, times)
-        asked = ASKED.get((name, point), 0.95 if name == "jax" else 1.0)
-        result[point] = {"peer": times[0], "ours": times[1], "ratio": peer / ours, "asked": asked}
-        print(
-            f"{name:12s}{point:15s} peer {1e3 * peer:8.4g} ms   ours {1e3 * ours:8.4g} ms   {peer / ours:5.2f} times"
-            f" as fast, asked {asked}{'' if peer / ours >= asked else '   MISSED'}",
-            flush=True,
-        )
-    for process in pair:
-        process.communicate()
-    return result
+def markdown(known: dict[str, Any]) -> str:
+    """The table for the README: milliseconds of the peer and of ours, and the ratio, a row for each size."""
+    lines = ["| | T, N, I, H | without | with gru_xp | times as fast |", "|---|---|--:|--:|--:|"]
+    for name, words in WORDS.items():
+        for point in COMPARISONS[name][2]:
+            if (one := known.get(name, {}).get(point)) is not None:
+                cells = [milliseconds(one[of][0]) for of in ("peer", "ours")]
+                lines.append(f"| {words} | {Size(*one['size'])} | {cells[0]} | **{cells[1]}** | {one['ratio']:.2f} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(COMPARISONS))
-    parser.add_argument("--points", default=",".join(POINTS))
+    parser.add_argument("--points")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="what was measured before and is not measured now stays in the file")
+    for option in ("--json", "--show", "--readme"):
+        parser.add_argument(option, type=Path)
     parser.add_argument("--engine", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.engine:
         name, _, index = options.engine.partition(":")
         serve(COMPARISONS[name][int(index)])
         return
-    wanted = options.points.split(",")
-    for name in options.only.split(","):
-        found = compare(name, [point for point in COMPARISONS[name][2] if point in wanted], options.rounds)
+    kept = options.show or options.json
+    result = json.loads(kept.read_text()) if kept is not None and kept.exists() else {"about": {}, "seconds": {}}
+    if options.show is None:
+        for name in options.only.split(","):
+            for point in options.points.split(",") if options.points else COMPARISONS[name][2]:
+                result["seconds"].setdefault(name, {})[point] = measured(name, point, options.rounds)
+        result["about"] = {**machine(), "rounds": options.rounds}
         if options.json:
-            kept = json.loads(options.json.read_text()) if options.json.exists() else {"seconds": {}}
-            kept["about"] = machine()
-            kept["seconds"].setdefault(name, {}).update(found)
-            options.json.write_text(json.dumps(kept, indent=1) + "\n")
+            options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if options.readme:
+        put_between(options.readme, "gradients", markdown(result["seconds"]))
 
 
 if __name__ == "__main__":
