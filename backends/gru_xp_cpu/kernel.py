@@ -32,11 +32,12 @@ QUICK = 100_000
 class Layout:
     """What calls of one size have in common: a plan, and the first and the last fields as bytes."""
 
-    __slots__ = ("_address", "_offsets", "_tail", "alone", "head", "segment", "size", "threads", "wait")
+    __slots__ = ("_address", "_offsets", "_tail", "alone", "alone_after", "head", "segment", "size", "threads")
 
     def __init__(self, sizes: tuple[int, int, int, int], plan: Plan, alone: Any):
         self.alone = alone  # the kernel on one thread: alone(fields, 0, 1, 0)
-        self.threads, self.wait, self.segment, self.size = plan.threads, plan.wait, plan.segment, plan.size
+        self.threads, self.alone_after = plan.threads, plan.alone
+        self.segment, self.size = plan.segment, plan.size
         self.head = Struct("8q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts, plan.wait)
         self._offsets, self._address, self._tail = plan.offsets, 0, b""
 
@@ -89,7 +90,7 @@ class Kernel:
 
     def together(self, fields: bytes, layout: Layout) -> None:
         """Run on several threads."""
-        self._run(self._target, self._address, fields, layout.threads, layout.wait)
+        self._run(self._target, self._address, fields, layout.threads, layout.alone_after)
 
 
 @cache

@@ -48,8 +48,8 @@ ASLEEP, CALLED, THERE, DISMISSED = range(4)
 
 #: turns of a waiting loop before the core is given away; one turn is a pause of 10 to 140 cycles
 PATIENCE = 60
-#: turns at one barrier, far more than uneven shares cost, and how many kernels are then done alone
-LONG, ALONE = 1000, 30
+#: turns at one barrier, about a millisecond: more than uneven shares cost, as long as another program keeps a core
+LONG = 3000
 #: integers that hold a set of cores
 CORES = 16
 #: after the last piece of any kernel
@@ -119,9 +119,9 @@ def meet(unit: Unit) -> None:
 
 
 def serve_and_launch(unit: Unit) -> None:
-    """Emit `serve(sync, part)`, a worker's life, and `launch(sync, kernel, fields, parts, wait)`, which has them work.
+    """Emit `serve(sync, part)`, a worker's life, and `launch(sync, kernel, fields, parts, alone)`, which has them work.
 
-    `wait` is not zero where the kernel waits for all of them.
+    `alone` is how many kernels the caller does alone if this one is held up.
     """
 
     def run(c: Code, sync: Pointer, part: Value) -> None:
@@ -147,17 +147,17 @@ def serve_and_launch(unit: Unit) -> None:
                 again = _change(sync, state, DISMISSED, ASLEEP).equals(CALLED)
                 found.set(c.select(again, c.integer(CALLED), ASLEEP))
 
-    with unit.function("launch", "@sync kernel fields parts wait", public=True) as c:
+    with unit.function("launch", "@sync kernel fields parts alone", public=True) as c:
         sync = c.ints_at(c.sync)
-        alone = c.select(c.wait > 0, c.integer(0), (sync.load(SYNC["alone"]) - 1).max(0))
-        called = c.select(alone > 0, c.integer(1), c.parts)
+        left = c.select(c.alone > 0, (sync.load(SYNC["alone"]) - 1).max(0), 0)
+        called = c.select(left > 0, c.integer(1), c.parts)
         for name, value in (
             ("kernel", c.kernel),
             ("fields", c.fields),
             ("parts", c.parts),
             ("joined", 0),
             ("held_up", 0),
-            ("alone", alone),
+            ("alone", left),
         ):
             sync.store(value, SYNC[name])
         with c.loop(0, c.parts) as part:
@@ -175,8 +175,8 @@ def serve_and_launch(unit: Unit) -> None:
             state = part * LINE + (LINES + STATE)
             with c.when(_change(sync, state, CALLED, DISMISSED) > CALLED):
                 _until(c, sync, lambda: _read(sync, state).equals(ASLEEP))
-        with c.when(c.wait.equals(0)), c.when(sync.load(SYNC["held_up"]) > 0):
-            sync.store(ALONE, SYNC["alone"])
+        with c.when(c.alone > 0), c.when(sync.load(SYNC["held_up"]) > 0):
+            sync.store(c.alone + 1, SYNC["alone"])
 
 
 def _core(c: Code, sync: Pointer) -> Value:

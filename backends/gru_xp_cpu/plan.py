@@ -16,6 +16,8 @@ SMALL = 400_000
 TOGETHER = {"forward": 12_000, "backward": 12_000}
 #: multiply-adds of a step from which the caller rather waits until the others are awake
 PATIENT = 4_000_000
+#: after a kernel that was held up, how many multiply-adds are done alone before the next try: some milliseconds
+ALONE = 150_000_000
 #: rows (steps times batch) of a block of time
 ROWS_FORWARD, ROWS_BACKWARD = 256, 1024
 #: multiply-adds of one call into native code, between two of which Python can see a Ctrl-C
@@ -33,6 +35,7 @@ class Plan(NamedTuple):
     threads: int
     unit_parts: int
     wait: bool  # whether the caller waits for the other threads before it begins
+    alone: int  # how many kernels the caller does alone after one that other programs held up
     steps: int
     segment: int  # steps of one call into native code
     offsets: tuple[int, ...]
@@ -69,7 +72,9 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
     for part in parts:
         offsets.append(at)
         at += -(-part * size // 64) * 64 + 128
-    return Plan(threads, unit_parts, unit_parts == 1 or per_step > PATIENT, steps, segment, tuple(offsets), at)
+    wait = unit_parts == 1 or per_step > PATIENT
+    alone = 0 if wait else min(30, max(2, ALONE // max(1, per_step * T)))
+    return Plan(threads, unit_parts, wait, alone, steps, segment, tuple(offsets), at)
 
 
 def _share(N: int, H: int, J: int, size: int, threads: int, least: int) -> tuple[int, int]:

@@ -62,15 +62,15 @@ def _quota() -> int:
     return MOST
 
 
-def run(target: Target, kernel: int, fields: bytes, threads: int, wait: bool) -> None:
+def run(target: Target, kernel: int, fields: bytes, threads: int, alone: int) -> None:
     """Run a kernel on some threads, this one among them; returns when all are done.
 
-    `wait` says whether the kernel waits for all of them before it begins, see `meeting`.
+    `alone` is how many kernels this thread does alone if this one is held up, see `meeting`.
     """
     pool = _pools[0]
     with pool.turn:
         pool.grow(target, threads)
-        pool.launch(pool.address, kernel, fields, threads, wait)
+        pool.launch(pool.address, kernel, fields, threads, alone)
 
 
 class _Pool:
