@@ -212,6 +212,34 @@ def export(module: Any, arguments: Any, path: Path, dynamo: bool, dynamic: bool)
         torch.onnx.export(module, arguments, str(path), **options)
 
 
+class Packed(torch.nn.Module):
+    """Rows of different lengths, as PyTorch packs them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = torch.nn.GRU(I, H, 2, bidirectional=True)
+
+    def forward(self, x: Any, lengths: Any) -> Any:
+        packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+        y, h_n = self.gru(packed)
+        return torch.nn.utils.rnn.pad_packed_sequence(y)[0], h_n
+
+
+def test_packed_sequences_of_pytorch(tmp_path: Path) -> None:
+    """The older exporter writes them as `sequence_lens`, the newer one refuses them; they are an argument here."""
+    torch.manual_seed(0)
+    module, x, lengths = Packed().eval(), torch.randn(T, N, I), torch.tensor([T, 5, 2, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (x, lengths), str(tmp_path / "m.onnx"), dynamo=False, input_names=["x", "lengths"])
+    stored = only(tmp_path / "m.onnx")
+    assert stored.report.exact and len(stored.params) == 2
+    with torch.no_grad():
+        expected = module(x, lengths)
+    model = gru_xp.load(tmp_path / "m.onnx")
+    assert_near(model(x.numpy(), lengths=lengths.tolist()), [a.numpy() for a in expected])
+
+
 # ---- nodes made by hand ----------------------------------------------------------------------------------------------
 
 
