@@ -297,6 +297,19 @@ def test_bad_steps() -> None:
         model(X.astype("f8"))
 
 
+def test_batch_first_takes_masks_and_resets_as_lists_too() -> None:
+    model = gru_xp.GRU(4, 5, batch_first=True, bidirectional=True, seed=0)
+    x, marks = RNG.normal(size=(3, 3, 4)).astype("f4"), np.array([[1, 0, 1], [1, 1, 0], [0, 0, 1]], dtype=bool)
+    for name in ("mask", "resets"):
+        expected = model(x, **{name: marks})[0]
+        for given in (list(marks), marks.tolist(), tuple(map(tuple, marks.tolist()))):
+            np.testing.assert_array_equal(model(x, **{name: given})[0], expected)
+        with pytest.raises(gru_xp.ShapeError, match=rf"{name}: expected \(N, T\) = \(3, 3\), got a row of 1; as x has"):
+            model(x, **{name: [[True, True, True], [True], [True, True, True]]})
+        with pytest.raises(gru_xp.ShapeError, match=rf"{name}: expected \(N, T\) = \(3, 3\), got 2 rows"):
+            model(x, **{name: list(marks[:2])})
+
+
 def test_batch_first_errors_are_in_the_callers_order() -> None:
     model = gru_xp.GRU(4, 5, batch_first=True)
     with pytest.raises(gru_xp.ShapeError, match=r"x: expected \(N, T, I\) = \(3, 6, 4\), got \(3, 6, 7\)"):

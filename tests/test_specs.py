@@ -104,11 +104,17 @@ def test_a_mask_with_holes_is_the_sequence_without_them(
     x, params, h0 = to_library(library, problem.x), problem.params, to_library(library, problem.h0)
     params = ((CellParams(*(to_library(library, a) for a in params[0][0])),),)
     poisoned = to_library(library, np.where(mask[..., None], problem.x, np.nan))
-    y, h_n = gru_xp.gru(poisoned, params, h0, mask=to_library(library, mask), spec=spec)
+    resets = np.random.default_rng(5).random(mask.shape) < 0.5
+    resets[np.argmax(mask, axis=0), range(4)] = [True, True, True, False]  # before a row's first step too
+    y, h_n = gru_xp.gru(
+        poisoned, params, h0, mask=to_library(library, mask), resets=to_library(library, resets), spec=spec
+    )
     assert (gru_xp.explain(x, params, h0, mask=mask, spec=spec).kernel == "cpu") == (kernels == "auto")
     for row in range(4):
         steps = np.flatnonzero(mask[:, row])
-        dense, last = gru_xp.gru(x[steps.tolist(), row : row + 1], params, h0[:, row : row + 1], spec=spec)
+        one = slice(row, row + 1)
+        cuts = to_library(library, resets[steps, one])
+        dense, last = gru_xp.gru(x[steps.tolist(), one], params, h0[:, one], resets=cuts, spec=spec)
         np.testing.assert_allclose(to_numpy(y)[steps, row], to_numpy(dense)[:, 0], atol=1e-14)
         np.testing.assert_allclose(to_numpy(h_n)[:, row], to_numpy(last)[:, 0], atol=1e-14)
         assert not to_numpy(y)[~mask[:, row], row].any()

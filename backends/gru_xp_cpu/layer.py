@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 
 from .kernel import kernel
@@ -297,10 +298,6 @@ def _steps(a: Any) -> tuple[Any, int, int]:
 
 
 def _cut_before(valid: Any, resets: Any, reverse: bool) -> Any:
-    """Where the state is set to zero before a step, as `gru_xp.layer.cut_before`: (T, N) booleans or None."""
-    if resets is None:
-        return None
-    cut = resets if valid is None else resets & valid
-    if reverse:
-        cut = np.concatenate([cut[1:], np.zeros_like(cut[:1])])
-    return _compact(cut)
+    """As `gru_xp.layer.cut_before`: (T, N) booleans with compact rows, or None."""
+    cut = cut_before(valid, resets, reverse, np)
+    return None if cut is None else _compact(cut[..., 0])

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -153,7 +152,7 @@ def slope(a: A, value: A, activation: Activation, clip: float | None) -> A:
         return value * (1.0 - value)
     if clip is None and activation == ("tanh",):
         return 1.0 - value**2
-    tiny = 1e-100
+    tiny = np.sqrt(np.finfo(np.float64).tiny)
     return activated(a + 1j * tiny, activation, clip).imag / tiny
 
 
@@ -248,17 +247,19 @@ def is_valid(t: int, row: int, options: Options) -> bool:
 def pieces(T: int, row: int, options: Options, reverse: bool) -> Iterator[tuple[bool, list[int]]]:
     """The pieces of one row in the order of the walk, as (cut off from the piece before, its steps).
 
-    A reset before step t is a boundary between t-1 and t, whichever way it is crossed. In the padding there are none.
+    A reset at a step cuts it off from the valid step before it in time, whichever way that is crossed. In the padding
+    there are none, and nothing lies on the other side of a row's first valid step.
     """
-    steps = [t for t in range(T) if is_valid(t, row, options)]
-    bounds = [] if options.resets is None else [t for t in steps if options.resets[t, row]]
-    edges = [0, *bounds, T]
-    spans = [list(range(a, b)) for a, b in pairwise(edges)]
-    cuts = [False] + [True] * len(bounds)
-    if reverse:  # what is cut off is now the piece on the other side; nothing lies on the other side of step 0
-        spans = [span[::-1] for span in reversed(spans)]
-        cuts = [cut and bool(span) for cut, span in zip(cuts, spans, strict=True)]
-    return zip(cuts, spans, strict=True)
+    cut, steps, last = False, [], None
+    for t in reversed(range(T)) if reverse else range(T):
+        if is_valid(t, row, options):
+            edge = last if reverse else t
+            if options.resets is not None and edge is not None and options.resets[edge, row]:
+                yield cut, steps
+                cut, steps = True, []
+            last = t
+        steps.append(t)
+    yield cut, steps
 
 
 def walk(x: A, h0: A, w: Weights, options: Options, reverse: bool) -> Walk:

@@ -187,7 +187,7 @@ def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batche
     at.
     """
     device = source.device_beside(x)
-    host = _host_values(lengths, "lengths")
+    host = host_values(lengths, "lengths")
     if not batched and host is not None and not isinstance(host, list):
         host = [host]
     if host is None:
@@ -217,21 +217,46 @@ def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batche
 def booleans_beside(values: Any, name: str, T: int, N: int, x: Any, source: Backend, *, batched: bool) -> Any:
     """Resets or a mask (T, N), without a batch (T,), as lists, NumPy or x's own booleans -> (T, N) of x's library."""
     if isinstance(values, list | tuple) or owner(values, name) is not source:
-        host = _host_values(values, name)
+        host = host_values(values, name)
         if host is None:
             assert_same_library(values, name, source, "x")
         strange = next((value for value in _flat(host) if type(value) is not bool), None)
         if strange is not None:
             raise DTypeError(f"{name}: expected booleans, got {strange!r}, {_kind(strange)}")
-        if batched and any(not isinstance(row, list) or len(row) != N for row in host):
-            raise ShapeError(f"{name}: expected (T, N) = ({T}, {N}), got rows of other lengths; as x has")
+        if batched:
+            assert_rows(host, name, "(T, N)", (T, N), "as x has")
         values = source.from_host(host, source.xp.bool, source.device_beside(x))
+        if T == 0 and batched and not host:  # no list says how long its missing rows would be
+            values = source.xp.reshape(values, (0, N))
     if source.dtype_name(values.dtype) != "bool":
         raise DTypeError(f"{name}: expected booleans, got {values.dtype}; compare with zero first")
     assert_beside(values, name, x, "x", source)
     letters, shape = ("(T, N)", (T, N)) if batched else ("(T,)", (T,))
     assert_shape(values, name, letters, shape, "as x has")
     return values if batched else values[:, None]
+
+
+def steps_first(values: Any, name: str, N: int, T: int) -> Any:
+    """A mask or resets (N, T), as nested lists or an array, turned to (T, N)."""
+    why = "as x has; the model is batch_first"
+    if isinstance(values, list | tuple):
+        rows = host_values(values, name)
+        assert_rows(rows, name, "(N, T)", (N, T), why)
+        return [list(step) for step in zip(*rows, strict=True)] if rows else [[]] * T
+    library = owner(values, name)
+    assert_shape(values, name, "(N, T)", (N, T), why)
+    return library.xp.permute_dims(values, (1, 0))
+
+
+def assert_rows(host: list[Any], name: str, letters: str, shape: tuple[int, int], why: str) -> None:
+    """A list of that many rows, each of that length."""
+    lengths = [len(row) if isinstance(row, list) else None for row in host]
+    if len(lengths) != shape[0]:
+        raise ShapeError(f"{name}: expected {letters} = {shape}, got {len(lengths)} rows; {why}")
+    for length in lengths:
+        if length != shape[1]:
+            got = "something that is no row" if length is None else f"a row of {length}"
+            raise ShapeError(f"{name}: expected {letters} = {shape}, got {got}; {why}")
 
 
 def assert_beside(array: Any, name: str, first: Any, first_name: str, source: Backend) -> None:
@@ -243,10 +268,10 @@ def assert_beside(array: Any, name: str, first: Any, first_name: str, source: Ba
         )
 
 
-def _host_values(values: Any, name: str) -> Any:
+def host_values(values: Any, name: str) -> Any:
     """Nested lists of the values where they are host data (numbers, lists, NumPy arrays), else None."""
     if isinstance(values, list | tuple | range):
-        return [_host_values(value, name) for value in values]
+        return [host_values(value, name) for value in values]
     if isinstance(values, int | float):
         return values
     if not hasattr(values, "shape") or type(values).__module__ != "numpy" or values.shape != ():

@@ -203,10 +203,32 @@ class _Run:
 
 
 def cut_before(valid: Any, resets: Any, reverse: bool, xp: Any) -> Any:
-    """Where the state is set to zero before a step: (T, N, 1) or None. Both directions have the same cuts."""
+    """Where the state is set to zero before a step: (T, N, 1) or None.
+
+    Both directions have the same cuts: between a step with a reset and the valid step before it in time.
+    """
     if resets is None:
         return None
-    cut = resets if valid is None else resets & valid
-    if reverse and cut.shape[0] > 0:
-        cut = xp.concat([cut[1:, :], xp.zeros_like(cut[:1, :])], axis=0)
+    if reverse:
+        cut = earlier(resets, 1, xp) if valid is None else valid & of_next_valid(resets, valid, xp)
+    else:
+        cut = resets if valid is None else resets & valid
     return cut[..., None]
+
+
+def of_next_valid(values: Any, valid: Any, xp: Any) -> Any:
+    """At each step the value at the nearest later step that is valid, False where there is none: (T, N) booleans.
+
+    What each step has found within a window, it passes on to those that found nothing; the window doubles each time.
+    """
+    found, known, window = earlier(values & valid, 1, xp), earlier(valid, 1, xp), 1
+    while window < valid.shape[0]:
+        found = found | (earlier(found, window, xp) & ~known)
+        known = known | earlier(known, window, xp)
+        window *= 2
+    return found
+
+
+def earlier(a: Any, steps: int, xp: Any) -> Any:
+    """a (T, N) moved to earlier steps, False at the end."""
+    return xp.concat([a[steps:, :], xp.zeros_like(a[:steps, :])], axis=0)

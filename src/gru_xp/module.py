@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .activations import SIGMOID, TANH, Activation
 from .backend import Backend
-from .checks import Sizes, assert_directions, assert_shape, sizes_of, structured, whole_number
+from .checks import Sizes, assert_directions, assert_shape, sizes_of, steps_first, structured, whole_number
 from .dispatch import Place, convert, owner, place_for, selection, variables
 from .dispatch import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
@@ -299,24 +299,20 @@ class GRU:
 
     def _sequences(self, x: Any, mask: Any, resets: Any) -> tuple[Any, Any, Any]:
         """x, mask and resets with time first; what does not fit is said in the caller's own order of axes."""
-        if self.batch_first and owner(x, "x") is not None and x.ndim == 3:
-            N, T, _ = x.shape
-            assert_shape(x, "x", "(N, T, I)", (N, T, self.input_size), "I comes from W_ih; the model is batch_first")
-            for name, array in (("mask", mask), ("resets", resets)):
-                if hasattr(array, "shape"):
-                    assert_shape(array, name, "(N, T)", (N, T), "as x has; the model is batch_first")
-        return self._time_first(x), self._time_first(mask), self._time_first(resets)
+        if not self.batch_first or owner(x, "x") is None or x.ndim != 3:
+            return x, mask, resets
+        N, T, _ = x.shape
+        assert_shape(x, "x", "(N, T, I)", (N, T, self.input_size), "I comes from W_ih; the model is batch_first")
+        return self._time_first(x), *(
+            None if values is None else steps_first(values, name, N, T)
+            for name, values in (("mask", mask), ("resets", resets))
+        )
 
     def _time_first(self, a: Any) -> Any:
-        """(N, T, ...) <-> (T, N, ...) if `batch_first` and there is a batch."""
-        if not self.batch_first or a is None:
+        """(N, T, K) <-> (T, N, K) if `batch_first` and there is a batch."""
+        if not self.batch_first or a is None or owner(a, "x") is None or a.ndim < 3:
             return a
-        if isinstance(a, list | tuple):
-            return [list(row) for row in zip(*a, strict=True)] if a and isinstance(a[0], list | tuple) else a
-        backend = owner(a, "x")
-        if a.ndim < 2 or (a.ndim == 2 and backend.dtype_name(a.dtype) != "bool"):
-            return a  # without a batch: x (T, I) or resets (T,)
-        return backend.xp.permute_dims(a, (1, 0, 2)[: a.ndim])
+        return owner(a, "x").xp.permute_dims(a, (1, 0, 2))
 
     def _draw_masks(self, x: Any, seed: int) -> Any:
         seed = whole_number(seed, "dropout_seed", least=0)

@@ -90,10 +90,10 @@ class Stack:
                 dlayer.append(dw)
             dparams.append(tuple(dlayer))
             dy = dx if index == 0 or dropout_masks is None else dx * dropout_masks[index - 1, ...]
-        return GRUGrads(dy, self._rows(dh0), tuple(reversed(dparams)))
+        return GRUGrads(dy, self._stacked(dh0, dy), tuple(reversed(dparams)))
 
     def _stacked(self, states: list[Any], y: Any) -> Any:
-        """The last states (N, H) as (L*D, N, H). Without steps they are the caller's h0, which has to be copied."""
+        """States (N, H), or their gradients, as (L*D, N, H). Without steps they are the caller's own: then a copy."""
         return self._rows(states) if y.shape[0] > 0 else self.xp.stack(states)
 
     def _rows(self, states: list[Any]) -> Any:
