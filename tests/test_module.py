@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -121,9 +123,9 @@ def test_arrays_of_another_library_bring_the_parameters_there_once(monkeypatch: 
     for library in LIBRARIES:
         y, _ = model(to_library(library, X))
         assert_close({"y": y}, {"y": expected}, 1e-6)
-    brought = model._brought["torch", "cpu"]
+    brought = model._held.brought["torch", "cpu"]
     model(torch.tensor(X))
-    assert model._brought["torch", "cpu"] is brought
+    assert model._held.brought["torch", "cpu"] is brought
     model.params = gru_xp.GRU(4, 5, seed=1).params  # nothing stale
     y, _ = model(torch.tensor(X))
     assert_close({"y": y}, {"y": model(X)[0]}, 1e-6)
@@ -295,6 +297,22 @@ def test_bad_steps() -> None:
         model.step(X[0], model.initial_state(2))
     with pytest.raises(gru_xp.DTypeError, match="params: expected float64, as x has, got float32"):
         model(X.astype("f8"))
+
+
+def test_parameters_assigned_in_the_middle_of_a_step_are_those_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = gru_xp.GRU(3, 4, seed=0)
+    other, x, state = gru_xp.GRU(3, 4, seed=1), np.ones((2, 3), "f4"), np.zeros((1, 2, 4), "f4")
+    made = gru_xp.GRU._stream
+
+    def interrupted(self: gru_xp.GRU, *arguments: Any) -> Any:
+        model.params = other.params  # as another thread might
+        return made(self, *arguments)
+
+    monkeypatch.setattr(gru_xp.GRU, "_stream", interrupted)
+    model.step(x, state)
+    monkeypatch.undo()
+    for _ in range(3):
+        np.testing.assert_allclose(model.step(x, state)[0], gru_xp.gru(x[None], other.params)[0][0], atol=1e-6)
 
 
 def test_batch_first_takes_masks_and_resets_as_lists_too() -> None:

@@ -6,7 +6,7 @@ from dataclasses import fields
 from numbers import Real
 from os import PathLike
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .activations import SIGMOID, TANH, Activation
 from .backend import Backend
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["GRU", "from_framework", "load"]
 
 MOST_STREAMS = 64  # kept by one model: a stream for each thread and shape
+
+
+class _Held(NamedTuple):
+    """Parameters, and what was made of them: replaced as one, so that no thread ever mixes old with new."""
+
+    own: PreparedParams
+    brought: dict[tuple[str, str], PreparedParams]  # to other places
+    streams: dict[Any, Any]
 
 
 class GRU:
@@ -154,21 +162,23 @@ class GRU:
             raise ShapeError(f"params: expected the sizes {self._sizes}, got {sizes}; for others make a new GRU")
         place = place_of(layers)
         self._sizes = sizes
-        self._own = PreparedParams(owned_at(place, layers, place), sizes, place)
-        self._brought: dict[tuple[str, str], PreparedParams] = {}
-        self._streams: dict[Any, Any] = {}
+        self._held = _Held(PreparedParams(owned_at(place, layers, place), sizes, place), {}, {})
 
-    def _at(self, x: Any, backend: str | Backend | None) -> PreparedParams:
+    @property
+    def _own(self) -> PreparedParams:
+        return self._held.own
+
+    def _at(self, x: Any, backend: str | Backend | None, held: _Held | None = None) -> PreparedParams:
         """The parameters where a call with x computes; brought there once."""
-        own = self._own
+        own, brought_to, _ = held or self._held
         source = owner(x, "x")
         place = place_for(selection(backend), Place(source, source.device_of(x)))
         if place == own.place:
             return own
         key = (place.backend.name, place.backend.device_name(place.device))
-        brought = self._brought.get(key)
+        brought = brought_to.get(key)
         if brought is None:
-            brought = self._brought[key] = PreparedParams(owned_at(place, own.params, own.place), own.sizes, place)
+            brought = brought_to[key] = PreparedParams(owned_at(place, own.params, own.place), own.sizes, place)
         return brought
 
     @property
@@ -343,7 +353,8 @@ class GRU:
         `reset` (N,) booleans set a row's state to zero before the step. Step by step is the same as the whole sequence.
         """
         key = _stream_key(x_t, state) if reset is None and backend is None else None
-        stream = self._streams.get(key)
+        held = self._held
+        stream = held.streams.get(key)
         if stream is not None:
             return stream.advance(x_t, state)
         if self.bidirectional:
@@ -363,17 +374,17 @@ class GRU:
         if reset is not None:
             reset = _one_step(reset, rows)
         x = x_t[None, ...]
-        prepared = self._at(x, backend)
-        if key is not None and batched and key not in self._streams:
-            self._streams[key] = self._stream(x, prepared, state)
+        prepared = self._at(x, backend, held)
+        if key is not None and batched and key not in held.streams:
+            if len(held.streams) > MOST_STREAMS:
+                held.streams.clear()
+            held.streams[key] = self._stream(x, prepared, state)
         request = Request("gru", x, prepared, state, None, reset, self.spec, None, backend, state_name="state")
         y, state = request.run()
         return y[0, ...], state
 
     def _stream(self, x: Any, prepared: PreparedParams, state: Any) -> Any:
         """What makes steps for such arrays and nothing else, checks once for all; None where no kernel has that."""
-        if len(self._streams) > MOST_STREAMS:
-            self._streams.clear()
         request = Request("inference", x, prepared, state, None, None, self.spec, None, None)
         kernel: Any = request.choose(watched=False).kernel
         if request.crossing or not hasattr(kernel, "stream"):
