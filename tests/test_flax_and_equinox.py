@@ -167,6 +167,43 @@ def test_nnx_in_two_directions() -> None:
     assert_near(model(X)[0], layer(X))
 
 
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("keep_order", [None, False, True])
+def test_nnx_says_how_it_runs(keep_order: bool | None, time_major: bool) -> None:
+    """`reverse` and `time_major` belong to the layer above the cell."""
+    backwards = keep_order is not None
+    layer = nnx.RNN(random_nnx(), time_major=time_major, reverse=backwards, keep_order=keep_order is True)
+    for thing, name in ((layer, None), (nnx.Sequential(nnx.Linear(I, I, rngs=nnx.Rngs(0)), layer), "layers.1.cell")):
+        model = gru_xp.from_framework(thing, name=name)
+        assert (model.spec.reverse, model.batch_first) == (backwards, not time_major)
+        x = X if time_major else X.swapaxes(0, 1)
+        y, expected = model(x)[0], layer(x)
+        assert_near(np.flip(y, 0 if time_major else 1) if keep_order is False else y, expected)
+    (gru,) = registry.formats()["tree"].adopt(layer).grus
+    assert ("keep_order=False" in str(gru.report)) is (keep_order is False)
+
+
+def test_nnx_bidirectional_says_more_than_its_halves() -> None:
+    halves = [nnx.RNN(random_nnx(), reverse=backwards) for backwards in (True, True)]
+    layer = nnx.Bidirectional(*halves)
+    x = X.swapaxes(0, 1)
+    assert_near(gru_xp.from_framework(layer)(x)[0], layer(x))
+    layer.merge_fn = jnp.add
+    (gru,) = registry.formats()["tree"].adopt(layer).grus
+    assert "changed: merge_fn" in str(gru.report)
+
+
+def test_nnx_halves_of_a_class_of_its_own() -> None:
+    class Own(nnx.Module):
+        def __init__(self) -> None:
+            self.forward_rnn = nnx.RNN(random_nnx())
+            self.backward_rnn = nnx.RNN(random_nnx(), reverse=True, keep_order=True)
+
+    own, x = Own(), X.swapaxes(0, 1)
+    for name in ("forward_rnn", "backward_rnn"):
+        assert_near(gru_xp.from_framework(own, name=name)(x)[0], getattr(own, name)(x))
+
+
 def test_nnx_with_other_activations() -> None:
     cell = random_nnx(gate_fn=jax.nn.hard_sigmoid, activation_fn=jax.nn.relu)
     assert_near(gru_xp.from_framework(cell)(X)[0], nnx.RNN(cell, time_major=True)(X))

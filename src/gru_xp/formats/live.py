@@ -10,7 +10,7 @@ from gru_xp.activations import Activation
 from gru_xp.errors import ConversionError, GRUError
 from gru_xp.formats.named import grus_in
 from gru_xp.formats.registry import Format
-from gru_xp.formats.stored import Contents, Refusal, StoredGRU, two_directions
+from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU, two_directions
 from gru_xp.formats.trees import arrays_of, class_of, is_module, library_of, nodes_of, tensor_of
 from gru_xp.params import GRUSpec
 
@@ -18,6 +18,7 @@ __all__ = ["TreeFormat", "tree"]
 
 KNOWN = ("equinox.nn._rnn.GRUCell", "flax.nnx.nn.recurrent.GRUCell", "mlx.nn.layers.recurrent.GRU")
 HALVES = ("forward_rnn", "backward_rnn")  # of Flax's Bidirectional
+RNN, BIDIRECTIONAL = (f"flax.nnx.nn.recurrent.{kind}" for kind in ("RNN", "Bidirectional"))
 
 
 class TreeFormat(Format):
@@ -39,10 +40,10 @@ class TreeFormat(Format):
         grus, refused = [], list(found.refused)
         for gru in found.grus:
             try:
-                grus.append(_with_module(gru, modules.get(gru.name)))
+                grus.append(_in_layer(_with_module(gru, modules.get(gru.name)), modules))
             except GRUError as error:
                 refused.append(Refusal(gru.name, str(error)))
-        return Contents(tuple(_paired(grus)), tuple(refused), found.ignored)
+        return Contents(tuple(_paired(grus, modules)), tuple(refused), found.ignored)
 
 
 tree = TreeFormat()
@@ -63,6 +64,38 @@ def _with_module(gru: StoredGRU, module: Any) -> StoredGRU:
     return replace(gru, spec=spec)
 
 
+def _in_layer(gru: StoredGRU, modules: Mapping[str, Any]) -> StoredGRU:
+    """With what the layers around a Flax NNX cell say of directions and axes."""
+    layer = modules.get(_above(gru.name)) if gru.name.endswith("cell") else None
+    if layer is None or class_of(layer) != RNN:
+        return gru
+    both = modules.get(_above(_above(gru.name)))
+    if both is not None and class_of(both) == BIDIRECTIONAL:  # which says so itself, whatever its halves say
+        gru = replace(gru, batch_first=not both.time_major)
+        if getattr(both.merge_fn, "__module__", "") != both.__module__ or both.merge_fn.__name__ != "_concatenate":
+            gru = _noted(gru, Note("changed", "merge_fn", "y holds both directions side by side here"))
+        return gru
+    gru = replace(gru, batch_first=not layer.time_major)
+    if layer.reverse:
+        gru = replace(gru, spec=_reversed(gru.spec))
+        if not layer.keep_order:
+            why = "y stands in the order of the input here, in the reverse order there"
+            gru = _noted(gru, Note("changed", "keep_order=False", why))
+    return gru
+
+
+def _above(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _noted(gru: StoredGRU, note: Note) -> StoredGRU:
+    return replace(gru, report=gru.report + Report((note,)))
+
+
+def _reversed(spec: GRUSpec) -> GRUSpec:
+    return GRUSpec.from_dict(spec.as_dict() | {"reverse": True})
+
+
 def _activation(function: Any) -> Activation:
     home, name = str(getattr(function, "__module__", "")), str(getattr(function, "__name__", function))
     if not home.startswith(("jax.", "flax.")):
@@ -70,8 +103,8 @@ def _activation(function: Any) -> Activation:
     return Activation.keras(name) if name == "hard_sigmoid" else Activation(name)  # JAX's is relu6(a + 3) / 6 too
 
 
-def _paired(grus: list[StoredGRU]) -> list[StoredGRU]:
-    """The two halves of a `Bidirectional` as one, under its name."""
+def _paired(grus: list[StoredGRU], modules: Mapping[str, Any]) -> list[StoredGRU]:
+    """The two halves of a `Bidirectional` as one, under its name; other classes may have attributes called so."""
     by_name = {gru.name: gru for gru in grus}
     result = []
     for gru in grus:
@@ -81,9 +114,15 @@ def _paired(grus: list[StoredGRU]) -> list[StoredGRU]:
             result.append(gru)
             continue
         place = len(steps) - 1 - steps[::-1].index(half)
+        name = ".".join(steps[:place])
         other = by_name.get(".".join([*steps[:place], HALVES[half == HALVES[0]], *steps[place + 1 :]]))
-        if other is None:
+        if other is None or not _is_bidirectional(modules.get(name)):
             result.append(gru)
         elif half == HALVES[0]:
-            result.append(two_directions(gru, other, ".".join(steps[:place])))
+            result.append(two_directions(gru, other, name))
     return result
+
+
+def _is_bidirectional(module: Any) -> bool:
+    """Or no module, but a tree, which has no classes."""
+    return module is None or "statelib" in class_of(module) or class_of(module) == BIDIRECTIONAL
