@@ -198,7 +198,7 @@ def measured_on(about: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {about[name]}" for name in ("python", *PACKAGES) if name in about)
     return (
         f"Measured on {about['cores']} cores of {about['processor']} ({about['vectors']}), a shared machine: read it "
-        f"as ratios. float32; medians of {about['rounds']} rounds. Versions: {packages}."
+        f"as ratios. float32; medians of at least {about['rounds']} rounds. Versions: {packages}."
     )
 
 
@@ -253,7 +253,8 @@ def measured(console: Console, options: argparse.Namespace, known: dict[str, Any
     timings = [one for one in known["timings"] if Size(*one["size"]) not in done] + as_json(fresh)
     order = list(POINTS.values())
     timings.sort(key=lambda one: order.index(Size(*one["size"])))
-    return {"about": {**machine(), "rounds": options.rounds}, "peaks": peaks, "timings": timings}
+    rounds = min(options.rounds, known.get("about", {}).get("rounds", options.rounds))
+    return {"about": {**machine(), "rounds": rounds}, "peaks": peaks, "timings": timings}
 
 
 if __name__ == "__main__":
