@@ -9,12 +9,14 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import prune
 
 import gru_xp
 import gru_xp_torch
@@ -172,6 +174,48 @@ def test_parametrized_weights() -> None:
     x = torch.randn(T, 2, 3)
     got = gru_xp.from_framework(layer)(x.numpy())[0]
     assert np.abs(got - layer(x)[0].detach().numpy()).max() <= 4 * T * EPS
+
+
+HOOKS: dict[str, tuple[Any, Any, str]] = {
+    "weight_norm": (torch.nn.utils.weight_norm, torch.nn.utils.remove_weight_norm, "weight_hh_l0_g, weight_hh_l0_v"),
+    "prune": (prune.random_unstructured, prune.remove, "weight_hh_l0_mask, weight_hh_l0_orig"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("how", HOOKS)
+def test_weights_that_a_hook_computes_are_refused(path: Path, how: str, bias: bool) -> None:
+    """What lies in their place is that of the last call."""
+    hook, undo, names = HOOKS[how]
+    if how == "prune":
+        hook = partial(hook, amount=0.5)
+    module = torch.nn.ModuleDict({"enc": torch.nn.GRU(3, 4, bias=bias), "dec": torch.nn.GRUCell(4, 4)})
+    hook(module["enc"], "weight_hh_l0")
+    said = f"weight_hh_l0 is computed anew in each call, from {names}; undo that"
+    for thing in (module, module.state_dict(), {"a": {"enc": module["enc"].state_dict()}}):
+        with pytest.raises(gru_xp.ConversionError, match=said):
+            gru_xp.from_framework(thing, name=None if "a" in thing else "enc")
+    for saved in (module, module.state_dict()):
+        torch.save(saved, path)
+        with pytest.raises(gru_xp.ConversionError, match=f"enc: {said}"):
+            gru_xp.load(path, name="enc")
+        assert gru_xp.load(path).input_size == 4
+    if not bias:  # then nothing of it may be left
+        hook(module["enc"], "weight_ih_l0")
+        with pytest.raises(gru_xp.ConversionError, match="is computed anew"):
+            gru_xp.from_framework(module, name="enc")
+        return
+    undo(module["enc"], "weight_hh_l0")
+    weights = [getattr(module["enc"], leaf) for leaf in module["enc"]._all_weights[0]]
+    assert_same_bits(gru_xp.from_framework(module, name="enc"), weights)
+
+
+def test_parametrized_weights_in_a_state_dict() -> None:
+    layer = torch.nn.GRU(3, 4)
+    torch.nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
+    with pytest.raises(gru_xp.ConversionError, match=r"from parametrizations\.weight_hh_l0\.original0, param"):
+        gru_xp.from_framework(layer.state_dict())
 
 
 OPTIONS: list[dict[str, Any]] = [

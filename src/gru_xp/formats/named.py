@@ -50,7 +50,7 @@ Group = Mapping[str, Tensor]  # the arrays of one place, by the last part of the
 def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
     """Every GRU among the arrays, in the order of their names; the others are refused or ignored."""
     grus, refused, used = [], [], set[str]()
-    places = _places(tensors)
+    places, origins = _places(tensors), _origins(tensors)
     for place in sorted(places, key=_natural):
         group = places[place]
         for layout in LAYOUTS:
@@ -65,8 +65,11 @@ def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
             except FileFormatError:
                 raise  # the file is damaged, which is not for this GRU alone
             except GRUError as error:
-                refused.append(Refusal(name, str(error)))
+                refused.append(Refusal(name, origins.pop(place, str(error))))
+            else:
+                origins.pop(place, None)
             break
+    refused += [Refusal(place[:-1], reason) for place, reason in origins.items()]
     return Contents(tuple(grus), tuple(refused), tuple(name for name in tensors if name not in used))
 
 
@@ -95,6 +98,27 @@ def _places(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         assert match is not None
         places.setdefault(match[1], {})[match[2]] = tensor
     return places
+
+
+# What PyTorch's weight_norm, spectral_norm, prune and parametrizations keep in the place of a weight.
+ORIGIN = re.compile(
+    r"(.*[./]|)((?:weight|bias)_[ih]h(?:_l[0-9]{1,6})?(?:_reverse)?)(?:_(?:g|v|u|orig|mask|raw)|[./]original[01]?)",
+    re.DOTALL,
+)
+
+
+def _origins(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """By place, what weights are computed from, as a reason for not having them."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for name in tensors:
+        if match := ORIGIN.fullmatch(name):
+            place = match[1].removesuffix("parametrizations.")
+            found.setdefault(place, (match[2], []))[1].append(name.removeprefix(place))
+    return {
+        place: f"{leaf} is computed anew in each call, from {_some(names)}; undo that, then save or pass it again: "
+        f"torch.nn.utils.remove_weight_norm, .prune.remove, .parametrize.remove_parametrizations"
+        for place, (leaf, names) in found.items()
+    }
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

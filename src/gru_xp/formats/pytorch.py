@@ -72,8 +72,11 @@ class PyTorchFormat(Format):
         modules = {name: _Module(_class_of(module), vars(module)) for name, module in thing.named_modules()}
         tensors = {name: tensor_of(tensor) for name, tensor in thing.state_dict().items()}
         for name, module in thing.named_modules():
-            if modules[name].is_recurrent:  # what is computed from other arrays (parametrizations) is an attribute
+            # A parametrization computes a weight when it is asked for. The hooks of weight_norm and prune do so when
+            # the module is called, and leave it as a plain attribute, which may be out of date.
+            if modules[name].is_recurrent:
                 leaves = [leaf for names in getattr(module, "_all_weights", [CELL]) for leaf in names]
+                leaves = [leaf for leaf in leaves if leaf not in vars(module)]
                 found = {leaf: getattr(module, leaf, None) for leaf in leaves}
                 tensors |= {_joined(name, leaf): tensor_of(a) for leaf, a in found.items() if a is not None}
         return _judged(tensors, modules)
@@ -162,8 +165,11 @@ def _of_tree(tree: Any) -> tuple[dict[str, Tensor], dict[str, _Module]]:
             raise FileFormatError(f"expected at most {MOST_NODES} objects, with names of at most {LONGEST} characters")
         if is_thing:
             modules[path] = _Module(node.origin, node.state)
+        registered = is_thing and "_parameters" in inside  # then plain attributes are what a hook left, maybe stale
         for key, child in inside.items() if isinstance(inside, dict) else enumerate(inside):
-            if isinstance(child, dict | list | tuple | Thing | Tensor):
+            if isinstance(child, dict | list | tuple | Thing | Tensor) and not (
+                registered and isinstance(child, Tensor)
+            ):
                 inner = is_thing and key in INNER
                 walk(child, path if inner else _joined(path, str(key)[:LONGEST]), (*above, id(node)))
 
