@@ -29,7 +29,7 @@ models = typer.Typer()
 ModelFile = Annotated[Path, typer.Argument(metavar="FILE", help="a model file of any format")]
 NameOption = Annotated[str | None, typer.Option("--name", help="which GRU, where the file holds several")]
 FormatOption = Annotated[str | None, typer.Option("--format", help="the format, where the ending does not tell")]
-COLORS = {"exact": "green", "folded": "yellow", "changed": "yellow", "ignored": "dim"}
+COLORS = {"exact": "green", "folded": "yellow", "assumed": "yellow", "changed": "yellow", "ignored": "dim"}
 
 
 # ---- inspect ---------------------------------------------------------------------------------------------------------

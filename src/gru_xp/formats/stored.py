@@ -29,7 +29,7 @@ __all__ = [
     "two_directions",
 ]
 
-Fate: TypeAlias = Literal["exact", "folded", "changed", "ignored"]
+Fate: TypeAlias = Literal["exact", "folded", "assumed", "changed", "ignored"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Note:
     """What happened to one thing on the way.
 
     `exact`: bit for bit, and the way back gives the same bits. `folded`: several numbers became one, outputs agree to
-    rounding, the way back cannot tell them apart. `changed`: something acts differently from before, and how.
-    `ignored`: was there and has no place here.
+    rounding, the way back cannot tell them apart. `assumed`: what was read does not tell it, and what was taken for it.
+    `changed`: something acts differently from before, and how. `ignored`: was there and has no place here.
     """
 
     fate: Fate

@@ -21,7 +21,7 @@ from gru_xp.formats.named import FLOATS, Tensor
 from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU, two_directions
 from gru_xp.params import GRUSpec
 
-from .layer import OTHER, RECURRENT, gru_of, kind_of, read_all
+from .layer import KEPT, OTHER, RECURRENT, gru_of, kind_of, read_all
 from .stacks import links_of, stacks_of
 
 __all__ = ["Walk", "from_zip"]
@@ -61,6 +61,7 @@ class Walk:
             self.groups.setdefault(place, {})[leaf] = tensor
         self.used: set[str] = set()
         self.refused: list[Refusal] = []
+        self.closed: dict[str, tuple[str, str, bool]] = {}  # layers that are not understood: name, class, Keras's own
 
     def contents(self, config: Any) -> Contents:
         grus = list(self.below(config, "", "")) if config is not None else []
@@ -87,16 +88,20 @@ class Walk:
             gru = self.layer(layer, own, whole)
             if gru is not None:
                 found[label] = gru
-            elif kind not in RECURRENT:
+            elif kind_of(layer) == "TimeDistributed":
+                inner = layer["config"]["layer"]
+                gru = self.layer(inner, f"{own}/layer", f"{whole}.{inner['config'].get('name', 'layer')}")
+                yield from () if gru is None else (gru,)
+            elif isinstance(layer["config"].get("layers"), list):
                 yield from self.below(layer, f"{own}/", whole, depth + 1)
         yield from stacks_of(found, links_of(entry), layers)
 
     def layer(self, entry: Any, path: str, name: str) -> StoredGRU | None:
         kind = kind_of(entry)
         if kind in OTHER:
-            self.used |= {place for place in self.groups if place.startswith(f"{path}/")}
-            self.refused.append(Refusal(name, f"a layer of the class {kind}"))
+            self.refuse(path, name, f"a layer of the class {kind}")
         if kind not in RECURRENT:
+            self.closed[path] = (name, str(entry["class_name"]), kind != "")
             return None
 
         def arrays(where: tuple[str | int, ...]) -> Sequence[Tensor]:
@@ -112,9 +117,31 @@ class Walk:
         except FileFormatError:
             raise
         except GRUError as error:
-            self.refused.append(Refusal(name, str(error)))
+            self.refuse(path, name, str(error))
             return None
-        return gru.renamed(name) if gru is not None else None
+        if gru is None:
+            self.closed[path] = (name, kind, True)
+            return None
+        return gru.renamed(name)
+
+    def refuse(self, path: str, name: str, reason: str) -> None:
+        self.used |= {place for place in self.groups if place.startswith(f"{path}/")}
+        self.refused.append(Refusal(name, reason))
+
+    def may_be_anything(self, place: str) -> bool:
+        """Refuses what lies in a layer whose description is there and is not understood.
+
+        Whole layers in one that is not Keras's own are left: nothing says what they are, as in a file of arrays alone.
+        """
+        steps = place.split("/")
+        for count in range(1, len(steps)):
+            path = "/".join(steps[:count])
+            name, kind, keras_own = self.closed.get(path, ("", "", False))
+            if keras_own or (kind and steps[count] in OWN):
+                reason = f"has a GRU's weights, but a {kind} that is described so may compute anything with them"
+                self.refuse(path, name, reason)
+                return True
+        return False
 
     def rest(self) -> Iterator[StoredGRU]:
         """GRUs that no description tells of, by the shapes of their arrays."""
@@ -125,7 +152,7 @@ class Walk:
                 continue
             path = place.removesuffix("/vars").removesuffix("/cell")
             tensors = [group[name] for name in names if name in group]
-            if not _looks_like_one(tensors):
+            if not _looks_like_one(tensors) or self.may_be_anything(place):
                 continue
             self.used.add(place)
             try:
@@ -143,8 +170,9 @@ class Walk:
                 self.refused.append(Refusal(path, str(error)))
                 continue
             spec = GRUSpec(reset_after is not False, padding="hold")
-            note = Note("exact", "the weights", UNTOLD if reset_after is not None else UNTOLD + " and reset_after")
-            found[path] = StoredGRU(((w,),), spec, path, tensors[0].dtype, batch_first=True, report=Report((note,)))
+            untold = UNTOLD if reset_after is not None else f"{UNTOLD}, reset_after"
+            report = Report((KEPT, Note("assumed", untold, DEFAULTS)))
+            found[path] = StoredGRU(((w,),), spec, path, tensors[0].dtype, batch_first=True, report=report)
         yield from _pairs(found)
 
 
@@ -153,7 +181,9 @@ NAMES = (  # of a cell's arrays, since Keras 3 and before it (.h5)
     ("kernel", "recurrent_kernel", "bias"),
     ("kernel:0", "recurrent_kernel:0", "bias:0"),
 )
-UNTOLD = "arrays alone do not tell the activations, go_backwards and zero_output_for_mask: taken to be Keras's defaults"
+OWN = ("vars", "cell", "forward_layer", "backward_layer")  # where a recurrent layer has its own arrays
+UNTOLD = "that it is a GRU, its activations, go_backwards, zero_output_for_mask"
+DEFAULTS = "arrays alone do not tell; taken to be Keras's GRU with its defaults"
 
 
 def _looks_like_one(tensors: Sequence[Tensor]) -> bool:

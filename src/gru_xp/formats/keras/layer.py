@@ -135,6 +135,14 @@ def _activation(given: Any) -> Activation:
 BACKWARDS = Note("changed", "go_backwards", "y stands in the order of the input here, in the reverse order there")
 
 
+UNROLLED = Note(
+    "changed",
+    "unroll with zero_output_for_mask",
+    "y is zero in the padding here, as it is where Keras runs on PyTorch and TensorFlow; on JAX and NumPy its unrolled "
+    "GRU repeats the last output",
+)
+
+
 def _notes_on_cell(config: Mapping[str, Any]) -> list[Note]:
     notes = [
         Note("ignored", f"{name}={config[name]}", "it acts in training alone")
@@ -157,6 +165,8 @@ def _notes_on_layer(config: Mapping[str, Any]) -> list[Note]:
     notes = [BACKWARDS] if config.get("go_backwards") else []
     if not config.get("return_sequences"):
         notes.append(Note("ignored", "return_sequences=False", "y and h_n always come both; its output is h_n"))
+    if config.get("unroll") and config.get("zero_output_for_mask"):
+        notes.append(UNROLLED)
     if config.get("stateful"):
         notes.append(Note("ignored", "stateful=True", "pass h_n of one call as h0 of the next"))
     return notes

@@ -59,7 +59,7 @@ def stacks_of(
 
 def _fits(grus: list[StoredGRU], gru: StoredGRU) -> bool:
     plain = all(
-        note.fate == "exact" or note.what.startswith(("dropout", "recurrent_dropout", "the policy"))
+        note.fate == "exact" or note.what.startswith(("dropout", "recurrent_dropout", "the policy", "unroll"))
         for note in grus[-1].report.notes
     )
     if not plain:  # its output is not y
