@@ -178,7 +178,7 @@ def markdown(timings: Sequence[Timing]) -> str:
     lines = [
         "| T, N, I, H | task | "
         + " | ".join(names.get(name, name) for name in columns)
-        + " | faster than the best peer |",
+        + " | times as fast as the best peer |",
         "|---|---|" + "--:|" * len(columns) + "--:|",
     ]
     for size in POINTS.values():
@@ -189,7 +189,7 @@ def markdown(timings: Sequence[Timing]) -> str:
                 continue
             cells = [milliseconds(found[name]) if name in found else "-" for name in columns]
             marked = [f"**{cell}**" if name == "gru_xp" else cell for name, cell in zip(columns, cells, strict=True)]
-            lines.append(f"| {size} | {task} | {' | '.join(marked)} | {best / found['gru_xp']:.1f} times |")
+            lines.append(f"| {size} | {task} | {' | '.join(marked)} | {best / found['gru_xp']:.2f} |")
     return "\n".join(lines)
 
 
