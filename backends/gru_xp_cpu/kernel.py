@@ -32,14 +32,14 @@ QUICK = 100_000
 class Layout:
     """What calls of one size have in common: a plan, and the first and the last fields as bytes."""
 
-    __slots__ = ("_address", "_offsets", "_tail", "alone", "alone_after", "head", "segment", "size", "threads")
+    __slots__ = ("_known", "_offsets", "alone", "alone_after", "head", "segment", "size", "threads")
 
     def __init__(self, sizes: tuple[int, int, int, int], plan: Plan, alone: Any):
         self.alone = alone  # the kernel on one thread: alone(fields, 0, 1, 0)
         self.threads, self.alone_after = plan.threads, plan.alone
         self.segment, self.size = plan.segment, plan.size
         self.head = Struct("8q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts, plan.wait)
-        self._offsets, self._address, self._tail = plan.offsets, 0, b""
+        self._offsets, self._known = plan.offsets, (0, b"")
 
     def places(self, address: int) -> tuple[int, ...]:
         """The places in scratch memory that begins at `address`."""
@@ -47,12 +47,10 @@ class Layout:
 
     def tail(self, address: int) -> bytes:
         """The same as bytes; the last ones are remembered."""
-        known, tail = self._address, self._tail
-        if known != address:
-            tail = Struct(f"{len(self._offsets)}q").pack(*self.places(address))
-            self._address, self._tail = 0, tail  # in this order: another thread may look
-            self._address = address
-        return tail
+        known = self._known  # once, and both in one: another thread may put its own there meanwhile
+        if known[0] != address:
+            self._known = known = address, Struct(f"{len(self._offsets)}q").pack(*self.places(address))
+        return known[1]
 
 
 class Kernel:
