@@ -12,7 +12,7 @@ from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 
 from .kernel import kernel
-from .memory import LARGE, block, empty, scratch
+from .memory import LARGE, block, empty, keep, scratch
 
 if TYPE_CHECKING:
     from gru_xp.kernels import Call, Level
@@ -180,8 +180,8 @@ def _forward(
     if valid is not None:
         valid, clean = _compact(valid), empty((T, N, I), dtype)
     layout = run.layout(T, N, I, H, False)
-    address, _memory = scratch(layout.size)
-    tail = layout.tail(address)
+    piece = scratch(layout.size)
+    tail = layout.tail(piece[1])
     if packed is not None:
         tail = packed + tail[len(packed) :]
     first, b = 0, b_ih is not None
@@ -200,6 +200,7 @@ def _forward(
         first = last
         if first == T:
             break
+    keep(piece)
     return y, h_n, x if clean is None else clean, h_prev, (r, z, n, u)
 
 
@@ -229,8 +230,8 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams
         dy, dy_row, dy_step = _steps(dy)
     saved = r is not None
     layout = run.layout(T, N, I, H, not saved)
-    address, _memory = scratch(layout.size)
-    last = T
+    piece = scratch(layout.size)
+    tail, last = layout.tail(piece[1]), T
     while True:
         first = max(0, last - layout.segment)
         fields = run.pack(
@@ -241,12 +242,13 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams
             b and id(db_ih), b and id(db_hh),
         )  # fmt: skip
         if layout.threads == 1:
-            layout.alone(layout.head + fields + layout.tail(address), 0, 1, 0)
+            layout.alone(layout.head + fields + tail, 0, 1, 0)
         else:
-            run.together(layout.head + fields + layout.tail(address), layout)
+            run.together(layout.head + fields + tail, layout)
         last = first
         if last == 0:
             break
+    keep(piece)
     return dx, dh0, CellParams(dW_ih, dW_hh, db_ih, db_hh)
 
 

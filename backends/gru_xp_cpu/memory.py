@@ -13,23 +13,36 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LARGE", "block", "empty", "release", "scratch"]
+__all__ = ["LARGE", "block", "empty", "keep", "release", "scratch"]
 
 #: bytes: what waits at most, of scratch for each thread and of results in all; what counts as large; a huge page
 KEPT, LARGE, HUGE = 256 << 20, 1 << 20, 2 << 20
-_own = threading.local()
 _waiting: dict[int, list[Any]] = {}  # by size
 
 
-def scratch(size: int) -> tuple[int, Any]:
-    """The address of `size` bytes that are this thread's until it asks again, and what has to stay alive meanwhile."""
-    kept: tuple[int, int, Any] | None = getattr(_own, "kept", None)
-    if kept is None or kept[0] < size:
-        _own.kept = None  # before the new one is there, not after
-        kept = (size, *block(size))
-        if size <= KEPT:
-            _own.kept = kept
-    return kept[1], kept[2]
+class _Own(threading.local):
+    """A thread's scratch memory while no call uses it."""
+
+    kept: tuple[int, int, Any] | None = None
+
+
+_own = _Own()
+
+
+def scratch(size: int) -> tuple[int, int, Any]:
+    """`size` bytes or more for the caller alone until it gives them to `keep`: how many, the address, what holds them.
+
+    They are taken out of what this thread keeps, for a signal handler or a finalizer that computes too may run between
+    two kernels of a call. A caller that fails need not give them back.
+    """
+    kept, _own.kept = _own.kept, None
+    return (size, *block(size)) if kept is None or kept[0] < size else kept
+
+
+def keep(piece: tuple[int, int, Any]) -> None:
+    """Keep scratch memory for this thread's next call."""
+    if piece[0] <= KEPT:
+        _own.kept = piece
 
 
 def block(size: int) -> tuple[int, Any]:
