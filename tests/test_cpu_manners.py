@@ -153,6 +153,29 @@ def test_a_worker_keeps_off_the_callers_core() -> None:
 
 
 @pytest.mark.usefixtures("three_threads")
+def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller does all shares itself, and tries again at the next call."""
+    expected, pool = everything(*problem()), threads._Pool()
+
+    def start(thread: threading.Thread) -> None:
+        tried.append(thread)
+        if len(tried) != 2:
+            raise RuntimeError("can't start new thread")
+        really(thread)
+
+    tried: list[threading.Thread] = []
+    really = threading.Thread.start
+    monkeypatch.setattr(threads, "_pools", [pool])
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        assert same(everything(*problem()), expected)
+        assert len(tried) == 3  # in forward none, in backward one of two
+        assert pool.workers == 1
+    assert same(everything(*problem()), expected)
+    assert pool.workers == 2
+
+
+@pytest.mark.usefixtures("three_threads")
 def test_nothing_spins_between_calls() -> None:
     everything(*problem())
     begin = time.process_time()
@@ -349,6 +372,41 @@ gru_xp_cpu.numpy_layer.inference(x, h0, CellParams(*w), **options)
     _, errors = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in errors
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_signal_handler_may_compute(count: int) -> None:
+    """Within a call of the same thread: neither waits for ever for the workers nor takes the call's scratch memory."""
+    program = """
+import signal
+import numpy as np
+from gru_xp.params import CellParams, GRUSpec
+from gru_xp_cpu import numpy_layer, plan
+plan.SEGMENT = 2e6  # often comes back to Python, as a long call does
+H, rng = 64, np.random.default_rng(0)
+x, h0, *w = (rng.normal(size=s) for s in ((1000, 4, 32), (4, H), (3 * H, 32), (3 * H, H), (3 * H,), (3 * H,)))
+options = dict(spec=GRUSpec(), valid=None, resets=None, reverse=False)
+
+def everything(x):
+    y, h_n, tape = numpy_layer.forward(x, h0, CellParams(*w), save="states", **options)
+    dx, dh0, dw = numpy_layer.backward(tape, y, h_n)
+    return [y, h_n, dx, dh0, *dw]
+
+def right(results, expected):
+    return all(np.array_equal(a, b) for a, b in zip(results, expected))
+
+other = 0.5 * x[:400] + 1
+expected, expected_inside, inside = everything(x), everything(other), []
+signal.signal(signal.SIGALRM, lambda *_: inside.append(right(everything(other), expected_inside)))
+while len(inside) < 12:
+    signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.001 * (len(inside) % 8))
+    assert right(everything(x), expected)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+assert all(inside)
+"""
+    environment = {**os.environ, "GRU_XP_NUM_THREADS": str(count)}
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env=environment)
 
 
 if __name__ == "__main__":

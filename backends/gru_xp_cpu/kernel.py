@@ -67,7 +67,7 @@ class Kernel:
         # to give the interpreter lock away and to queue up for it again would take longer than a very small call
         self._quick: Any = ctypes.PYFUNCTYPE(None, *arguments)(self._address)
         self._alone: Any = ctypes.CFUNCTYPE(None, *arguments)(self._address)
-        self._threads, self._run = threads.thread_count, threads.run
+        self._threads, self._run, self._nobody = threads.thread_count, threads.run, threads.NOBODY
         self._layouts: dict[tuple[int, ...], Layout] = {}
         #: packs the fields between a layout's head and its tail
         self.pack = Struct(f"{len((FORWARD if kind == 'forward' else BACKWARD).split())}q").pack
@@ -87,8 +87,9 @@ class Kernel:
             return layout
 
     def together(self, fields: bytes, layout: Layout) -> None:
-        """Run on several threads."""
-        self._run(self._target, self._address, fields, layout.threads, layout.alone_after)
+        """Run on several threads, or on this one in as many shares."""
+        if not self._run(self._target, self._address, fields, layout.threads, layout.alone_after):
+            layout.alone(fields, 0, layout.threads, self._nobody)
 
 
 @cache

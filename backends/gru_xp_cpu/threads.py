@@ -1,8 +1,9 @@
 """How many threads, and the workers that wait for kernels.
 
 Workers are Python threads that live in native code: they sleep until a kernel comes, work on their part of it and sleep
-again. One kernel at a time has them; a second caller waits its turn, so that results never depend on who else computes.
-After a fork the child starts with none.
+again. One kernel at a time has them; a second caller waits its turn. Where there is no waiting, because the same thread
+has them already (a signal handler or a finalizer that computes), or no starting them, the caller does all shares alone:
+the shares are the same, so results never depend on who else computes. After a fork the child starts with none.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .compiler import machine
 from .meeting import FUNCTIONS, LOCKS, MOST, PLACES, SYNC
 from .target import Target
 
-__all__ = ["run", "thread_count"]
+__all__ = ["NOBODY", "run", "thread_count"]
 
 VARIABLE = "GRU_XP_NUM_THREADS"
 
@@ -62,33 +63,40 @@ def _quota() -> int:
     return MOST
 
 
-def run(target: Target, kernel: int, fields: bytes, threads: int, alone: int) -> None:
-    """Run a kernel on some threads, this one among them; returns when all are done.
+def run(target: Target, kernel: int, fields: bytes, threads: int, alone: int) -> bool:
+    """Run a kernel on some threads, this one among them; True when all are done, False where that cannot be.
 
     `alone` is how many kernels this thread does alone if this one is held up, see `meeting`.
     """
     pool = _pools[0]
     with pool.turn:
-        pool.grow(target, threads)
-        pool.launch(pool.address, kernel, fields, threads, alone)
+        if pool.busy:  # with this thread's own call, that a signal handler or a finalizer has come into
+            return False
+        try:
+            pool.busy = True
+            if not pool.grow(target, threads):
+                return False
+            pool.launch(pool.address, kernel, fields, threads, alone)
+        finally:
+            pool.busy = False
+    return True
 
 
 class _Pool:
     """The workers of this process."""
 
     def __init__(self) -> None:
-        self.turn = threading.Lock()
+        self.turn = threading.RLock()
+        self.busy = False
         self.workers = 0
-        # aligned to cache lines, and never freed: workers look at it as long as the process lives
-        memory = np.zeros(PLACES + 8, np.int64)
-        self.sync: Any = memory[-memory.ctypes.data % 64 // 8 :]
-        self.address = self.sync.ctypes.data
+        # never freed: workers look at it as long as the process lives
+        self.sync, self.address = _record()
         self.launch: Any = None
 
-    def grow(self, target: Target, threads: int) -> None:
-        """Have at least so many threads, the caller's own among them."""
+    def grow(self, target: Target, threads: int) -> bool:
+        """Have at least so many threads, the caller's own among them; whether they could be started."""
         if self.workers >= threads - 1 and self.launch is not None:
-            return
+            return True
         code = machine(target, "threads", "float32")
         if self.launch is None:
             kind = ctypes.CFUNCTYPE(
@@ -102,12 +110,24 @@ class _Pool:
         allocate.restype, acquire = ctypes.c_void_p, ctypes.pythonapi.PyThread_acquire_lock
         while self.workers < threads - 1:
             part = self.workers + 1
-            lock = allocate()
-            acquire(ctypes.c_void_p(lock), 1)
-            self.sync[LOCKS + part] = lock
+            if not self.sync[LOCKS + part]:  # else from a start that failed
+                lock = allocate()
+                acquire(ctypes.c_void_p(lock), 1)
+                self.sync[LOCKS + part] = lock
             thread = threading.Thread(target=serve, args=(self.address, part), name=f"gru_xp_cpu-{part}", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads for this process, or none any more: the interpreter ends
+                return False
             self.workers = part
+        return True
+
+
+def _record() -> tuple[Any, int]:
+    """Zeros for what threads tell each other, see `meeting`, aligned to cache lines; and their address."""
+    memory = np.zeros(PLACES + 8, np.int64)
+    sync = memory[-memory.ctypes.data % 64 // 8 :]
+    return sync, sync.ctypes.data
 
 
 def _addresses() -> list[int]:
@@ -124,6 +144,9 @@ def _addresses() -> list[int]:
 
 
 _pools = [_Pool()]
+# what a caller needs that does all shares itself: it is never to look for others, and any number may use it at once
+_nobody, NOBODY = _record()
+_nobody[SYNC["alone"]] = 1
 
 
 def _after_fork() -> None:
