@@ -75,6 +75,26 @@ def test_linen_in() -> None:
         assert_near(model(X)[1][0], h_n)
 
 
+def reports(thing: Any) -> list[Any]:
+    return [gru.report for gru in registry.formats()["tree"].adopt(thing).grus]
+
+
+def test_a_tree_does_not_tell_the_equation() -> None:
+    """Two layers of one tree and other outputs: so what is read is no more than an assumption."""
+    plain, other = (nn.RNN(nn.GRUCell(H, activation_fn=f), time_major=True) for f in (jnp.tanh, nn.relu))
+    variables = drawn(plain.init, jax.random.key(0), X)
+    assert np.abs(plain.apply(variables, X) - other.apply(variables, X)).max() > 0.1
+    layer = nnx.RNN(random_nnx())
+    both = {"forward_rnn": variables["params"], "backward_rnn": variables["params"]}
+    for tree in (variables, both, nnx.state(layer), nnx.to_pure_dict(nnx.state(layer))):
+        (report,) = reports(tree)
+        assert [note.fate for note in report.notes] == ["exact", "assumed"] and not report.exact
+        assert all(f"{word}=" in str(report) for word in ("gate_fn", "activation_fn", "reverse", "time_major"))
+    for live in (layer, layer.cell):
+        (report,) = reports(live)
+        assert report.exact
+
+
 def test_linen_with_lengths() -> None:
     """What Flax puts out past the end is what its cell makes of the padding; up to there it is ours."""
     layer = nn.RNN(nn.GRUCell(H), time_major=True, return_carry=True)

@@ -61,7 +61,8 @@ def _with_module(gru: StoredGRU, module: Any) -> StoredGRU:
     if not hasattr(module, "gate_fn"):
         return gru
     spec = GRUSpec(gate_activation=_activation(module.gate_fn), candidate_activation=_activation(module.activation_fn))
-    return replace(gru, spec=spec)
+    told = Report(tuple(note for note in gru.report.notes if note.fate != "assumed"))
+    return replace(gru, spec=spec, report=told)
 
 
 def _in_layer(gru: StoredGRU, modules: Mapping[str, Any]) -> StoredGRU:

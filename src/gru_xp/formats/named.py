@@ -61,7 +61,8 @@ def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
             name = place[:-1]
             try:
                 params, dtype, note = layout.build({leaf: group[leaf] for leaf in own})
-                grus.append(StoredGRU(params, name=name, dtype=dtype, report=Report((note,))))
+                report = Report((note, *layout.untold))
+                grus.append(StoredGRU(params, name=name, dtype=dtype, report=report))
             except FileFormatError:
                 raise  # the file is damaged, which is not for this GRU alone
             except GRUError as error:
@@ -136,7 +137,14 @@ Built = tuple[Params, str, Note]
 class _Layout:
     own: Callable[[Group], list[str]]  # which of the arrays of a place are its own; none if it is another layout
     build: Callable[[Group], Built]
+    untold: tuple[Note, ...] = ()  # what the arrays do not say of the equation, and what is taken for it
 
+
+FLAX_UNTOLD = Note(
+    "assumed",
+    "gate_fn=sigmoid, activation_fn=tanh, reverse=False, time_major=True",
+    "arrays alone tell none of these; outputs differ if the layer had others",
+)
 
 PYTORCH = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 LAYERED = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(0|[1-9]\d{0,5})(_reverse)?")
@@ -269,8 +277,8 @@ LAYOUTS = (
     _Layout(_own_cell, _build_cell),
     _folded_layout("weight_ih", "weight_hh", "bias", "bias_n"),
     _folded_layout("Wx", "Wh", "b", "bhn"),
-    _Layout(_own_linen, _build_linen),
-    _Layout(_own_nnx, _build_nnx),
+    _Layout(_own_linen, _build_linen, (FLAX_UNTOLD,)),
+    _Layout(_own_nnx, _build_nnx, (FLAX_UNTOLD,)),
 )
 
 
