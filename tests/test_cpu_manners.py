@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -173,6 +174,44 @@ def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None
         assert pool.workers == 1
     assert same(everything(*problem()), expected)
     assert pool.workers == 2
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_worker_stays_where_the_system_does_not_tell_its_cores(
+    monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """A system of the test's own, on which all threads are on core 0, and 0 to 2 may be used."""
+    expected, chosen = everything(*problem()), []
+
+    def may_use(_: int, size: int, cores: Any) -> int:
+        cores[0][:] = [255] * size if refused else [0b111] + [0] * (size - 1)
+        return -1 if refused else 0
+
+    def use(_: int, size: int, cores: Any) -> int:
+        chosen.append(cores[0][:size])
+        return 0
+
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.POINTER(ctypes.c_uint8 * 128))
+    functions = [ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0), kind(may_use), kind(use)]
+    addresses = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions]
+    real = threads._addresses()
+    pool = threads._Pool()
+    forever.append((pool, functions))
+    monkeypatch.setattr(threads, "_addresses", lambda: real[:3] + addresses)
+    monkeypatch.setattr(threads, "_pools", [pool])
+    for _ in range(100):
+        assert same(everything(*problem()), expected)
+        time.sleep(0.001)
+    if refused:
+        assert chosen == []
+    else:
+        assert chosen
+        assert all(cores == [0b110] + [0] * 127 for cores in chosen)
+
+
+#: what workers look at as long as the process lives
+forever: list[Any] = []
 
 
 @pytest.mark.usefixtures("three_threads")

@@ -131,9 +131,12 @@ def serve_and_launch(unit: Unit) -> None:
     with unit.function("serve", "@sync part", public=True) as c:
         sync, state = c.ints_at(c.sync), c.part * LINE + (LINES + STATE)
         lock = c.b.inttoptr(sync.load(c.part + LOCKS).ir, PTR)
-        cores = c.room_for_integers(CORES)
-        with c.when(sync.load(SYNC["core_of"]) > 0):
-            _call(c, sync.load(SYNC["may_use"]), I32, [I32(0), I64(8 * CORES), cores.ir])
+        cores, failed = c.room_for_integers(CORES), c.variable(1)
+        with c.when(sync.load(SYNC["may_use"]) > 0):
+            result = _call(c, sync.load(SYNC["may_use"]), I32, [I32(0), I64(8 * CORES), cores.ir])
+            failed.set(Value(c, c.b.sext(result, I64)))
+        with c.when(failed.get().equals(0) ^ True), c.loop(0, CORES) as i:  # no core that it could go to, then
+            cores.store(0, i)
         with c.loop_while(ASLEEP, lambda found: found >= ASLEEP) as found:
             with c.when(found.get().equals(ASLEEP)):
                 _call(c, sync.load(SYNC["acquire"]), I32, [lock, I32(1)])
