@@ -127,6 +127,55 @@ def test_a_scripted_module(path: Path, module: Larger) -> None:
     assert "batch_first and dropout are no part" in str(registry.contents(path).grus[0].report)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_second_programs_of_a_process(path: Path) -> None:
+    """Their classes are renamed: torch.nn.modules.rnn.___torch_mangle_1.GRU."""
+    layer = torch.nn.GRU(3, 4)
+    for _ in range(2):
+        twin = torch.nn.Sequential(torch.nn.GRU(3, 4))
+        twin[0].load_state_dict(layer.state_dict())
+        for program in (torch.jit.trace(twin, torch.zeros(5, 2, 3)), torch.jit.script(twin)):
+            torch.jit.save(program, path)
+            assert_same_bits(gru_xp.load(path), layer.parameters())
+    with zipfile.ZipFile(path) as archive:
+        (pickled,) = [archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl")]
+    assert b"___torch_mangle_" in pickled
+
+
+def test_compiled_modules(path: Path, module: Larger) -> None:
+    compiled = torch.compile(module, backend="eager")
+    for saved in (compiled, {"a": compiled.state_dict()}):
+        torch.save(saved, path)
+        model = gru_xp.load(path, name="gru")
+        assert_same_bits(model, module.gru.parameters())
+    assert_same_bits(gru_xp.from_framework(compiled, name="gru"), module.gru.parameters())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_quantised_layers_are_refused(path: Path) -> None:
+    model = torch.nn.ModuleDict({"enc": torch.nn.GRU(3, 4), "cell": torch.nn.GRUCell(3, 4)})
+    kinds = {torch.nn.GRU, torch.nn.GRUCell}
+    quantised = torch.ao.quantization.quantize_dynamic(model, kinds, dtype=torch.qint8)
+    found = [registry.formats()["torch"].adopt(quantised)]
+    for saved in (quantised, quantised.state_dict()):
+        torch.save(saved, path)
+        found.append(registry.contents(path))
+    for each in found:
+        assert not each.grus
+        assert {refusal.name: refusal.reason[:17] for refusal in each.refused} == dict.fromkeys(
+            ("enc", "cell"), "a quantised layer"
+        )
+
+
+def test_a_weight_beside_what_it_may_be_computed_from(path: Path) -> None:
+    tensors = torch.nn.GRU(3, 4).state_dict()
+    torch.save(tensors | {"weight_hh_l0_raw": tensors["weight_hh_l0"]}, path)
+    (gru,) = registry.contents(path).grus
+    assert not gru.report.exact and "from weight_hh_l0_raw" in str(gru.report)
+
+
 def test_without_pytorch(path: Path, module: Larger) -> None:
     torch.save(module.state_dict(), path)
     code = "import sys; sys.modules['torch'] = None; import gru_xp; print(gru_xp.load(sys.argv[1], name='gru'))"

@@ -58,17 +58,16 @@ def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
             if not own:
                 continue
             used |= {f"{place}{leaf}" for leaf in own}
-            name = place[:-1]
+            name, origin = place[:-1], origins.pop(place, None)
             try:
                 params, dtype, note = layout.build({leaf: group[leaf] for leaf in own})
-                report = Report((note, *layout.untold))
+                doubt = [Note("assumed", "the weights are in use as they are", origin)] if origin else []
+                report = Report((note, *layout.untold, *doubt))
                 grus.append(StoredGRU(params, name=name, dtype=dtype, report=report))
             except FileFormatError:
                 raise  # the file is damaged, which is not for this GRU alone
             except GRUError as error:
-                refused.append(Refusal(name, origins.pop(place, str(error))))
-            else:
-                origins.pop(place, None)
+                refused.append(Refusal(name, origin or str(error)))
             break
     refused += [Refusal(place[:-1], reason) for place, reason in origins.items()]
     return Contents(tuple(grus), tuple(refused), tuple(name for name in tensors if name not in used))

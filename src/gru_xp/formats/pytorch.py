@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ __all__ = ["PyTorchFormat", "pytorch"]
 
 GRUS = ("GRU", "GRUCell")  # the classes whose equation is known, and where they live
 HOMES = ("torch.nn.modules.rnn", "gru_xp_torch.modules")
+QUANTISED = ("torch.ao.nn.quantized.", "torch.nn.quantized.")
+COMPILED = "torch._dynamo.eval_frame.OptimizedModule"  # what torch.compile makes of a module
 RECURRENT = (*GRUS, "LSTM", "LSTMCell", "RNN", "RNNCell")
 
 
@@ -68,9 +71,9 @@ class PyTorchFormat(Format):
 
     def adopt(self, thing: Any) -> Contents:
         if isinstance(thing, Mapping):
-            return grus_in({name: tensor_of(array) for name, array in arrays_of(thing).items()})
+            return _judged({name: tensor_of(array) for name, array in arrays_of(thing).items()}, {})
         modules = {name: _Module(_class_of(module), vars(module)) for name, module in thing.named_modules()}
-        tensors = {name: tensor_of(tensor) for name, tensor in thing.state_dict().items()}
+        tensors = {name: tensor_of(array) for name, array in arrays_of(dict(thing.state_dict())).items()}
         for name, module in thing.named_modules():
             # A parametrization computes a weight when it is asked for. The hooks of weight_norm and prune do so when
             # the module is called, and leave it as a plain attribute, which may be out of date.
@@ -90,7 +93,8 @@ class _Module:
     """What is known of a module: its class by its whole name, and its attributes."""
 
     def __init__(self, origin: str, attributes: Any):
-        self.home, _, self.kind = origin.removeprefix("__torch__.").rpartition(".")
+        origin = re.sub(r"\.___torch_mangle_[0-9]+", "", origin.removeprefix("__torch__."))  # in scripts and traces
+        self.home, _, self.kind = origin.rpartition(".")
         self.attributes = attributes if isinstance(attributes, Mapping) else {}
 
     @property
@@ -100,6 +104,10 @@ class _Module:
     @property
     def is_gru(self) -> bool:
         return self.home in HOMES and self.kind in GRUS
+
+    @property
+    def is_quantised(self) -> bool:
+        return self.home.startswith(QUANTISED) and self.kind in RECURRENT
 
 
 def _class_of(module: Any) -> str:
@@ -129,7 +137,16 @@ def _judged(tensors: Mapping[str, Tensor], modules: Mapping[str, _Module]) -> Co
         else:
             reason = f"has a GRU's weights, but a {module.home}.{module.kind} may compute anything with them; if it is "
             refused.append(Refusal(gru.name, reason + "a GRU, save its state_dict() and load that"))
+    quantised = dict.fromkeys(name for name, module in modules.items() if module.is_quantised)
+    quantised |= dict.fromkeys(match[1][:-1] for name in tensors if (match := PACKED.match(name)))
+    refused += [
+        Refusal(name, "a quantised layer; convert the model from before quantize_dynamic") for name in quantised
+    ]
     return Contents(tuple(grus), tuple(refused), found.ignored)
+
+
+# What a quantised GRU or LSTM has in the place of its weights.
+PACKED = re.compile(r"(.*\.|)(?:_all_weight_values\.[0-9]+\.param|_packed_weight_[ih]h)(?![^.])", re.DOTALL)
 
 
 def _is_probability(value: Any) -> TypeGuard[float]:
@@ -158,6 +175,8 @@ def _of_tree(tree: Any) -> tuple[dict[str, Tensor], dict[str, _Module]]:
             tensors[path] = node
         is_thing = isinstance(node, Thing)
         inside = node.state if is_thing else node
+        if is_thing and node.origin == COMPILED and node.args:
+            inside = {"_orig_mod": node.args[0]}
         if not isinstance(inside, dict | list | tuple) or len(above) >= DEEPEST or id(node) in above:
             return
         left -= 1 + len(inside) // CHEAP

@@ -40,11 +40,12 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class Thing:
-    """An object of a class that is not known here: which one, and its state."""
+    """An object of a class that is not known here: which one, what it was made from, and its state."""
 
     origin = ""
 
-    def __init__(self, *_: Any, **__: Any):
+    def __init__(self, *args: Any, **_: Any):
+        self.args = args
         self.state: Any = None
 
     def __setitem__(self, key: Any, value: Any) -> None:
