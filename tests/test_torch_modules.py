@@ -17,6 +17,8 @@ from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import gru_xp
 from gru_xp_torch import GRU, GRUCell
+from gru_xp_torch.flat import flat_tape
+from gru_xp_torch.small import MOST_SAVED
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.*jit.script.*:DeprecationWarning")
 
@@ -428,6 +430,20 @@ def test_a_small_call_sees_what_autograd_sees() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda a: saved.append(a) or a, lambda a: a):
         model(x.clone().requires_grad_())
     assert len(saved) == 11  # x, h0, four weights and the five of the tape
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("inputs", [1, 1000])
+def test_the_tape_of_a_small_call_is_small(layers: int, inputs: int) -> None:
+    """It is not where PyTorch could move or drop it, so it must not grow with anything, as it does where H is 1."""
+    model, shorter = GRU(inputs, 1, num_layers=layers, bidirectional=True), 0
+    for steps in (10, 30, 100, 300, 1000, 3000, 20_000):
+        node = model(torch.randn(steps, 1, inputs))[0].grad_fn
+        if "Small" in str(node):
+            shorter += 1
+            arrays = [node.tapes[0][0].x, *flat_tape(node.tapes)]
+            assert sum(a.size for a in arrays) <= MOST_SAVED
+    assert 1 <= shorter < 7
 
 
 def test_a_small_cell() -> None:

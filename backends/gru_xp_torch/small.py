@@ -1,7 +1,8 @@
 """Small calls that are recorded, on the CPU: little stands between PyTorch and the kernel, which is soon done.
 
-The tape stays what the kernel left, NumPy's arrays. So PyTorch does not see that it is saved: it is no more than a few
-kilobytes, and whoever moves or drops what is saved (`checkpoint`, say) gets the long way.
+The tape stays what the kernel left, NumPy's arrays. So PyTorch does not see that it is saved, and it goes with the
+graph, not already with `backward`. It has no more than `MOST_SAVED` numbers, and whoever moves or drops what is saved
+(`checkpoint`, say) gets the long way.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ __all__ = ["small"]
 
 #: multiply-adds with W_hh, T * N * 3 * H * H
 MOST = 200_000
+#: numbers on the tape: half a megabyte in float64
+MOST_SAVED = 1 << 16
 PLAIN: Any = {"valid": None, "resets": None, "dropout_masks": None}
 CUDNN = GRUSpec()
 
@@ -38,7 +41,10 @@ def small(x: Tensor, h0: Tensor | None, params: Params) -> tuple[Tensor, Tensor]
     x (T, N, I), h0 (L*D, N, H), whose shapes are known to fit together, as those of the weights need not be.
     """
     T, N, I = x.shape
-    if T * N * 3 * params[0][0].W_hh.shape[1] ** 2 > MOST or T * N == 0 or type(x) not in (Tensor, Parameter):
+    H, cells = params[0][0].W_hh.shape[1], len(params) * len(params[0])
+    if T * N * 3 * H * H > MOST or T * N * (I + 6 * H * cells) > MOST_SAVED or T * N == 0:
+        return None
+    if type(x) not in (Tensor, Parameter):
         return None
     weights, dtype = weights_of(params), x.dtype
     recorded = x.requires_grad
