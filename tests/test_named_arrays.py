@@ -11,8 +11,10 @@ import torch
 from helpers import random_params
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 import gru_xp
+from gru_xp.cli import app
 from gru_xp.formats import registry
 from gru_xp.formats.layouts import folded, from_keras, swapped, to_keras
 from gru_xp.params import CellParams, weights_of
@@ -154,3 +156,27 @@ def test_the_layout_of_keras() -> None:
     assert from_keras([kernel, recurrent, one])[1] is False
     with pytest.raises(gru_xp.ConversionError, match=r"bias: expected \(2, 3H\) = \(2, 12\) or \(3H,\) = \(12,\)"):
         from_keras([kernel, recurrent, np.zeros(24)])
+
+
+def test_numbers_that_are_no_ascii(path: Path) -> None:
+    """A digit of another script is a letter here, and thousands of them are no number."""
+    for digits in ("\u0663" * 5000, "9" * 5000, "\u0663" * 5000 + "1"):
+        save_file({f"{digits}.{name}": a for name, a in torch.nn.GRU(2, 3).state_dict().items()}, path)
+        assert gru_xp.load(path).hidden_size == 3
+
+
+def test_metadata_of_others(path: Path) -> None:
+    """`version` and `model` are anybody's words; `format` alone makes a file ours."""
+    for metadata in ({"version": "1.0", "model": "SDXL"}, {"format": "pt", "version": "1", "model": "{}"}):
+        save_file(torch.nn.GRU(2, 3).state_dict(), path, metadata)
+        assert gru_xp.load(path).hidden_size == 3
+
+
+def test_endless_refusals_are_not_all_told(path: Path) -> None:
+    save_file({f"x{n}.weight_hh_l0": torch.zeros(0) for n in range(300)}, path)
+    with pytest.raises(gru_xp.FileFormatError, match="and 280 more") as caught:
+        gru_xp.load(path, name="gru")
+    assert len(str(caught.value)) < 4000
+    said = CliRunner().invoke(app, ["inspect", str(path)])
+    assert said.exit_code == 1
+    assert "280 more" in said.stdout and said.stdout.count("incomplete") == 20

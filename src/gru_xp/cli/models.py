@@ -61,9 +61,11 @@ def _show(console: Console, file: Path, format_name: str, found: Contents) -> No
         console.print(_table(found.grus))
     for gru in found.grus:
         _show_report(console, gru.report, f"{printable(gru.name)}: " if gru.name else "")
-    for refusal in found.refused:
+    for refusal in found.refused[:20]:
         where = f"{printable(refusal.name)}: " if refusal.name else ""
         console.print(f"[red]refused:[/] {where}{printable(refusal.reason)}", highlight=False, soft_wrap=True)
+    if (more := len(found.refused) - 20) > 0:
+        console.print(f"[red]refused:[/] {more} more, which --json names", highlight=False)
     if not found.grus and not found.refused:
         console.print("[red]no GRU in it[/]")
     if found.ignored:

@@ -124,7 +124,7 @@ def _origins(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """A key that puts "layers.10" behind "layers.9"."""
     parts = re.split(r"([0-9]{1,9})", name)
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+    return [(place % 2 == 1, int(part) if place % 2 else 0, part) for place, part in enumerate(parts)]
 
 
 # ---- layouts ---------------------------------------------------------------------------------------------------------

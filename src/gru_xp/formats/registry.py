@@ -103,8 +103,8 @@ def pick(found: Contents, name: str | None, origin: str) -> StoredGRU:
 
     "a+b" is a stack of two, "b" on top of "a"; a part of a stack that the file makes is a name too.
     """
-    names = ", ".join(repr(gru.name) for gru in found.grus) or "none"
-    refused = "".join(f"; refused: {_told(refusal)}" for refusal in found.refused)
+    names = ", ".join(_first([repr(gru.name) for gru in found.grus])) or "none"
+    refused = "".join(f"; refused: {told}" for told in _first([_told(refusal) for refusal in found.refused]))
     chosen = [gru for gru in found.grus if name is None or gru.name == name]
     if not chosen and name is not None:
         chosen = _parts(found, name, origin)
@@ -119,6 +119,14 @@ def pick(found: Contents, name: str | None, origin: str) -> StoredGRU:
         asked = "a GRU" if name is None else f"a GRU called {name!r}"
         raise FileFormatError(f"{origin}: expected {asked}, found: {names}{refused}")
     raise StructureError(f"{origin}: expected name= to say which, because it holds several GRUs: {names}{refused}")
+
+
+MOST_TOLD = 20
+
+
+def _first(told: list[str]) -> list[str]:
+    """As many as fit into a message."""
+    return told if len(told) <= MOST_TOLD else [*told[:MOST_TOLD], f"and {len(told) - MOST_TOLD} more"]
 
 
 def _parts(found: Contents, name: str, origin: str) -> list[StoredGRU]:

@@ -68,7 +68,7 @@ class SafetensorsFormat(Format):
                 f"{path}: expected a safetensors file, but it is damaged or something else: {error}"
             ) from None
         metadata = header.get("__metadata__") or {}
-        if metadata.get("format") != FORMAT and not {"version", "model"} <= metadata.keys():
+        if metadata.get("format") != FORMAT:
             return grus_in({name: _tensor(tensor, path) for name, tensor in tensors.items()})
         options = _options(metadata, path)
         spec = _spec(metadata, options["reset_after"], path)
@@ -140,9 +140,7 @@ def _options_of(gru: StoredGRU) -> dict[str, Any]:
 
 
 def _options(metadata: dict[str, Any], path: Any) -> dict[str, Any]:
-    """The checked options of the header."""
-    if metadata.get("format") != FORMAT:
-        raise FileFormatError(f"{path}: expected format = {FORMAT!r} in the header, got {metadata.get('format')!r}")
+    """The checked options of the header of a file of our own."""
     if metadata.get("version") not in VERSIONS:
         raise FileFormatError(
             f"{path}: expected version {' or '.join(VERSIONS)}, got {metadata.get('version')!r}; a newer gru_xp may "
