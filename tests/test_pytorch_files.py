@@ -101,6 +101,20 @@ def test_read_from_a_file(path: Path, module: Larger, what: str, old: bool) -> N
         assert np.abs(a - b.detach().numpy()).max() <= 4 * T * EPS
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "pytorch_model.bin", "best.pth.tar", "weights"])
+def test_recognised_by_what_is_in_it(tmp_path: Path, name: str) -> None:
+    layer = torch.nn.GRU(3, 4)
+    for old in (False, True):
+        torch.save({"state_dict": layer.state_dict()}, tmp_path / name, _use_new_zipfile_serialization=not old)
+        assert_same_bits(gru_xp.load(tmp_path / name), layer.parameters())
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("readme.txt", "no data.pkl")
+    with pytest.raises(
+        gru_xp.FileFormatError, match=r"expected a file of a known format, or format= to say which: .*torch"
+    ):
+        gru_xp.load(tmp_path / name)
+
+
 def test_shared_storages_strides_and_dtypes(path: Path) -> None:
     flat = torch.randn(12 * 3 + 12 * 4 + 24, dtype=torch.float64)
     tensors = {

@@ -15,7 +15,7 @@ from gru_xp.formats.named import Tensor, grus_in
 from gru_xp.formats.registry import Format
 from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU, assert_spec
 from gru_xp.formats.trees import DEEPEST, arrays_of, library_of, tensor_of
-from gru_xp.formats.unpickled import Thing, saved_by_torch
+from gru_xp.formats.unpickled import Thing, is_saved_by_torch, saved_by_torch
 
 __all__ = ["PyTorchFormat", "pytorch"]
 
@@ -30,9 +30,12 @@ class PyTorchFormat(Format):
     """state_dicts, checkpoints that hold one, and modules."""
 
     name = "torch"
-    title = "PyTorch: state_dict, checkpoint or whole module (.pt, .pth), a live module or state_dict"
+    title = "PyTorch: state_dict, checkpoint or whole module (.pt, .pth, .ckpt, .bin), a live module or state_dict"
     suffixes = (".pt", ".pth")
     runtime = "torch"
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        return super().recognises(path, head) or is_saved_by_torch(head)  # .ckpt, .bin, .pth.tar
 
     def read(self, path: Path) -> Contents:
         with path.open("rb") as file:

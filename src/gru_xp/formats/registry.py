@@ -89,8 +89,8 @@ def format_of(path: PathType, format: str | None = None, *, writing: bool = Fals
     if writing and not file.suffix:
         return formats()["safetensors"]
     known = "; ".join(f"{each.name} ({', '.join(each.suffixes)})" for each in formats().values() if each.suffixes)
-    told = "a name with the ending of a known format, or format=" if writing else "a file of a known format"
-    raise FileFormatError(f"{file}: expected {told}: {known}")
+    told = "a name with the ending of a known format" if writing else "a file of a known format"
+    raise FileFormatError(f"{file}: expected {told}, or format= to say which: {known}")
 
 
 def contents(path: PathType, format: str | None = None) -> Contents:  # noqa: A002

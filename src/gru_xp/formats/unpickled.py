@@ -21,7 +21,7 @@ import numpy as np
 from gru_xp.errors import FileFormatError
 from gru_xp.formats.named import Tensor
 
-__all__ = ["Thing", "saved_by_torch"]
+__all__ = ["Thing", "is_saved_by_torch", "saved_by_torch"]
 
 MOST_PICKLE = 1 << 26  # bytes
 DTYPES = {
@@ -64,6 +64,16 @@ class _Storage(NamedTuple):
     size: int
 
 
+def is_saved_by_torch(head: bytes) -> bool:
+    """Whether a file that begins so is one, whatever it is called."""
+    name = head[30 : 30 + int.from_bytes(head[26:28], "little")]  # of a zip's first entry
+    return (head[:4] == b"PK\x03\x04" and name.endswith(b"/data.pkl")) or _is_old(head)
+
+
+def _is_old(head: bytes) -> bool:
+    return head[:2] == b"\x80\x02" and MAGIC.to_bytes(10, "little") in head[:20]
+
+
 def saved_by_torch(file: io.BufferedReader) -> Any:
     """The tree of dicts, lists, `Tensor`s and `Thing`s in a file. Anything may be raised for a damaged one."""
     if zipfile.is_zipfile(file):
@@ -101,7 +111,7 @@ def _from_zip(archive: zipfile.ZipFile) -> Any:
 def _from_pickles(file: io.BufferedReader) -> Any:
     """Magic number, version, byte order and sizes, the tree, the storages' keys; then each storage: count, values."""
     data = file.read()
-    if data[:2] != b"\x80\x02" or MAGIC.to_bytes(10, "little") not in data[:20]:
+    if not _is_old(data):
         raise FileFormatError("torch.save did not write it")
     buffer = io.BytesIO(data)
     found: dict[str, _Storage] = {}
