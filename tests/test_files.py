@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -235,3 +236,12 @@ def test_a_header_by_hand(path: Path) -> None:
     save_file({name: np.array(a, "f8" if "bias" in name else "f4") for name, a in arrays.items()}, path, metadata)
     with pytest.raises(gru_xp.FileFormatError, match="the arrays do not make a model: .* expected float32"):
         gru_xp.load(path)
+
+
+def test_a_model_has_the_report_of_its_way_in(tmp_path: Path) -> None:
+    model = gru_xp.GRU(3, 4, seed=0)
+    assert model.report is None
+    model.save(tmp_path / "m.safetensors")
+    read = gru_xp.load(tmp_path / "m.safetensors")
+    for each in (read, copy.copy(read), copy.deepcopy(read), pickle.loads(pickle.dumps(read))):
+        assert each.report is not None and each.report.exact

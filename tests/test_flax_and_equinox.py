@@ -187,6 +187,7 @@ def test_nnx_in_two_directions() -> None:
     assert_near(model(X)[0], layer(X))
 
 
+@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.ConversionWarning")
 @pytest.mark.parametrize("time_major", [False, True])
 @pytest.mark.parametrize("keep_order", [None, False, True])
 def test_nnx_says_how_it_runs(keep_order: bool | None, time_major: bool) -> None:

@@ -105,6 +105,7 @@ def test_the_file_says_what_became_of_it(tmp_path: Path) -> None:
     assert_near(gru_xp.load(tmp_path / "m.keras")(X)[1][0], model(X))
 
 
+@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.ConversionWarning")
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("kind", ["forwards", "backwards", "both"])
 def test_masks_of_any_pattern(tmp_path: Path, kind: str, zero: bool) -> None:
@@ -249,6 +250,7 @@ def test_what_training_leaves_in_a_file(tmp_path: Path) -> None:
         assert_near(gru_xp.load(tmp_path / "m.keras")(X)[1][0], model(X))
 
 
+@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.ConversionWarning")
 @pytest.mark.parametrize("policy", ["float64", "float16", "bfloat16", "mixed_bfloat16"])
 def test_other_dtypes(tmp_path: Path, policy: str) -> None:
     model = sequential(L.GRU(H, return_sequences=True, dtype=policy, recurrent_initializer="glorot_uniform"))
@@ -264,7 +266,12 @@ def test_other_dtypes(tmp_path: Path, policy: str) -> None:
 
 def test_merge_modes(tmp_path: Path) -> None:
     model = sequential(L.Bidirectional(L.GRU(H, return_sequences=True), merge_mode="sum"), L.GRU(H))
-    for own in every_way(model, tmp_path, model.layers[0].name):
+    with pytest.warns(gru_xp.ConversionWarning, match="differs from the original, merge_mode='sum': y holds") as told:
+        ways = every_way(model, tmp_path, model.layers[0].name)
+    ours = [warning.filename for warning in told if warning.category is gru_xp.ConversionWarning]
+    assert ours == [__file__] * 2
+    for own in ways:
+        assert own.report is not None and "changed: merge_mode='sum'" in str(own.report)
         y = own(X)[0]
         assert_near(y[..., :H] + y[..., H:], model.layers[0](X))
     assert "changed: merge_mode='sum'" in str(registry.contents(tmp_path / "model.keras").grus[0].report)
@@ -380,6 +387,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.ConversionWarning")
 @pytest.mark.parametrize("options", OPTIONS)
 def test_out_and_back(tmp_path: Path, options: dict[str, Any]) -> None:
     model = gru_xp.GRU(I, H, **options, batch_first=True, seed=0)

@@ -124,7 +124,11 @@ def test_a_first_state_of_the_file_is_the_default(tmp_path: Path) -> None:
     again = only(tmp_path / "m.onnx")
     assert again.name == "a.b"
     np.testing.assert_array_equal(again.h0, h0)
-    assert [note.what for note in again.report.notes if note.fate == "ignored"] == ["the first state"]
+    assert [note.what for note in again.report.notes if note.fate == "changed"] == ["the first state"]
+    with pytest.warns(
+        gru_xp.ConversionWarning, match="m.onnx, a.b: differs from the original, the first state: the file"
+    ):
+        assert gru_xp.load(tmp_path / "m.onnx").report == again.report
 
 
 def test_what_onnx_cannot_say(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from .dispatch import available, selection, use_backend
 from .errors import (
     BackendError,
     ConversionError,
+    ConversionWarning,
     DTypeError,
     FileFormatError,
     GRUError,
@@ -54,6 +55,7 @@ __all__ = [
     "CellGrads",
     "CellParams",
     "ConversionError",
+    "ConversionWarning",
     "DTypeError",
     "Explanation",
     "FileFormatError",

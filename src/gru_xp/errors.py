@@ -7,6 +7,8 @@ Every message names the argument, what was expected, what came and what to do:
 
 __all__ = [
     "BackendError",
+    "ConversionError",
+    "ConversionWarning",
     "DTypeError",
     "FileFormatError",
     "GRUError",
@@ -66,3 +68,7 @@ class FileFormatError(GRUError):
 
 class ConversionError(GRUError):
     """A GRU is there, and cannot be represented where it was to go; the message says why."""
+
+
+class ConversionWarning(UserWarning):
+    """A model was read that puts out something else than where it comes from; `GRU.report` says it too."""

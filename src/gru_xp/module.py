@@ -68,6 +68,7 @@ class GRU:
     _spec: GRUSpec
     _batch_first: bool
     _dropout: float
+    _report: Report | None = None
 
     def __init__(
         self,
@@ -194,6 +195,11 @@ class GRU:
         return self._dropout
 
     @property
+    def report(self) -> Report | None:
+        """What became of the numbers on the way in from a file or a framework; None for a model that was made here."""
+        return self._report
+
+    @property
     def input_size(self) -> int:
         return self._own.sizes.I
 
@@ -246,7 +252,7 @@ class GRU:
 
     def __reduce__(self) -> Any:
         """For pickle and copy: what it owns, without what it has brought elsewhere."""
-        return _rebuilt, (self.params, self.spec, self.batch_first, self.dropout)
+        return _rebuilt, (self.params, self.spec, self.batch_first, self.dropout, self.report)
 
     # ---- sequences --------------------------------------------------------------------------------------------------
 
@@ -422,8 +428,10 @@ def _one_step(reset: Any, rows: tuple[int, ...]) -> Any:
     return reset[None, ...]
 
 
-def _rebuilt(params: Params, spec: GRUSpec, batch_first: bool, dropout: float) -> GRU:
-    return GRU.from_params(params, spec=spec, batch_first=batch_first, dropout=dropout)
+def _rebuilt(params: Params, spec: GRUSpec, batch_first: bool, dropout: float, report: Report | None = None) -> GRU:
+    model = GRU.from_params(params, spec=spec, batch_first=batch_first, dropout=dropout)
+    model._report = report
+    return model
 
 
 def load(

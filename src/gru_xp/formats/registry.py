@@ -7,6 +7,7 @@ objects, or both; whatever it cannot do it leaves out.
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from functools import cache
 from os import PathLike
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gru_xp.dispatch import place_for, selection
-from gru_xp.errors import ConversionError, FileFormatError, StructureError
+from gru_xp.errors import ConversionError, ConversionWarning, FileFormatError, StructureError
 from gru_xp.formats.stored import Contents, Refusal, Report, StoredGRU, as_model, as_stored, stacked
 from gru_xp.module import GRU
 
@@ -153,10 +154,22 @@ def load(path: PathType, *, backend: str | None = None, name: str | None = None,
         backend: where the parameters shall live, as `name[:device]`.
         name: which GRU, where there are several.
         format: the format, where the file's ending does not tell.
+
+    `GRU.report` says what became of the numbers; what makes outputs differ is a `ConversionWarning` too.
     """
     place = place_for(selection(backend), None)
     stored = pick(contents(path, format), name, os.fsdecode(path))
+    _warn(stored, os.fsdecode(path))
     return as_model(stored, place)
+
+
+def _warn(stored: StoredGRU, origin: str) -> None:
+    """Where outputs are not those of the original. What is assumed, folded or acts in training alone is no surprise."""
+    changed = "; ".join(f"{note.what}: {note.why}" for note in stored.report.notes if note.fate == "changed")
+    if changed:
+        where = f"{origin}, {stored.name}" if stored.name else origin
+        message = f"{where}: differs from the original, {changed}"
+        warnings.warn(message, ConversionWarning, stacklevel=4)  # whoever calls gru_xp.load, gru_xp.from_framework
 
 
 def save(model: GRU, path: PathType, *, format: str | None = None) -> Report:  # noqa: A002
@@ -183,7 +196,9 @@ def from_framework(thing: Any, *, backend: str | None = None, name: str | None =
     place = place_for(selection(backend), None)
     for candidate in formats().values():
         if candidate.adopts(thing):
-            return as_model(pick(candidate.adopt(thing), name, type(thing).__name__), place)
+            stored = pick(candidate.adopt(thing), name, type(thing).__name__)
+            _warn(stored, type(thing).__name__)
+            return as_model(stored, place)
     raise StructureError(
         f"expected an object of {', '.join(formats())}, got {type(thing).__module__}.{type(thing).__qualname__}"
     )

@@ -115,9 +115,11 @@ def as_model(stored: StoredGRU, place: Place) -> GRU:
         array = convert(numpy.canonical(array), numpy, place, "params")
         return backend.xp.astype(array, backend.dtype(stored.dtype))
 
-    return GRU.from_params(
+    model = GRU.from_params(
         map_params(brought, stored.params), spec=stored.spec, batch_first=stored.batch_first, dropout=stored.dropout
     )
+    model._report = stored.report
+    return model
 
 
 def as_stored(model: GRU) -> StoredGRU:

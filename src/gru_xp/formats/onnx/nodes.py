@@ -215,7 +215,7 @@ def _first_state(graph: Graph, node: Any, layout: int, D: int, H: int) -> tuple[
     if value is None:
         if name in graph.inputs:
             return None, ()
-        return None, (Note("ignored", "the first state", "the model computes it: pass it as h0"),)
+        return None, (Note("changed", "the first state", "the model computes it, here it is zero: pass it as h0"),)
     if not value.any():
         return None, ()
     h0 = value.transpose(1, 0, 2) if layout and value.ndim == 3 else value
@@ -225,7 +225,7 @@ def _first_state(graph: Graph, node: Any, layout: int, D: int, H: int) -> tuple[
     if h0.shape[1] and (h0 == h0[:, :1]).all():
         h0 = h0[:, 0]
     return h0, (
-        Note("ignored", "the first state", "the file fixes one, which a model here does not have: pass it as h0"),
+        Note("changed", "the first state", "the file fixes one, here it is zero: pass `registry.contents`' h0"),
     )
 
 
@@ -235,7 +235,7 @@ def _of_lengths(graph: Graph, name: str) -> tuple[Note, ...]:
         lengths = graph.constant(name)
     except Unknown:
         return ()
-    return (Note("ignored", "the lengths", f"the file fixes them, {str(lengths.tolist())[:60]}: pass them as lengths"),)
+    return (Note("changed", "the lengths", f"the file fixes them, {str(lengths.tolist())[:60]}: pass them as lengths"),)
 
 
 def shapes_tried(graph: Graph, takes: list[tuple[str, bool]]) -> Iterator[dict[str, np.ndarray]]:
