@@ -14,8 +14,9 @@ from helpers import random_params
 import gru_xp
 from gru_xp import GRUSpec
 from gru_xp.formats import registry
+from gru_xp.formats import verify as verify_module
 from gru_xp.formats.stored import StoredGRU
-from gru_xp.formats.suspects import CELL_CHANGES
+from gru_xp.formats.suspects import CELL_CHANGES, related
 from gru_xp.formats.verify import Inputs, Side, random_inputs, side_of, verify
 
 I, H = 5, 3
@@ -115,6 +116,27 @@ def test_the_step_is_the_first_where_it_matters() -> None:
     assert verdict.parting is not None and verdict.explanation is None
     assert (verdict.parting.step, verdict.parting.gates) == (1, ("update gate z",))
     assert verdict.differences == ("weights of layer 0: B has A's with other numbers in W_hh",)
+
+
+def test_unrelated_weights_are_not_tried_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No suspect makes one model another that was trained by itself; a runtime that errs is still looked into."""
+    asked = []
+    monkeypatch.setattr(verify_module, "suspects", lambda *both: asked.append(both) or iter(()))
+    gru, other = stored(), replace(stored(), params=random_params(np.random.default_rng(1), I, H, 2, 2, dtype="f4"))
+    assert not verify(Side("A", gru), Side("B", other)).agrees
+    assert not asked
+    assert not verify(Side("A", gru), Side("B", gru, Path("b"), Runtime(other))).agrees
+    assert asked
+
+
+@pytest.mark.parametrize("words", CELL_CHANGES)
+@pytest.mark.parametrize("dtype", ["f2", "f4"])
+def test_what_every_suspect_does_keeps_weights_related(words: str, dtype: str) -> None:
+    gru = stored()
+    other = changed(gru, words, lambda layer, d: layer == 0)
+    rounded = gru_xp.params.map_params(lambda a: a.astype(dtype).astype("f4"), other.params)
+    turned = tuple((backward, forward) for forward, backward in rounded)
+    assert related(gru, replace(gru, params=rounded)) and related(replace(gru, params=turned), gru)
 
 
 SPECS: dict[str, tuple[dict[str, Any], str]] = {

@@ -17,7 +17,7 @@ from gru_xp.errors import GRUError
 from gru_xp.formats.stored import StoredGRU
 from gru_xp.params import CellParams, GRUSpec, weights_of
 
-__all__ = ["CELL_CHANGES", "Suspect", "cell_changes_between", "spec_changes_between", "suspects"]
+__all__ = ["CELL_CHANGES", "Suspect", "cell_changes_between", "related", "spec_changes_between", "suspects"]
 
 Change: TypeAlias = "Callable[[CellParams], CellParams]"
 GATES = "rzn"
@@ -146,6 +146,25 @@ def _alike(w: Any, v: Any) -> bool:
         scale = max(float(np.abs(p).max(initial=0.0)), float(np.abs(q).max(initial=0.0)))
         if not np.all(np.abs(np.asarray(p, "f8") - np.asarray(q, "f8")) <= eps * scale):
             return False
+    return True
+
+
+def related(a: StoredGRU, b: StoredGRU) -> bool:
+    """Whether any suspect could make one's weights the other's.
+
+    They put the numbers of W_ih and W_hh into other places and give them other signs, within a layer, or lose W_hh.
+    """
+    tolerance = 2.0**-7 if "bfloat16" in (a.dtype, b.dtype) else 2.0**-11  # of numbers that were rounded to 16 bits
+    for ours, theirs in zip(a.params, b.params, strict=True):
+        for name in ("W_ih", "W_hh"):
+            p, q = (
+                np.sort(np.abs(np.concatenate([getattr(w, name) for w in each]).astype("f8")), axis=None)
+                for each in (ours, theirs)
+            )
+            largest = max(p[-1:].max(initial=0.0), q[-1:].max(initial=0.0))
+            lost = name == "W_hh" and not all(getattr(w, name).any() for each in (ours, theirs) for w in each)
+            if not lost and np.any(np.abs(p - q) > tolerance * largest):
+                return False
     return True
 
 
