@@ -111,8 +111,9 @@ def test_the_command_writes_all_and_compares_all(tmp_path: Path, digits: demo.Di
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in out.iterdir()) == ["digits.png", "digits.safetensors", "readout.npz"]
     assert (out / "digits.png").read_bytes().startswith(b"\x89PNG")
-    readout = np.load(out / "readout.npz", allow_pickle=False)
-    rows = demo.compare(out / "digits.safetensors", readout["W"], readout["b"], digits, calls=1)
+    with np.load(out / "readout.npz", allow_pickle=False) as readout:
+        W, b = readout["W"], readout["b"]
+    rows = demo.compare(out / "digits.safetensors", W, b, digits, calls=1)
     assert {row.backend for row in rows} >= {*LIBRARIES, "cupy"}
     for row in rows:
         assert row.backend in result.stdout

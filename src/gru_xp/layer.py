@@ -231,4 +231,4 @@ def of_next_valid(values: Any, valid: Any, xp: Any) -> Any:
 
 def earlier(a: Any, steps: int, xp: Any) -> Any:
     """a (T, N) moved to earlier steps, False at the end."""
-    return xp.concat([a[steps:, :], xp.zeros_like(a[:steps, :])], axis=0)
+    return a if a.shape[0] == 0 else xp.concat([a[steps:, :], xp.zeros_like(a[:steps, :])], axis=0)
