@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,25 +22,36 @@ def blocks(guide: Path) -> list[tuple[str, str, int]]:
     return [(match[1], match[2], text[: match.start()].count("\n") + 1) for match in found]
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # PyTorch's exporter, of itself
-@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # likewise
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras, of its own arrays
+# runs (text, line) of each block and tells where the next begins; what frameworks do to their process stays in it
+RUN = """
+import json, sys, warnings
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # PyTorch's exporter, of itself
+warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)  # likewise
+warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # Keras, of its own arrays
+guide, blocks = json.load(sys.stdin)
+names = {"__name__": guide}
+for text, line in blocks:
+    print("\\x1e", end="")
+    exec(compile("\\n" * line + text, guide, "exec"), names)
+"""
+
+
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
-def test_every_block_runs(
-    guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_block_runs(guide: Path, tmp_path: Path) -> None:
     """All in one namespace, in an empty folder. What a line says that it prints, `print(...)  # this`, it prints."""
     for library in re.findall(
         r"^import (keras|flax|equinox|mlx|onnx|onnxruntime)\b", guide.read_text(encoding="utf-8"), re.MULTILINE
     ):
         if find_spec(library) is None:
             pytest.skip(f"{library} is missing")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": guide.stem}
-    for language, text, line in blocks(guide):
-        assert language == "python", f"{guide.name}:{line}: {language}"
-        exec(compile("\n" * line + text, str(guide), "exec"), names)
-        said = capsys.readouterr().out
+    found = blocks(guide)
+    assert [language for language, _, _ in found] == ["python"] * len(found)
+    program = json.dumps([str(guide), [(text, line) for _, text, line in found]])
+    command = [sys.executable, "-c", RUN]
+    done = subprocess.run(command, input=program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for said, (_, text, line) in zip(done.stdout.split("\x1e")[1:], found, strict=True):
         for promised in re.findall(r"^\s*print\(.*\)\s+# (.*)$", text, re.MULTILINE):
             assert promised.removesuffix("...") in said, f"{guide.name}:{line}: {promised}"
 
