@@ -56,7 +56,7 @@ def test_training_by_hand_learns() -> None:
 
 
 def test_ci_runs_the_test_command() -> None:
-    assert TEST == "python -m pip install -e '.[test]' && python -m pytest"
+    assert TEST == "python -m pip install -e '.[test]' && python -m pytest -n auto --dist worksteal"
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("install -q ", "install ").splitlines()
     install, tests = TEST.split(" && ")
     assert lines.index(install) < lines.index(tests)
