@@ -58,12 +58,13 @@ def activated(name: str, a: Any) -> Any:
     return out
 
 
-def run(launch: Launch, arguments: tuple[int, ...]) -> None:
-    """A launch, on the host's memory."""
+def run(launch: Launch, arguments: tuple[int, ...], *, last: bool = False) -> None:
+    """A launch, on the host's memory; or what the last thread of its last block does."""
     kernels = library(launch.dtype)
     size = map(ctypes.c_uint, (*launch.grid, *launch.block))
     block = (ctypes.c_longlong * len(arguments))(*arguments)
-    kernels.launch(ctypes.cast(kernels[launch.kernel], ctypes.c_void_p), *size, block, len(arguments))
+    launch_it = kernels.launch_last if last else kernels.launch
+    launch_it(ctypes.cast(kernels[launch.kernel], ctypes.c_void_p), *size, block, len(arguments))
 
 
 class HostArrays:
@@ -74,7 +75,7 @@ class HostArrays:
     def __init__(self) -> None:
         self.launches: list[Launch] = []
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, device: Any) -> str | None:
         return MISSING
 
     def dtype_name(self, array: Any) -> str:

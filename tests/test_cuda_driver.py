@@ -17,7 +17,9 @@ import cuda_on_host
 import pytest
 import torch
 
-from gru_xp_cuda import Launch, driver
+from gru_xp import dispatch
+from gru_xp_conformance.matrix import ordinary_call
+from gru_xp_cuda import CudaGates, Launch, driver
 from gru_xp_cuda.source import LANES, source
 from gru_xp_torch.cuda import TorchArrays
 
@@ -53,12 +55,17 @@ class Driver:
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major", CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor"
     )
 
-    def __init__(self, *, launch_status: int = 0):
+    def __init__(self, *, launch_status: int = 0, version: int = 13000, major: int = 9):
         self.calls: list[Any] = []
         self.launch_status = SimpleNamespace(name="CUDA_ERROR_TEST") if launch_status else 0
+        self.version, self.major = version, major
+        self.meanwhile: Any = lambda: None  # happens once, when a launch has begun
 
     def cuInit(self, flags: int) -> Any:
         return (0,)
+
+    def cuDriverGetVersion(self) -> Any:
+        return 0, self.version
 
     def cuDeviceGet(self, index: int) -> Any:
         return 0, f"device {index}"
@@ -67,7 +74,7 @@ class Driver:
         return 0, f"context of {handle}"
 
     def cuDeviceGetAttribute(self, attribute: str, handle: str) -> Any:
-        return 0, {"major": 9, "minor": 0}[attribute]
+        return 0, {"major": self.major, "minor": 0}[attribute]
 
     def cuCtxPushCurrent(self, context: str) -> Any:
         self.calls.append(("push", context))
@@ -87,6 +94,8 @@ class Driver:
 
     def cuLaunchKernel(self, function: str, *rest: Any) -> Any:
         *size, shared, stream, places, extra = rest
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
         arguments = tuple(
             ctypes.c_int64.from_address(place or 0).value for place in (ctypes.c_void_p * 6).from_address(places)
         )
@@ -96,8 +105,8 @@ class Driver:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A device over the driver above; NVRTC knows sm_80 and sm_90 and compiles nothing."""
-    nvrtc = SimpleNamespace(nvrtcGetSupportedArchs=lambda: (0, [80, 90]))
+    """A device over the driver above; NVRTC 13.5 knows sm_80 and sm_90 and compiles nothing."""
+    nvrtc = SimpleNamespace(nvrtcGetSupportedArchs=lambda: (0, [80, 90]), nvrtcVersion=lambda: (0, 13, 5))
     compiled: list[tuple[str, str]] = []
 
     def made(**options: Any) -> Any:
@@ -128,7 +137,7 @@ def test_a_launch_goes_into_the_devices_own_context_and_the_given_stream(fake: A
         (*launched, 77, ARGUMENTS, 0),
         ("pop",),
         ("push", "context of device 1"),
-        (*launched, 0, ARGUMENTS, 0),
+        (*launched, 1, ARGUMENTS, 0),  # the legacy stream, by its own name
         ("pop",),
     ]
     assert compiled == [("float32", "sm_90")]
@@ -136,9 +145,40 @@ def test_a_launch_goes_into_the_devices_own_context_and_the_given_stream(fake: A
 
 def test_a_failing_launch_is_an_error_and_leaves_the_context_as_it_was(fake: Any) -> None:
     device, calls, _ = fake(launch_status=1)
-    with pytest.raises(RuntimeError, match="CUDA: CUDA_ERROR_TEST"):
+    with pytest.raises(RuntimeError, match=r"CUDA: CUDA_ERROR_TEST at Launch\(.*'inference_float32', grid=\(2, 3\)"):
         device.launch(LAUNCH, ARGUMENTS, 0)
     assert calls.calls[-1] == ("pop",)
+
+
+def test_a_launch_within_a_launch_as_a_signal_handler_makes_it_leaves_the_arguments_alone(fake: Any) -> None:
+    device, calls, _ = fake()
+    device.launch(LAUNCH, (7,) * 6, 5)
+    calls.meanwhile = lambda: device.launch(LAUNCH, (8,) * 6, 6)
+    device.launch(LAUNCH, ARGUMENTS, 7)
+    device.launch(LAUNCH, (9,) * 6, 8)
+    launched = [call[-3:-1] for call in calls.calls if call[0] == "launch"]
+    assert launched == [(5, (7,) * 6), (6, (8,) * 6), (7, ARGUMENTS), (8, (9,) * 6)]
+
+
+def test_what_the_driver_or_the_device_could_not_run_is_declined(fake: Any) -> None:
+    assert fake()[0].refuses() is None
+    assert fake(version=13020)[0].refuses() is None  # within one major version the driver may be the older one
+    assert fake(version=14000, major=10)[0].refuses() is None
+    assert fake(version=12080)[0].refuses() == (
+        "NVRTC 13.5 compiles for drivers of CUDA 13, this one is of CUDA 12; "
+        "install another: python -m pip install 'cuda-bindings[all]==12.*'"
+    )
+    assert fake(major=7)[0].refuses() == (
+        "NVRTC 13.5 compiles for compute capability 8.0 and above, this device has 7.0"
+    )
+
+
+def test_the_kernel_declines_for_the_reason_of_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "unavailable", lambda index: f"device {index} is too old")
+    backend = dispatch.load("torch")
+    call = ordinary_call(backend, torch.device("cuda", 1))
+    assert CudaGates(TorchArrays()).refuses(call) == "device 1 is too old"
+    assert driver.architecture_for(75, [75, 80]) == "sm_75"
 
 
 class Launched:
@@ -162,17 +202,6 @@ def test_pytorchs_launches_go_to_the_tensors_device_and_its_current_stream(monke
     for index in (1, 0):
         TorchArrays().launch(LAUNCH, ARGUMENTS, SimpleNamespace(device=torch.device("cuda", index)))
     assert LAUNCHED == [(1, LAUNCH, ARGUMENTS, 6), (0, LAUNCH, ARGUMENTS, 5)]
-
-
-def test_cupys_launches_go_to_the_arrays_device_and_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    cupy = pytest.importorskip("cupy")
-    from gru_xp_cupy.gates import CupyArrays
-
-    monkeypatch.setattr(driver, "device", Launched)
-    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: SimpleNamespace(ptr=7))
-    LAUNCHED.clear()
-    CupyArrays().launch(LAUNCH, ARGUMENTS, SimpleNamespace(data=SimpleNamespace(device_id=2)))
-    assert LAUNCHED == [(2, LAUNCH, ARGUMENTS, 7)]
 
 
 def test_tensors_that_are_lazily_negated_or_strided_are_made_compact() -> None:
@@ -199,11 +228,11 @@ from gru_xp_conformance.cases import EVERYTHING
 from gru_xp_conformance.implementation import Assembled
 from gru_xp_conformance.judge import Judge, Target
 from gru_xp_cuda import CudaGates
-from gru_xp_cuda.driver import device
+from gru_xp_cuda.driver import device, unavailable
 
 class Driven(HostArrays):
     def launch(self, launch, arguments, like):
-        device(0).launch(launch, arguments, 77)
+        device(0).launch(launch, arguments, 77 if launch.kernel.startswith("forward") else 0)
 
 row = Target("numpy", "cpu", "cuda-gates")
 for dtype in ("float32", "float64"):
@@ -213,6 +242,7 @@ for dtype in ("float32", "float64"):
         judge.assert_forward(config, *judge.forward(config))
         judge.assert_forward(config, *judge.inference(config))
         judge.assert_gradients(config, judge.gradients(config))
+assert unavailable(0) is None
 assert "torch" not in sys.modules  # which might take the stand-in for a driver too
 """
 
@@ -229,6 +259,9 @@ def test_nvidias_bindings_bring_the_launches_to_a_driver(tmp_path: Path, monkeyp
         driver.image(dtype, "sm_90")  # NVRTC itself wants more of a driver
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     monkeypatch.setenv("GRU_XP_TEST_KERNELS", ":".join(map(str, built)))
+    monkeypatch.setenv(
+        "CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "1"
+    )  # then 0 would be a stream of the thread's own
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     program = f"import ctypes\nfor path in {nvrtc_libraries()}: ctypes.CDLL(path)\n{THROUGH_THE_DRIVER}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -237,7 +270,8 @@ def test_nvidias_bindings_bring_the_launches_to_a_driver(tmp_path: Path, monkeyp
     kernels = [
         f"{function}_{dtype}{by}" for function in FUNCTIONS for dtype in DTYPES for by in ("", f"_by_{LANES[dtype]}")
     ]
-    assert set(told) == {"load", *(f"launch {kernel} on stream 77" for kernel in kernels)}
+    streams = {kernel: 77 if kernel.startswith("forward") else driver.LEGACY_STREAM for kernel in kernels}
+    assert set(told) == {"load", *(f"launch {kernel} on stream {stream}" for kernel, stream in streams.items())}
     assert told["load"] == len(DTYPES)
 
 
@@ -251,7 +285,7 @@ compiles = pytest.mark.skipif(sys.platform == "darwin", reason="NVIDIA has no co
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nvrtc_compiles_the_kernels_without_spills_and_in_their_own_type(dtype: str, architecture: int) -> None:
     preload()
-    assert driver.unavailable() is None
+    assert driver.no_compiler() is None
     cubin, log = driver.compiled(
         source(dtype), f"sm_{architecture}", (*driver.OPTIONS, "--ptxas-options=-v", "--warning-as-error=all-warnings")
     )
@@ -311,6 +345,14 @@ def test_an_error_of_the_compiler_says_what_it_said() -> None:
 
 
 def test_without_a_compiler_the_kernel_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_found() -> None:
+        raise RuntimeError("libnvrtc.so: not found\nsearched in many places")
+
+    bindings = SimpleNamespace(nvrtc=SimpleNamespace(nvrtcVersion=not_found))
+    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    reason = "NVRTC is missing (libnvrtc.so: not found); install it: python -m pip install 'cuda-bindings[all]'"
+    assert driver.no_compiler.__wrapped__() == reason
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    reason = driver.unavailable.__wrapped__()
-    assert reason is not None and reason.startswith("NVRTC is missing") and "'gru-xp[cuda]'" in reason
+    reason = driver.no_compiler.__wrapped__()
+    assert reason is not None and reason.startswith("cuda-bindings is missing") and "'gru-xp[cuda]'" in reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from typing import Any
 
 import cuda_on_host
@@ -17,9 +19,10 @@ from gru_xp_conformance.implementation import Assembled
 from gru_xp_conformance.judge import Target
 from gru_xp_conformance.matrix import FAILED, PASSED, judge_case, ordinary_call, plan
 from gru_xp_cuda import CudaGates, Launch, gates
-from gru_xp_cuda.source import LANES, THREADS
+from gru_xp_cuda.source import LANES, THREADS, kernel_name
 from gru_xp_torch.cuda import TorchArrays
 
+NO_RESERVE = 0x4000  # MAP_NORESERVE, which mmap of Python 3.11 does not name
 ULP = 4.0  # what fused kernels promise
 DTYPES = ("float32", "float64")
 on_host = pytest.mark.skipif(cuda_on_host.MISSING is not None, reason=str(cuda_on_host.MISSING))
@@ -76,11 +79,33 @@ def problem(dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
     return {name: rng.normal(scale=2.0, size=size).astype(dtype) for name, size in sizes.items()}
 
 
+def plain_gates() -> Gates:
+    return Gates(dispatch.load("numpy").xp)
+
+
+@on_host
+def test_arrays_in_any_layout_are_read_as_what_they_are() -> None:
+    p, kernel = problem("float32", (6, 5)), host_gates()
+    strange = {
+        "gi": np.asfortranarray(p["gi"]),
+        "gh": np.broadcast_to(p["gh"][:1], (6, 15)),
+        "h": np.repeat(p["h"], 2, axis=1)[::-1, ::2],
+        "dh1": p["dh1"][::-1],
+    }
+    compact = {name: a.copy(order="C") for name, a in strange.items()}
+    results = []
+    for given in (strange, compact):
+        forward = kernel.forward(given["gi"], given["gh"], given["h"])
+        results.append((*forward, *kernel.backward(given["dh1"], given["h"], *(a.T.copy().T for a in forward[1:]))))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @on_host
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 3, 8), (7, 2, 130), (2, 0), (0, 4), (12,)])
 def test_gates_are_the_plain_ones(shape: tuple[int, ...], dtype: str) -> None:
-    p, kernel, plain = problem(dtype, shape), host_gates(), Gates(dispatch.load("numpy").xp)
+    p, kernel, plain = problem(dtype, shape), host_gates(), plain_gates()
     expected = plain.forward(p["gi"], p["gh"], p["h"])
     got = kernel.forward(p["gi"], p["gh"], p["h"])
     pairs = list(zip(got, expected, strict=True))
@@ -156,6 +181,47 @@ def test_the_geometry_fits_the_device_and_covers_the_work(rows: int, columns: in
     assert grid[1] == 65535 or grid[1] * block[1] >= rows
 
 
+@on_host
+@pytest.mark.skipif(sys.platform != "linux", reason="memory that is not there is asked for as on Linux")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("by", [1, None], ids=["by one", "by a wide load"])
+def test_beyond_2_to_the_31_numbers_the_last_thread_still_finds_its_place(by: int | None, dtype: str) -> None:
+    """In memory of which only the pages that are touched exist: the last thread reads and writes at the very ends."""
+    lanes, size = by or LANES[dtype], np.dtype(dtype).itemsize
+    rows, H = 3 * (1 << 20), 1024  # 3 * 2**30 numbers in h, 9 * 2**30 in gi
+    p = problem(dtype, (1, H))
+    p |= dict(zip("rznu", plain_gates().forward(p["gi"], p["gh"], p["h"])[1:], strict=True))
+
+    class Vast:
+        """(rows, K), of which the last row is given, or None."""
+
+        def __init__(self, K: int, last_row: Any = None):
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
+            try:
+                self.memory = mmap.mmap(-1, rows * K * size, flags=flags)
+            except OSError as error:
+                pytest.skip(f"addresses are scarce here: {error}")
+            self.last_row = np.frombuffer(self.memory, dtype, K, offset=(rows - 1) * K * size)
+            if last_row is not None:
+                self.last_row[:] = last_row
+            self.address = self.last_row.ctypes.data - (rows - 1) * K * size
+
+    names = {"inference": ("gi", "gh", "h"), "forward": ("gi", "gh", "h"), "backward": ("dh1", "h", "r", "z", "n", "u")}
+    for function, given in names.items():
+        wanted = getattr(host_gates(), function)(*(p[name] for name in given))
+        wanted = (wanted,) if function == "inference" else wanted
+        arrays = [Vast(p[name].shape[-1], p[name]) for name in given] + [Vast(a.shape[-1]) for a in wanted]
+        # a grid in which the last thread has the last row and the last columns, and nothing else
+        grid, block = (H // lanes // 64, rows), (64, 1)
+        launch = Launch(dtype, kernel_name(function, dtype, lanes), grid, block)
+        run(launch, (*(a.address for a in arrays), rows, H), last=True)
+        for made, row in zip(arrays[len(given) :], wanted, strict=True):
+            for part in range(row.shape[-1] // H):
+                end = (part + 1) * H
+                np.testing.assert_array_equal(made.last_row[end - lanes : end], row[0, end - lanes : end])
+                assert not made.last_row[end - H : end - lanes].any()
+
+
 # ---- the conformance cases, on the host ------------------------------------------------------------------------------
 
 ROW = Target("numpy", "cpu", "cuda-gates")
@@ -179,7 +245,7 @@ class TorchOnHost(TorchArrays):
 
     place = "cpu"
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, device: Any) -> str | None:
         return None
 
     def launch(self, launch: Launch, arguments: tuple[int, ...], like: Any) -> None:
@@ -213,7 +279,7 @@ def test_reasons() -> None:
         assert kernel.refuses(call._replace(spec=spec)) == reason
     assert kernel.refuses(call._replace(recording=True)) == "the arrays are recorded or traced"
     assert "not for float8" in kernel.refuses(call._replace(dtype="float8"))
-    kernel.arrays.unavailable = lambda: "no compiler"
+    kernel.arrays.unavailable = lambda device: "no compiler"
     assert kernel.refuses(call) == "no compiler"
     installed = next(kernel for kernel in kernels.kernels_of("torch") if kernel.name == "cuda-gates")
     assert installed.refuses(ordinary_call(dispatch.load("torch"), torch.device("cpu"))) == (

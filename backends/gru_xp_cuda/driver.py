@@ -14,21 +14,31 @@ from .source import OPTIONS, source
 
 __all__ = ["Device", "compiled", "device", "image", "unavailable"]
 
-HOW_TO_GET = "python -m pip install 'gru-xp[cuda]'"
 MOST_ARGUMENTS = 16
+#: the stream that libraries call 0; cuda-bindings may take 0 for the thread's own, if a variable of its says so
+LEGACY_STREAM = 1
 _lock = threading.Lock()
 _here = threading.local()
 
 
 @cache
-def unavailable() -> str | None:
+def unavailable(index: int) -> str | None:
+    """Why nothing can be compiled for the device of that index and loaded there, or None."""
+    return no_compiler() or device(index).refuses()
+
+
+@cache
+def no_compiler() -> str | None:
     """Why there is no compiler here, or None."""
     try:
         from cuda.bindings import nvrtc
-
+    except ImportError as error:
+        return f"cuda-bindings is missing ({error}); install it: python -m pip install 'gru-xp[cuda]'"
+    try:
         nvrtc.nvrtcVersion()
-    except (ImportError, RuntimeError) as error:  # RuntimeError: the library itself is not found
-        return f"NVRTC is missing ({str(error).splitlines()[0]}); install it: {HOW_TO_GET}"
+    except RuntimeError as error:  # the library itself is not found
+        what = str(error).splitlines()[0]
+        return f"NVRTC is missing ({what}); install it: python -m pip install 'cuda-bindings[all]'"
     return None
 
 
@@ -76,11 +86,11 @@ def _text(size: Any, get: Any, program: Any) -> bytes:
 def architecture_for(capability: int, supported: list[int]) -> str:
     """What to compile for a device of that compute capability: for itself, or for the newest that NVRTC knows.
 
-    In the latter case the driver turns the PTX into the device's code.
+    In the latter case the driver turns the PTX into the device's code. There is no code for devices older than all.
     """
     if capability in supported:
         return f"sm_{capability}"
-    return f"compute_{max((one for one in supported if one < capability), default=min(supported))}"
+    return f"compute_{max(one for one in supported if one < capability)}"
 
 
 class Device:
@@ -104,19 +114,43 @@ class Device:
         self._modules: dict[str, Any] = {}  # by dtype
         self._functions: dict[str, Any] = {}
 
+    def refuses(self) -> str | None:
+        """Why what NVRTC makes cannot run here, or None."""
+        from cuda.bindings import nvrtc
+
+        major, minor = _checked(nvrtc.nvrtcVersion())
+        driver_major = _checked(self._driver.cuDriverGetVersion()) // 1000
+        if driver_major < major:  # within one major version the driver's may be the older one
+            return (
+                f"NVRTC {major}.{minor} compiles for drivers of CUDA {major}, this one is of CUDA {driver_major}; "
+                f"install another: python -m pip install 'cuda-bindings[all]=={driver_major}.*'"
+            )
+        oldest = min(_checked(nvrtc.nvrtcGetSupportedArchs()))
+        if self.capability < oldest:
+            return (
+                f"NVRTC {major}.{minor} compiles for compute capability {oldest / 10} and above, "
+                f"this device has {self.capability / 10}"
+            )
+        return None
+
     def launch(self, launch: Launch, arguments: tuple[int, ...], stream: int) -> None:
         """Put a launch into a stream of this device. The context is made current for it, whatever the thread had."""
         driver = self._driver
         _checked(driver.cuCtxPushCurrent(self._context))
+        block = _here.__dict__.pop("block", None) or _argument_block()  # taken out: a signal handler may launch too
         try:
             function = self._functions.get(launch.kernel)
             if function is None:
                 function = self._function(launch)
-            values, places = _argument_block()
+            values, places, _ = block
             values[: len(arguments)] = arguments
             (grid_x, grid_y), (block_x, block_y) = launch.grid, launch.block
-            _checked(driver.cuLaunchKernel(function, grid_x, grid_y, 1, block_x, block_y, 1, 0, stream, places, 0))
+            stream = stream or LEGACY_STREAM
+            done = driver.cuLaunchKernel(function, grid_x, grid_y, 1, block_x, block_y, 1, 0, stream, places, 0)
+            if done[0]:
+                _checked(done, f" at {launch}")
         finally:
+            _here.block = block
             _checked(driver.cuCtxPopCurrent())
 
     def _function(self, launch: Launch) -> Any:
@@ -133,19 +167,15 @@ class Device:
         from cuda.bindings import nvrtc
 
         architecture = architecture_for(self.capability, list(_checked(nvrtc.nvrtcGetSupportedArchs())))
-        return _checked(self._driver.cuModuleLoadData(image(dtype, architecture)))
+        return _checked(self._driver.cuModuleLoadData(image(dtype, architecture)), f" at the code for {architecture}")
 
 
-def _argument_block() -> tuple[Any, int]:
-    """Room for this thread's arguments, and the address of their addresses; the driver copies while it launches."""
-    try:
-        return _here.block
-    except AttributeError:
-        values = (ctypes.c_int64 * MOST_ARGUMENTS)()
-        first = ctypes.addressof(values)
-        _here.places = (ctypes.c_void_p * MOST_ARGUMENTS)(*range(first, first + 8 * MOST_ARGUMENTS, 8))
-        _here.block = values, ctypes.addressof(_here.places)
-        return _here.block
+def _argument_block() -> tuple[Any, int, Any]:
+    """Room for arguments, the address of their addresses, and these; the driver copies while it launches."""
+    values = (ctypes.c_int64 * MOST_ARGUMENTS)()
+    first = ctypes.addressof(values)
+    places = (ctypes.c_void_p * MOST_ARGUMENTS)(*range(first, first + 8 * MOST_ARGUMENTS, 8))
+    return values, ctypes.addressof(places), places
 
 
 @cache
@@ -154,9 +184,9 @@ def device(index: int) -> Device:
     return Device(index)
 
 
-def _checked(result: tuple[Any, ...]) -> Any:
+def _checked(result: tuple[Any, ...], where: str = "") -> Any:
     """The values of a call of cuda-bindings, whose first is the status."""
     status, *values = result
     if status:
-        raise RuntimeError(f"CUDA: {status.name}")
+        raise RuntimeError(f"CUDA: {status.name}{where}")
     return values[0] if len(values) == 1 else values

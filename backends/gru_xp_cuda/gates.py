@@ -34,8 +34,8 @@ class Arrays(Protocol):
     #: what `Backend.device_name` begins with where its arrays lie
     place: str
 
-    def unavailable(self) -> str | None:
-        """Why nothing can be compiled or launched here, or None."""
+    def unavailable(self, device: Any) -> str | None:
+        """Why nothing can be compiled for the library's device or launched there, or None."""
         ...
 
     def dtype_name(self, array: Any) -> str: ...
@@ -80,7 +80,7 @@ class CudaGates:
             return "has only sigmoid and tanh, and no clip"
         if call.recording:
             return "the arrays are recorded or traced"
-        return self.arrays.unavailable()
+        return self.arrays.unavailable(call.device)
 
     def inference(self, gi: Any, gh: Any, h: Any, /) -> Any:
         """(..., 3H), (..., 3H), (..., H) -> h' (..., H)."""

@@ -21,6 +21,23 @@ __all__ = ["CupyBackend"]
 HOST = (1, 3)  # DLPack's numbers of the host's memory and of such that CUDA has pinned
 
 
+class Exported:
+    """An array on its way out: its stream, for which the other library's has to wait, is that of its own device.
+
+    CuPy takes the stream of the current device, whichever that is.
+    """
+
+    def __init__(self, array: Any):
+        self.array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        with self.array.device:
+            return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+
 class CupyBackend(Backend):
     """CuPy arrays on any CUDA device."""
 
@@ -65,12 +82,13 @@ class CupyBackend(Backend):
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
         with array.device:
-            return cupy.asnumpy(array, order="C") if to_host else cupy.ascontiguousarray(array)
+            return cupy.asnumpy(array, order="C") if to_host else Exported(cupy.ascontiguousarray(array))
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
         with device:
             if array.__dlpack_device__()[0] in HOST:
-                return cupy.array(np.from_dlpack(array))
+                # waits: what is pinned CuPy copies when the stream comes to it, and its owner may have written there
+                return cupy.array(np.from_dlpack(array), blocking=True)
             return self.to_device(cupy.from_dlpack(array), device)  # waits, on the device, for the other's stream
 
     def from_host(self, values: Any, dtype: Any, device: Any) -> Any:

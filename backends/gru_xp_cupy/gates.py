@@ -12,19 +12,19 @@ __all__ = ["CupyArrays", "kernel"]
 
 
 class CupyArrays:
-    """What the kernels need of CuPy. The device is the current one: `CupyBackend.computing` sees to that.
+    """What the kernels need of CuPy. New arrays lie on the current device: `CupyBackend.computing` sees to that.
 
     CuPy's own way of compiling, `RawModule`, flushes subnormal numbers to zero; so the kernels are compiled without it.
     """
 
     place = "cuda"
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, device: Any) -> str | None:
         if cupy.cuda.runtime.is_hip:
             return "works on NVIDIA's GPUs, and this CuPy is built for AMD's"
         from gru_xp_cuda.driver import unavailable
 
-        return unavailable()
+        return unavailable(device.id)
 
     def dtype_name(self, array: Any) -> str:
         return str(array.dtype)
@@ -41,7 +41,8 @@ class CupyArrays:
     def launch(self, launch: Launch, arguments: tuple[int, ...], like: Any) -> None:
         from gru_xp_cuda.driver import device
 
-        device(like.data.device_id).launch(launch, arguments, cupy.cuda.get_current_stream().ptr)
+        index = like.data.device_id
+        device(index).launch(launch, arguments, cupy.cuda.get_current_stream(index).ptr)
 
 
 kernel = CudaGates(CupyArrays())

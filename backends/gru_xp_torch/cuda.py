@@ -18,12 +18,12 @@ class TorchArrays:
 
     place = "cuda"
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, device: Any) -> str | None:
         if torch.version.hip is not None:
             return "works on NVIDIA's GPUs, and this PyTorch is built for AMD's"
         from gru_xp_cuda.driver import unavailable
 
-        return unavailable()
+        return unavailable(device.index or 0)
 
     def dtype_name(self, array: Any) -> str:
         return NAMES[array.dtype]
