@@ -47,7 +47,7 @@ class _Backward:
         self.J, self.K = (a.H + (V - 1)) / V, (a.I + (V - 1)) / V
         together = max(1, self.units // V)  # blocks that one tile of the weights' gradients reads
         self.JD = (self.J + (together - 1)) / together * together
-        self.between, self.ld = a.N * V, a.steps * a.N * V
+        self.between, self.ld = a.N * V, a.pitch * V
         self.grid = Grid(c, a.N, self.J, c.parts, a.unit_parts)
         self.crew = Crew(c, a.wait)
         # threads that share rows meet after each step, others after each block of time
@@ -91,7 +91,7 @@ class _Backward:
             with c.when(part.equals(0)), c.when(self.J < JD):
                 for gate in range(4):
                     begin = a.D.at((JD * gate + self.J) * self.ld)
-                    c.call("zero_block_rows", begin, self.ld, a.steps * a.N, 0, JD - self.J)
+                    c.call("zero_block_rows", begin, self.ld, a.pitch, 0, JD - self.J)
         with self.crew.shares() as part:
             self.pack_columns(part, a.W_ih, a.I, a.columns_ih, self.K, (0, 1, 2))
             with c.when(a.recompute > 0):
@@ -197,6 +197,8 @@ class _Backward:
         def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
             n = n0 + m
             dgh, weights = a.D.at((row + n) * V), a.columns_hh.at(j * depth * V)
+            with c.when(s > s0):
+                self.fetch(s - 1, n, take, j, groups)
             c.call_from("columns", index, dgh, V, self.ld, depth, weights, depth * V, self.none, self.sums)
             carry = a.carry.at(j * self.between + n * V)
             c.either(
@@ -219,6 +221,16 @@ class _Backward:
         c.call("zero_block_rows", a.carry.at(n * self.V), self.between, 1, j0, j1)
         with c.when(s > s0), c.loop(j0, j1) as j:
             self.gate_gradients(self.none, s - 1, low, n, c.integer(1), j, c.integer(1))
+
+    def fetch(self, s: Value, n: Value, take: Value, j: Value, groups: Value) -> None:
+        """What the gates' gradients of step s will read of the tape."""
+        c, a = self.c, self.a
+        t, column = self.time(s), j * self.V
+        columns = (groups * self.V).min(a.H - column)
+        at = (t * a.N + n) * a.H + column
+        for saved in (a.h_prev, a.r, a.z, a.n, a.u):
+            c.call("fetch", saved.at(at), a.H, take, columns)
+        c.call("fetch", a.dy.at(t * a.dy_step + n * a.dy_row + column), a.dy_row, take, columns)
 
     def gate_gradients(
         self, sums: Pointer, s: Value, low: Value, n: Value, take: Value, j: Value, groups: Value
@@ -283,10 +295,11 @@ class _Backward:
                         unit = q % tiles * size
                         gate = (q / tiles + turn) % 3
                         D = a.D.at((q / tiles + first) * size_of_part + unit / V * ld + unit % V + k * V)
+                        target = out.at((gate * a.H + unit) * columns + j * V)
+                        c.call("fetch", target, columns, (a.H - unit).min(size), (groups * V).min(columns - j * V))
                         c.call_from(
                             "weights", groups - 1, D, 0, ld, depth, right.at(j * ld + k * V), ld, self.none, self.sums
                         )
-                        target = out.at((gate * a.H + unit) * columns + j * V)
                         c.call(
                             "add_weights",
                             self.sums,

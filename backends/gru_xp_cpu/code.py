@@ -17,6 +17,8 @@ from .target import Target
 
 __all__ = ["Code", "Pointer", "Record", "Unit", "Value", "Variable"]
 
+#: bytes of a cache line
+LINE = 64
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 PTR = ir.PointerType()
 SIZE = {I8: 1, I64: 8, PTR: 8, ir.FloatType(): 4, ir.DoubleType(): 8}
@@ -177,6 +179,12 @@ class Pointer(Value):
         if isinstance(value, int):
             value = Value(self.code, ir.Constant(self.element, value))
         self.code.b.store(value.ir, self.at(index).ir, align=SIZE[self.element])
+
+    def prefetch(self) -> None:
+        """Have this address fetched into the nearest cache; it need not be one that may be read."""
+        kind = ir.FunctionType(ir.VoidType(), [PTR, I32, I32, I32])
+        fetch = self.code.intrinsic("llvm.prefetch.p0", kind)
+        self.code.b.call(fetch, [self.ir, I32(0), I32(3), I32(1)])  # to read, near, data
 
     def vector(self, index: Any = 0, mask: Value | None = None) -> Value:
         """A vector of elements; those outside the mask are not touched and read as zero."""

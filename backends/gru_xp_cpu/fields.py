@@ -5,7 +5,7 @@ SIZES are the same for all calls of one size; PLACES are in scratch memory, wher
 
 __all__ = ["BACKWARD", "FORWARD", "PLACES_BACKWARD", "PLACES_FORWARD", "SIZES"]
 
-SIZES = "data_at T N I H steps unit_parts wait"
+SIZES = "data_at T N I H steps unit_parts wait pitch"
 
 FORWARD = """first last reverse what has_valid has_cut has_bias pack
  ^x ^h0 ^W_ih ^W_hh ^b_ih ^b_hh ^y ^h_n ^h_prev ^r ^z ^n ^u ^x_clean ^valid ^cut"""

@@ -38,7 +38,7 @@ class Layout:
         self.alone = alone  # the kernel on one thread: alone(fields, 0, 1, 0)
         self.threads, self.alone_after = plan.threads, plan.alone
         self.segment, self.size = plan.segment, plan.size
-        self.head = Struct("8q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts, plan.wait)
+        self.head = Struct("9q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts, plan.wait, plan.pitch)
         self._offsets, self._known = plan.offsets, (0, b"")
 
     def places(self, address: int) -> tuple[int, ...]:

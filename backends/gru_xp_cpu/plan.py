@@ -37,6 +37,7 @@ class Plan(NamedTuple):
     wait: bool  # whether the caller waits for the other threads before it begins
     alone: int  # how many kernels the caller does alone after one that other programs held up
     steps: int
+    pitch: int  # rows from block to block of what has the rows of a block of time
     segment: int  # steps of one call into native code
     offsets: tuple[int, ...]
     size: int
@@ -55,7 +56,7 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
     steps = max(1, min(T, rows // max(N, 1)))
     segment = steps * max(1, int(SEGMENT / max(1, per_step * steps)))
     panels = (J * I * 3 * V, J * H * 3 * V, J * 3 * V, J * 3 * V)
-    M = steps * N
+    M = _pitch(steps * N, V * size)
     if kind == "forward":
         parts: tuple[int, ...] = (*panels, M * J * 3 * V, 2 * J * N * V)
     else:
@@ -74,7 +75,17 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
         at += -(-part * size // 64) * 64 + 128
     wait = unit_parts == 1 or per_step > PATIENT
     alone = 0 if wait else min(30, max(2, ALONE // max(1, per_step * T)))
-    return Plan(threads, unit_parts, wait, alone, steps, segment, tuple(offsets), at)
+    return Plan(threads, unit_parts, wait, alone, steps, M, segment, tuple(offsets), at)
+
+
+def _pitch(rows: int, width: int) -> int:
+    """At least so many rows of `width` bytes, and an odd number of cache lines.
+
+    A product reads the same row of one block after the other. Powers of two apart they would all compete for the same
+    few places of a cache.
+    """
+    in_line = max(1, 64 // width)
+    return in_line * (-(-rows // in_line) | 1)
 
 
 def _share(N: int, H: int, J: int, size: int, threads: int, least: int) -> tuple[int, int]:

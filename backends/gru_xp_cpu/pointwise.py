@@ -8,7 +8,7 @@ masked: `left` is the number of columns from the first group's on.
 from __future__ import annotations
 
 from .activations import sigmoid, tanh
-from .code import Code, Pointer, Unit, Value
+from .code import LINE, Code, Pointer, Unit, Value
 
 __all__ = ["SAVE_GATES", "SAVE_STATES", "STEP", "pointwise"]
 
@@ -24,6 +24,16 @@ def pointwise(unit: Unit) -> None:
     _add_weights(unit)
     _write_rows(unit)
     _sum_rows(unit)
+    _fetch(unit)
+
+
+def _fetch(unit: Unit) -> None:
+    """Have some columns of some rows fetched into the nearest cache, while a product runs whose sums will meet them."""
+    with unit.function("fetch", "*at row rows columns") as c, c.loop(0, c.rows) as m:
+        line = c.at.at(m * c.row)
+        with c.loop(0, c.columns, LINE // unit.size) as k:
+            line.at(k).prefetch()
+        line.at(c.columns - 1).prefetch()
 
 
 def _gates_forward(unit: Unit) -> None:

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .code import Pointer, Unit, Value, Variable
+from .code import LINE, Pointer, Unit, Value, Variable
 
 __all__ = ["Shapes", "columns_shapes", "gates_shapes", "tiles", "weight_tiles", "weight_units"]
 
+#: how many k ahead the left operand is fetched
+AHEAD = 16
 ARGUMENTS = "*A a_row a_block K *B b_group *first *dst"
 
 
@@ -70,33 +72,35 @@ def _chains(unit: Unit, sums: int) -> int:
 
 
 def _tile(unit: Unit, name: str, rows: int, groups: int, width: int) -> None:
-    V, columns, shift = unit.lanes, groups * width, unit.lanes.bit_length() - 1
+    V, columns, size = unit.lanes, groups * width, unit.lanes * unit.size
     chains = _chains(unit, rows * columns)
     unroll = max(chains, min(V, 1 if rows * columns >= 16 else 2))
     with unit.function(name, ARGUMENTS) as c:
         zero = c.constant(0.0)
         start = [c.first.vector(j * V) for j in range(columns)]
         sums = [c.variable(start[i % columns] if i < rows * columns else zero) for i in range(rows * columns * chains)]
-        lines = [c.A.at(c.a_row * m) for m in range(rows)]
         panels = [c.B.at(c.b_group * g) for g in range(groups)]
 
-        def multiply(k: Value, count: int) -> None:
-            offset = (k >> shift) * c.a_block + (k & (V - 1))
-            base = k * (width * V)
+        def multiply(A: Pointer, block: Value, k: Value, count: int) -> None:
+            base = (block * V + k) * (width * V)
             for i in range(count):
                 weights = [p.vector(base + (i * width + w) * V) for p in panels for w in range(width)]
                 for m in range(rows):
-                    a = c.splat(lines[m].load(offset + i))
+                    a = c.splat(A.load(c.a_row * m + k + i))
                     for j, weight in enumerate(weights):
                         total = sums[(i % chains) * rows * columns + m * columns + j]
                         total.set(c.fma(weight, a, total.get()))
 
-        whole = c.K - c.K % unroll
-        with c.loop(0, whole, unroll) as k:
-            multiply(k, unroll)
-        if unroll > 1:
-            with c.loop(whole, c.K) as k:
-                multiply(k, 1)
+        whole = c.K / V
+        with c.loop(0, whole) as block:
+            A = c.A.at(block * c.a_block)
+            # A's blocks lie far apart, so nothing but this fetches them in time
+            for m in range(0, rows, max(1, LINE // size)):
+                A.at(c.a_block * max(1, AHEAD // V) + c.a_row * m).prefetch()
+            with c.loop(0, V, unroll) as k:
+                multiply(A, block, k, unroll)
+        with c.loop(0, c.K % V) as k:
+            multiply(c.A.at(whole * c.a_block), whole, k, 1)
         _finish(c.dst, sums, rows * columns, V)
 
 
