@@ -12,7 +12,7 @@ and transposed for the weights' gradients, whose right operands are x and h_prev
 from __future__ import annotations
 
 from .code import Code, Pointer, Record, Unit, Value
-from .cover import Grid, chunks, cover, runs, share
+from .cover import Grid, Tile, chunks, cover, product, runs, share
 from .fields import BACKWARD, PLACES_BACKWARD, SIZES
 from .meeting import Crew
 from .pointwise import SAVE_GATES
@@ -143,16 +143,12 @@ class _Backward:
         size = a.steps * a.N * a.H
 
         def rows(first: Value, count: Value) -> None:
-            def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
-                row, panels, block = first + m, j * (3 * V), groups * (3 * V)
-                x, h, start_gi, start_gh = (
-                    a.X.at(row * V),
-                    a.P.at(row * V),
-                    a.start_gi.at(panels),
-                    a.start_gh.at(panels),
-                )
-                panels_ih, panels_hh = a.panels_ih.at(panels * a.I), a.panels_hh.at(panels * a.H)
-                c.call_from("gates", index, x, V, ld, a.I, panels_ih, a.I * (3 * V), start_gi, self.gi)
+            def tile(here: Tile) -> None:
+                take, j, groups = here.rows, here.group, here.groups
+                row, block = first + here.row, groups * (3 * V)
+                start_gi, start_gh = (start.at(j * (3 * V)) for start in (a.start_gi, a.start_gh))
+                x, h = a.X.at(row * V), a.P.at(row * V)
+                product(c, "gates", self.gates, here, (x, V, ld), a.I, a.panels_ih, start_gi, self.gi)
                 with (
                     c.when(a.has_valid > 0),
                     c.loop(0, take) as i,
@@ -160,7 +156,7 @@ class _Backward:
                     c.loop(0, groups) as g,
                 ):
                     self.gi.put(c.constant(float("inf")), i * block + g * (3 * V) + V)
-                c.call_from("gates", index, h, V, ld, a.H, panels_hh, a.H * (3 * V), start_gh, self.sums)
+                product(c, "gates", self.gates, here, (h, V, ld), a.H, a.panels_hh, start_gh, self.sums)
                 at, place = row * a.H + j * V, j * ld
                 gates = (a.gates.at(size * i + at) for i in range(4))
                 c.call(
@@ -180,8 +176,8 @@ class _Backward:
         with self.crew.shares() as part:
             n0, n1, j0, j1 = self.grid.of(part)
 
-            def begin(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
-                self.gate_gradients(self.none, last, low, n0 + m, take, j, groups)
+            def begin(here: Tile) -> None:
+                self.gate_gradients(self.none, last, low, n0 + here.row, here.rows, here.group, here.groups)
 
             cover(c, self.columns, n1 - n0, j0, j1, begin)
         stride = c.select(self.sharing, c.integer(1), s1 - s0)
@@ -194,12 +190,12 @@ class _Backward:
         n0, n1, j0, j1 = self.grid.of(part)
         row, depth = (self.time(s) - low) * a.N, self.JD * (3 * V)
 
-        def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
-            n = n0 + m
-            dgh, weights = a.D.at((row + n) * V), a.columns_hh.at(j * depth * V)
+        def tile(here: Tile) -> None:
+            n, take, j, groups = n0 + here.row, here.rows, here.group, here.groups
+            left = a.D.at((row + n) * V), V, self.ld
             with c.when(s > s0):
                 self.fetch(s - 1, n, take, j, groups)
-            c.call_from("columns", index, dgh, V, self.ld, depth, weights, depth * V, self.none, self.sums)
+            product(c, "columns", self.columns, here, left, depth, a.columns_hh, self.none, self.sums)
             carry = a.carry.at(j * self.between + n * V)
             c.either(
                 s > s0,
@@ -262,12 +258,12 @@ class _Backward:
         depth = self.JD * (3 * V)
 
         def rows(first: Value, count: Value) -> None:
-            def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
-                row = m0 + first + m
-                dgi, weights = a.D.at(self.JD * self.ld + row * V), a.columns_ih.at(j * depth * V)
-                c.call_from("columns", index, dgi, V, self.ld, depth, weights, depth * V, self.none, self.sums)
-                out = a.dx.at((low * a.N + row) * a.I + j * V)
-                c.call("write_rows", self.sums, take, groups, out, a.I, a.I - j * V)
+            def tile(here: Tile) -> None:
+                row, column = m0 + first + here.row, here.group * V
+                left = a.D.at(self.JD * self.ld + row * V), V, self.ld
+                product(c, "columns", self.columns, here, left, depth, a.columns_ih, self.none, self.sums)
+                out = a.dx.at((low * a.N + row) * a.I + column)
+                c.call("write_rows", self.sums, here.rows, here.groups, out, a.I, a.I - column)
 
             cover(c, self.columns, count, 0, self.K, tile)
 
@@ -298,7 +294,17 @@ class _Backward:
                         target = out.at((gate * a.H + unit) * columns + j * V)
                         c.call("fetch", target, columns, (a.H - unit).min(size), (groups * V).min(columns - j * V))
                         c.call_from(
-                            "weights", groups - 1, D, 0, ld, depth, right.at(j * ld + k * V), ld, self.none, self.sums
+                            "weights",
+                            groups - 1,
+                            D,
+                            0,
+                            ld,
+                            depth,
+                            right.at(j * ld + k * V),
+                            ld,
+                            self.none,
+                            self.sums,
+                            right,
                         )
                         c.call(
                             "add_weights",

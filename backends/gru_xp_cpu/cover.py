@@ -6,15 +6,25 @@ Nine rows are 5 + 4 rather than 8 + 1 and four groups 2 + 2 rather than 3 + 1: a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from .code import Code, Value
+from .code import Code, Pointer, Value
 from .meeting import MOST
 from .tiles import Shapes
 
-__all__ = ["Grid", "chunks", "cover", "runs", "share"]
+__all__ = ["Grid", "Tile", "chunks", "cover", "product", "runs", "share"]
 
-Body = Callable[[Value, Value, Value, Value, Value], None]
+
+class Tile(NamedTuple):
+    """Where one tile is."""
+
+    row: Value
+    rows: Value
+    group: Value
+    groups: Value
+    index: Value  # in its table
+    following: Value  # the first group of the panels that will be read next
+    turn: Value  # how many tiles have read these panels before
 
 
 def share(whole: Value, part: Value, parts: Value) -> tuple[Value, Value]:
@@ -40,9 +50,17 @@ class Grid:
 
 
 def cover(
-    c: Code, shapes: Shapes, rows: Any, j0: Any, j1: Any, body: Body, *, backwards: Any = 0, limit: int = 0
+    c: Code,
+    shapes: Shapes,
+    rows: Any,
+    j0: Any,
+    j1: Any,
+    body: Callable[[Tile], None],
+    *,
+    backwards: Any = 0,
+    limit: int = 0,
 ) -> None:
-    """body(row, rows, group, groups, tile) for every tile; `tile` is its index in the table.
+    """body(tile) for every tile.
 
     Groups outside, rows inside. Where the same panels are read again and again, every other time should go backwards:
     it begins with what the nearest cache still holds, while always the same order would find nothing there.
@@ -62,13 +80,35 @@ def cover(
         turns = (j1 - j0 + widest - 1) / widest
         with c.loop(0, turns) as i:
             first, last = share(j1 - j0, c.select(backwards > 0, turns - 1 - i, i), turns)
-            tile = c.variable(0)
+            group, groups = j0 + first, last - first
+            following = (group + c.select(backwards > 0, -1 * groups, groups)).max(j0).min(j1 - groups)
+            turn = c.variable(0)
             with c.loop_while(0, lambda m: m < rows) as row:
                 m = row.get()
-                take = least + c.select(tile.get() < extra, c.integer(1), 0)
-                body(m, take, j0 + first, last - first, (take - 1) * most + last - first - 1)
-                tile.set(tile.get() + 1)
+                take = least + c.select(turn.get() < extra, c.integer(1), 0)
+                body(Tile(m, take, group, groups, (take - 1) * most + groups - 1, following, turn.get()))
+                turn.set(turn.get() + 1)
                 row.set(m + take)
+
+
+def product(
+    c: Code,
+    table: str,
+    shapes: Shapes,
+    tile: Tile,
+    left: tuple[Pointer, Any, Any],
+    K: Value,
+    panels: Pointer,
+    first: Pointer,
+    dst: Pointer,
+) -> None:
+    """Run a tile: `left` is A, a_row and a_block, see `tiles`; `panels` are those of all groups, one behind the other.
+
+    The first four tiles that read some panels fetch the following ones, a quarter each.
+    """
+    between = K * (shapes.width * c.unit.lanes)
+    later = tile.following * between + tile.turn.min(3) * (tile.groups * between / 4)
+    c.call_from(table, tile.index, *left, K, panels.at(tile.group * between), between, first, dst, panels.at(later))
 
 
 def chunks(c: Code, rows: Value, size: int, body: Callable[[Value, Value], None]) -> None:

@@ -10,7 +10,7 @@ The state is kept twice in the blocked format, one to read and one to write, wit
 from __future__ import annotations
 
 from .code import Code, Pointer, Record, Unit, Value
-from .cover import Grid, cover, runs, share
+from .cover import Grid, Tile, cover, product, runs, share
 from .fields import FORWARD, PLACES_FORWARD, SIZES
 from .meeting import Crew
 from .tiles import gates_shapes
@@ -108,13 +108,13 @@ class _Forward:
         """The rows and units of a share in some steps of a block of M rows that begins at time `low`."""
         c, a, V = self.c, self.a, self.V
         n0, n1, j0, j1 = self.grid.of(part)
-        panels = a.I * (3 * V)
 
         def rows(begin: Value, count: Value) -> None:
-            def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
-                x, gi = source.at((low * a.N + begin + m) * a.I), a.gi.at((j * M + begin + m) * (3 * V))
-                start = a.start_gi.at(j * (3 * V))  # the sums of one group are what gi is
-                c.call_from("gates", index, x, a.I, V, a.I, a.panels_ih.at(j * panels), panels, start, gi)
+            def tile(at: Tile) -> None:
+                x = source.at((low * a.N + begin + at.row) * a.I)
+                gi = a.gi.at((at.group * M + begin + at.row) * (3 * V))  # what the sums of one group are
+                start = a.start_gi.at(at.group * (3 * V))
+                product(c, "gates", self.shapes, at, (x, a.I, V), a.I, a.panels_ih, start, gi)
 
             cover(c, self.shapes, count, j0, j1, tile, limit=1)
             with (
@@ -131,20 +131,20 @@ class _Forward:
         """One step for the rows and units of a share."""
         c, a, V = self.c, self.a, self.V
         n0, n1, j0, j1 = self.grid.of(part)
-        t, M, between, panels = self.time(s), steps * a.N, a.N * V, a.H * (3 * V)
+        t, M, between = self.time(s), steps * a.N, a.N * V
         h, h1 = self.state(s), self.state(s + 1)
 
-        def tile(m: Value, take: Value, j: Value, groups: Value, index: Value) -> None:
-            n = n0 + m
-            start, weights = a.start_gh.at(j * (3 * V)), a.panels_hh.at(j * panels)
-            c.call_from("gates", index, h.at(n * V), V, between, a.H, weights, panels, start, self.sums)
+        def tile(here: Tile) -> None:
+            n, j = n0 + here.row, here.group
+            start, left = a.start_gh.at(j * (3 * V)), (h.at(n * V), V, between)
+            product(c, "gates", self.shapes, here, left, a.H, a.panels_hh, start, self.sums)
             row, place = t * a.N + n, j * between + n * V
             at = row * a.H + j * V
             gi = a.gi.at((j * M + (t - low) * a.N + n) * (3 * V))
             tape = (array.at(at) for array in (a.h_prev, a.r, a.z, a.n, a.u))
             c.call(
-                "gates_forward", self.sums, take, groups, gi, 3 * V, M * (3 * V), h.at(place), h1.at(place), between,
-                a.H - j * V, a.what, a.y.at(at), a.H, *tape, a.H,
+                "gates_forward", self.sums, here.rows, here.groups, gi, 3 * V, M * (3 * V), h.at(place), h1.at(place),
+                between, a.H - j * V, a.what, a.y.at(at), a.H, *tape, a.H,
             )  # fmt: skip
 
         cover(c, self.shapes, n1 - n0, j0, j1, tile, backwards=s & 1)

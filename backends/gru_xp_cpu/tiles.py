@@ -7,7 +7,8 @@ A tile is `rows` x `groups` x `width` vectors of sums over k:
 The left operand is read one number at a time, so it may lie anywhere: A[row, k] stands at row * a_row + (k / V) *
 a_block + k % V, V being the lanes of a vector. With a_block = V that is a plain matrix with rows of a_row, with a_row
 = V and a_block = V * rows it is the blocked format [column block][row][V]. The right operand is packed: `width`
-vectors for each k, groups b_group apart; `first` and `dst` are compact.
+vectors for each k, groups b_group apart; `first` and `dst` are compact. While a tile runs it has a quarter of as much
+fetched from `next` on, where the right operand of later tiles begins: large weights come from far away.
 
 The weights' gradients sum over rows of time instead: there k is a row of a blocked A and the tile's rows are its
 columns.
@@ -25,7 +26,7 @@ __all__ = ["Shapes", "columns_shapes", "gates_shapes", "tiles", "weight_tiles", 
 
 #: how many k ahead the left operand is fetched
 AHEAD = 16
-ARGUMENTS = "*A a_row a_block K *B b_group *first *dst"
+ARGUMENTS = "*A a_row a_block K *B b_group *first *dst *next"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def _tile(unit: Unit, name: str, rows: int, groups: int, width: int) -> None:
     V, columns, size = unit.lanes, groups * width, unit.lanes * unit.size
     chains = _chains(unit, rows * columns)
     unroll = max(chains, min(V, 1 if rows * columns >= 16 else 2))
+    # a single row reads each weight once, as fast as it can be had
+    fetched = -(-columns * V * size // (4 * LINE)) if rows > 1 else 0
     with unit.function(name, ARGUMENTS) as c:
         zero = c.constant(0.0)
         start = [c.first.vector(j * V) for j in range(columns)]
@@ -97,6 +100,8 @@ def _tile(unit: Unit, name: str, rows: int, groups: int, width: int) -> None:
             # A's blocks lie far apart, so nothing but this fetches them in time
             for m in range(0, rows, max(1, LINE // size)):
                 A.at(c.a_block * max(1, AHEAD // V) + c.a_row * m).prefetch()
+            for i in range(fetched):
+                c.next.at((block * fetched + i) * (LINE // unit.size)).prefetch()
             with c.loop(0, V, unroll) as k:
                 multiply(A, block, k, unroll)
         with c.loop(0, c.K % V) as k:
