@@ -14,7 +14,7 @@ pytest.importorskip("llvmlite")
 from gru_xp_cpu.activations import sigmoid, tanh
 from gru_xp_cpu.code import Unit
 from gru_xp_cpu.compiler import Machine, image_of
-from gru_xp_cpu.target import _target, _widths
+from gru_xp_cpu.target import _target, widths
 
 ULP = 4.0  # what the kernels promise
 
@@ -55,7 +55,7 @@ def arguments(dtype: str) -> Any:
     ).astype(dtype)
 
 
-@pytest.mark.parametrize("bits", _widths())
+@pytest.mark.parametrize("bits", widths())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
 def test_a_few_units_in_the_last_place(name: str, dtype: str, bits: int) -> None:
@@ -67,7 +67,7 @@ def test_a_few_units_in_the_last_place(name: str, dtype: str, bits: int) -> None
     assert np.all(got <= 1) and np.all(got >= (0 if name == "sigmoid" else -1))
 
 
-@pytest.mark.parametrize("bits", _widths())
+@pytest.mark.parametrize("bits", widths())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_edges(dtype: str, bits: int) -> None:
     inf, nan, tiny = np.inf, np.nan, float(np.finfo(dtype).smallest_subnormal)

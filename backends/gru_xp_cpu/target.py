@@ -12,7 +12,7 @@ from functools import cache
 
 import llvmlite.binding as llvm
 
-__all__ = ["Target", "current", "why_none"]
+__all__ = ["Target", "current", "why_none", "widths"]
 
 VARIABLE = "GRU_XP_CPU_WIDTH"
 AVX2 = ("avx", "avx2", "fma", "f16c", "bmi", "bmi2")
@@ -44,7 +44,7 @@ def _host() -> tuple[str, str, frozenset[str]]:
 
 
 @cache
-def _widths() -> tuple[int, ...]:
+def widths() -> tuple[int, ...]:
     """The widths that this processor can run, the widest first; empty where the kernels cannot run at all."""
     triple, _, features = _host()
     if triple.startswith(("aarch64", "arm64")):
@@ -57,11 +57,11 @@ def _widths() -> tuple[int, ...]:
 
 def why_none(width: str | None = None) -> str | None:
     """Why the kernels cannot run here, or None."""
-    if not _widths():
+    if not widths():
         return "the processor has neither AVX2 nor NEON"
     width = os.environ.get(VARIABLE) if width is None else width
-    if width and width not in map(str, _widths()):
-        return f"{VARIABLE}={width}: this processor has {', '.join(map(str, _widths()))}"
+    if width and width not in map(str, widths()):
+        return f"{VARIABLE}={width}: this processor has {', '.join(map(str, widths()))}"
     return None
 
 
@@ -72,7 +72,7 @@ def _target(bits: int) -> Target:
     if x86 and bits < 512:
         names = frozenset(name for name in names if not name.startswith(("avx512", "avx10", "amx", "evex512")))
     # the name of the processor would bring back what was left out, so a narrower one has none
-    cpu = cpu if bits == _widths()[0] else "x86-64-v3" if x86 else "generic"
+    cpu = cpu if bits == widths()[0] else "x86-64-v3" if x86 else "generic"
     features = ",".join(f"+{name}" for name in sorted(names))
     return Target(bits, 32 if bits == 512 or not x86 else 16, triple, cpu, features, x86)
 
@@ -81,4 +81,4 @@ def _target(bits: int) -> Target:
 def current() -> Target:
     """The target of this process: GRU_XP_CPU_WIDTH is read once."""
     width = os.environ.get(VARIABLE)
-    return _target(int(width) if width else _widths()[0])
+    return _target(int(width) if width else widths()[0])
