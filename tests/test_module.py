@@ -123,9 +123,9 @@ def test_arrays_of_another_library_bring_the_parameters_there_once(monkeypatch: 
     for library in LIBRARIES:
         y, _ = model(to_library(library, X))
         assert_close({"y": y}, {"y": expected}, 1e-6)
-    brought = model._held.brought["torch", "cpu"]
+    brought = model._held.own._brought["torch", "cpu"]
     model(torch.tensor(X))
-    assert model._held.brought["torch", "cpu"] is brought
+    assert model._held.own._brought["torch", "cpu"] is brought
     model.params = gru_xp.GRU(4, 5, seed=1).params  # nothing stale
     y, _ = model(torch.tensor(X))
     assert_close({"y": y}, {"y": model(X)[0]}, 1e-6)

@@ -23,6 +23,7 @@ class NumpyBackend(Backend):
 
     name = "numpy"
     xp = xp
+    settles = True
 
     def owns(self, array: Any) -> bool:
         # np.matrix has another `*`, and a masked array's mask would be lost

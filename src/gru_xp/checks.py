@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .backend import Backend
-from .dispatch import assert_same_library, known_to, owner
+from .dispatch import assert_same_library, owner, owner_of_type
 from .errors import DTypeError, MixedArraysError, RangeError, ShapeError, StructureError
 from .params import CellParams, GRUSpec, Params
 
@@ -166,7 +166,7 @@ def check_agree(first_name: str, first: Any, others: list[Any], name_of: Callabl
         )
     for index, array in enumerate(others):
         if type(array) is not kind:
-            if not known_to(array, source):
+            if owner_of_type(type(array)) is not source:
                 assert_same_library(array, name_of(index), source, first_name)
             alike = False
         if array.dtype != dtype:

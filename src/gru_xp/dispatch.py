@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Place", "Selection", "available", "convert", "load", "owner", "use_backend"]
 
 KERNEL_POLICIES = ("auto", "off", "require")
+BACKEND, KERNELS = "GRU_XP_BACKEND", "GRU_XP_KERNELS"
 
 
 class Place(NamedTuple):
@@ -112,9 +113,9 @@ def owner(array: Any, argument: str) -> Backend:
         return backend
 
 
-def known_to(array: Any, backend: Backend) -> bool:
-    """Whether arrays of this type have been found to be the backend's before."""
-    return _owners.get(type(array)) is backend
+def owner_of_type(kind: type) -> Backend | None:
+    """The backend that arrays of this type have been found to belong to before, or None."""
+    return _owners.get(kind)
 
 
 def _find_owner(array: Any, argument: str) -> Backend:
@@ -164,8 +165,8 @@ def selection(backend: str | Backend | None = None) -> Selection | Backend | Non
     asked = backend if backend is not None else _context.get()
     if asked is not None:
         return asked if isinstance(asked, Backend) else _parse(asked, "backend")
-    text = os.environ.get("GRU_XP_BACKEND")
-    return _parse(text, "GRU_XP_BACKEND") if text else None
+    text = os.environ.get(BACKEND)
+    return _parse(text, BACKEND) if text else None
 
 
 def _parse(text: str, origin: str) -> Selection | None:
@@ -183,16 +184,24 @@ def _parse(text: str, origin: str) -> Selection | None:
     return Selection(name, device if colon else None)
 
 
+# os.environ takes a microsecond to say that a variable is not set; the dictionary in which it keeps its own does not
+_environ, _kept = os.environ, getattr(os.environ, "_data", None)
+_get: Any = os.environ.get if _kept is None else _kept.get
+_BACKEND, _KERNELS = (name if _kept is None else os.environ.encodekey(name) for name in (BACKEND, KERNELS))
+
+
 def variables() -> tuple[Any, ...]:
-    """All that is set outside of a call and decides who computes it."""
-    return _context.get(), os.environ.get("GRU_XP_BACKEND"), os.environ.get("GRU_XP_KERNELS")
+    """All that is set outside of a call and decides who computes it; to be compared with what was seen before."""
+    if os.environ is _environ:
+        return _context.get(), _get(_BACKEND), _get(_KERNELS)
+    return _context.get(), os.environ.get(BACKEND), os.environ.get(KERNELS)
 
 
 def kernel_policy() -> str:
     """The value of GRU_XP_KERNELS."""
-    policy = os.environ.get("GRU_XP_KERNELS") or "auto"
+    policy = os.environ.get(KERNELS) or "auto"
     if policy not in KERNEL_POLICIES:
-        raise VariableError(f"GRU_XP_KERNELS: expected one of {', '.join(KERNEL_POLICIES)}, got {policy!r}")
+        raise VariableError(f"{KERNELS}: expected one of {', '.join(KERNEL_POLICIES)}, got {policy!r}")
     return policy
 
 

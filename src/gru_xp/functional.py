@@ -13,7 +13,7 @@ from .checks import assert_shape, sizes_of, structured
 from .dispatch import owner, place_for, selection
 from .errors import ShapeError, StructureError
 from .params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
-from .request import Function, PreparedParams, Request, backward, owned_at, place_of
+from .request import Function, PreparedParams, Request, backward, forward, infer, owned_at, place_of
 
 __all__ = [
     "Explanation",
@@ -74,8 +74,7 @@ def gru(
     >>> y.shape, h_n.shape
     ((7, 2, 4), (1, 2, 4))
     """
-    call = Request("gru", x, params, h0, lengths, resets, spec, dropout_masks, backend, mask=mask)
-    return call.run()
+    return infer("gru", x, params, h0, lengths, mask, resets, spec, dropout_masks, backend)
 
 
 def gru_inference(
@@ -91,8 +90,7 @@ def gru_inference(
     backend: str | Backend | None = None,
 ) -> tuple[Any, Any]:
     """As `gru`, but nothing is saved or recorded for a gradient."""
-    call = Request("inference", x, params, h0, lengths, resets, spec, dropout_masks, backend, mask=mask)
-    return call.run()
+    return infer("inference", x, params, h0, lengths, mask, resets, spec, dropout_masks, backend)
 
 
 def gru_forward(
@@ -124,8 +122,7 @@ def gru_forward(
     ((7, 2, 3), (1, 2, 4), (12, 3))
     """
     _assert_save(save)
-    call = Request("forward", x, params, h0, lengths, resets, spec, dropout_masks, backend, save, mask=mask)
-    return call.run_forward(save)
+    return forward(x, params, h0, lengths, mask, resets, spec, dropout_masks, backend, save)
 
 
 def gru_backward(tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:

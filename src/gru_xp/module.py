@@ -14,9 +14,9 @@ from .checks import Sizes, assert_directions, assert_shape, sizes_of, steps_firs
 from .dispatch import Place, convert, owner, place_for, selection, variables
 from .dispatch import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
-from .functional import gru, gru_backward, gru_forward
+from .functional import gru_backward, gru_forward
 from .params import GRUGrads, GRUSpec, Params, Tape, map_params
-from .request import PreparedParams, Request, owned_at, place_of
+from .request import OwnedParams, Request, infer, owned_at, place_of
 
 if TYPE_CHECKING:
     from .formats.stored import Report
@@ -29,8 +29,7 @@ MOST_STREAMS = 64  # kept by one model: a stream for each thread and shape
 class _Held(NamedTuple):
     """Parameters, and what was made of them: replaced as one, so that no thread ever mixes old with new."""
 
-    own: PreparedParams
-    brought: dict[tuple[str, str], PreparedParams]  # to other places
+    own: OwnedParams
     streams: dict[Any, Any]
 
 
@@ -163,24 +162,11 @@ class GRU:
             raise ShapeError(f"params: expected the sizes {self._sizes}, got {sizes}; for others make a new GRU")
         place = place_of(layers)
         self._sizes = sizes
-        self._held = _Held(PreparedParams(owned_at(place, layers, place), sizes, place), {}, {})
+        self._held = _Held(OwnedParams(owned_at(place, layers, place), sizes, place), {})
 
     @property
-    def _own(self) -> PreparedParams:
+    def _own(self) -> OwnedParams:
         return self._held.own
-
-    def _at(self, x: Any, backend: str | Backend | None, held: _Held | None = None) -> PreparedParams:
-        """The parameters where a call with x computes; brought there once."""
-        own, brought_to, _ = held or self._held
-        source = owner(x, "x")
-        place = place_for(selection(backend), Place(source, source.device_of(x)))
-        if place == own.place:
-            return own
-        key = (place.backend.name, place.backend.device_name(place.device))
-        brought = brought_to.get(key)
-        if brought is None:
-            brought = brought_to[key] = PreparedParams(owned_at(place, own.params, own.place), own.sizes, place)
-        return brought
 
     @property
     def spec(self) -> GRUSpec:
@@ -268,8 +254,7 @@ class GRU:
     ) -> tuple[Any, Any]:
         """Inference: as `gru`, with x (N, T, I), y (N, T, D*H), mask and resets (N, T) if `batch_first`. No dropout."""
         x, mask, resets = self._sequences(x, mask, resets)
-        weights = self._at(x, backend)
-        y, h_n = gru(x, weights, h0, lengths=lengths, mask=mask, resets=resets, spec=self.spec, backend=backend)
+        y, h_n = infer("gru", x, self._own, h0, lengths, mask, resets, self._spec, None, backend)
         return self._time_first(y), h_n
 
     def forward(
@@ -296,7 +281,7 @@ class GRU:
             dropout_masks = self._draw_masks(x, dropout_seed)
         y, h_n, tape = gru_forward(
             x,
-            self._at(x, backend),
+            self._own,
             h0,
             lengths=lengths,
             mask=mask,
@@ -380,22 +365,21 @@ class GRU:
         if reset is not None:
             reset = _one_step(reset, rows)
         x = x_t[None, ...]
-        prepared = self._at(x, backend, held)
         if key is not None and batched and key not in held.streams:
             if len(held.streams) > MOST_STREAMS:
                 held.streams.clear()
-            held.streams[key] = self._stream(x, prepared, state)
-        request = Request("gru", x, prepared, state, None, reset, self.spec, None, backend, state_name="state")
+            held.streams[key] = self._stream(x, held.own, state)
+        request = Request("gru", x, held.own, state, None, reset, self.spec, None, backend, state_name="state")
         y, state = request.run()
         return y[0, ...], state
 
-    def _stream(self, x: Any, prepared: PreparedParams, state: Any) -> Any:
+    def _stream(self, x: Any, own: OwnedParams, state: Any) -> Any:
         """What makes steps for such arrays and nothing else, checks once for all; None where no kernel has that."""
-        request = Request("inference", x, prepared, state, None, None, self.spec, None, None)
+        request = Request("inference", x, own, state, None, None, self.spec, None, None)
         kernel: Any = request.choose(watched=False).kernel
         if request.crossing or not hasattr(kernel, "stream"):
             return None
-        return kernel.stream(prepared.packed_for(kernel), x.shape[1])
+        return kernel.stream(own.packed_for(kernel), x.shape[1])
 
     # ---- files ------------------------------------------------------------------------------------------------------
 

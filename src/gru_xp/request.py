@@ -2,12 +2,16 @@
 
 The arguments are checked, the place and the kernel chosen, the arrays brought there; the results go back to the
 caller's own kind of array.
+
+For a small call that takes longer than the arithmetic. So what was found out once is remembered by all that it depends
+on, where that is little: for a library such as NumPy the shapes and dtypes, see `Backend.settles`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .backend import Backend
 from .checks import (
@@ -20,12 +24,32 @@ from .checks import (
     structured,
     valid_steps,
 )
-from .dispatch import Place, assert_same_library, convert, kernel_policy, owner, place_for, selection
+from .dispatch import (
+    Place,
+    assert_same_library,
+    convert,
+    kernel_policy,
+    owner,
+    owner_of_type,
+    place_for,
+    selection,
+    variables,
+)
 from .errors import DTypeError, MixedArraysError, NotDifferentiableError, ShapeError, StructureError
 from .kernels import Call, Choice, choose, stack_for
 from .params import CellParams, GRUGrads, GRUSpec, Params, Tape, map_params, names_of, weights_of
 
-__all__ = ["Function", "PreparedParams", "Request", "backward", "owned_at", "place_of"]
+__all__ = [
+    "Function",
+    "OwnedParams",
+    "PreparedParams",
+    "Request",
+    "backward",
+    "forward",
+    "infer",
+    "owned_at",
+    "place_of",
+]
 
 Function: TypeAlias = Literal["gru", "inference", "forward"]
 
@@ -43,6 +67,20 @@ class PreparedParams:
         """For pickle and copy: without what is packed, which holds addresses of this process."""
         return PreparedParams, (self.params, self.sizes, self.place)
 
+    @cached_property
+    def kind(self) -> Any:
+        """All of them that decides whether a call is right and who computes it."""
+        return self.sizes, self.place, self.params[0][0].W_hh.dtype
+
+    def at(self, place: Place) -> PreparedParams:
+        """The same where a call computes."""
+        if place != self.place:
+            raise StructureError(
+                f"params: expected parameters prepared for {place}, got some prepared for {self.place}; "
+                f"call prepare(params, backend=...) for where you compute"
+            )
+        return self
+
     def packed_for(self, kernel: Any) -> Params:
         """The same, as this kernel wants them for inference again and again; packed once for each kernel that packs."""
         pack = getattr(kernel, "pack", None)
@@ -53,6 +91,23 @@ class PreparedParams:
         except KeyError:
             packed = self._packed[kernel.name] = tuple(tuple(map(pack, layer)) for layer in self.params)
             return packed
+
+
+@dataclass(frozen=True, eq=False)
+class OwnedParams(PreparedParams):
+    """The same of a model, which go wherever a call computes; brought there once."""
+
+    _brought: dict[tuple[str, str], PreparedParams] = field(default_factory=dict, repr=False)
+
+    def at(self, place: Place) -> PreparedParams:
+        if place == self.place:
+            return self
+        key = (place.backend.name, place.backend.device_name(place.device))
+        brought = self._brought.get(key)
+        if brought is None:
+            brought = PreparedParams(owned_at(place, self.params, self.place), self.sizes, place)
+            self._brought[key] = brought
+        return brought
 
 
 class Request:
@@ -81,9 +136,9 @@ class Request:
         if x.ndim not in (2, 3):
             raise ShapeError(f"x: expected (T, N, I), or (T, I) without a batch, got {tuple(x.shape)}")
         self.batched = x.ndim == 3
-        self.prepared = params if isinstance(params, PreparedParams) else None
-        self.params = self.prepared.params if self.prepared else structured(params)
-        self.sizes = sizes = self.prepared.sizes if self.prepared else sizes_of(self.params)
+        self.prepared = prepared = params if isinstance(params, PreparedParams) else None
+        self.params = prepared.params if prepared else structured(params)
+        self.sizes = sizes = prepared.sizes if prepared else sizes_of(self.params)
         assert_directions(spec, sizes)
         T, N = x.shape[0], x.shape[1] if self.batched else 1
         if x.shape[-1] != sizes.I:
@@ -104,7 +159,7 @@ class Request:
             names.append("dropout_masks")
             others.append(dropout_masks)
         self.others = others
-        arrays = others if self.prepared else others + weights_of(self.params)
+        arrays = others if prepared else others + weights_of(self.params)
 
         def name_of(index: int) -> str:
             return [*names, *names_of(self.params, cell=cell)][index]
@@ -127,17 +182,14 @@ class Request:
             )
         self.place = place_for(selection(backend), self.caller)
         self.crossing = self.place != self.caller
-        if self.prepared is not None:
-            self._assert_prepared_fits(self.prepared)
+        if prepared is not None:
+            self.prepared = prepared = prepared.at(self.place)
+            self.params = prepared.params
+            self._assert_dtype_of(prepared)
         if self.crossing and function == "gru" and self.place.backend is not source:
             self._assert_no_gradient([("x", x), *((name_of(index), array) for index, array in enumerate(arrays))])
 
-    def _assert_prepared_fits(self, prepared: PreparedParams) -> None:
-        if prepared.place != self.place:
-            raise StructureError(
-                f"params: expected parameters prepared for {self.place}, got some prepared for {prepared.place}; "
-                f"call prepare(params, backend=...) for where you compute"
-            )
+    def _assert_dtype_of(self, prepared: PreparedParams) -> None:
         weight = prepared.params[0][0].W_hh
         name = prepared.place.backend.dtype_name(weight.dtype)
         if name != self.source.dtype_name(self.x.dtype):
@@ -209,11 +261,11 @@ class Request:
             params = map_params(lambda a: moved(a, next(following)), self.params)
         rest = [moved(a, name) for a, name in ((self.valid, "lengths"), (self.resets, "resets"))]
         if h0 is None:
-            shape = (self.sizes.L * self.sizes.D, x.shape[1], self.sizes.H)
-            h0 = place.backend.xp.zeros(shape, dtype=x.dtype, device=place.backend.device_beside(x))
+            h0 = _zeros(x, self.sizes, place.backend)
         return x, h0, params, *rest, moved(self.dropout_masks, "dropout_masks")
 
-    def run(self) -> tuple[Any, Any]:
+    def run(self, key: Any = None) -> tuple[Any, Any]:
+        """The results; what was found out is remembered under `key`, unless that is None."""
         with self.context():
             watched = self.watched()
             stack, kernel = self.differentiable(watched), None
@@ -221,15 +273,19 @@ class Request:
                 kernel = self.choose(watched).kernel
                 stack = stack_for(self.place.backend, kernel)
             x, h0, params, valid, resets, masks = self.bring()
-            if self.prepared is not None and kernel is not None:
+            self._remember(key, stack, kernel, x)
+            if self.prepared is not None:
                 params = self.prepared.packed_for(kernel)
             y, h_n = stack.inference(x, h0, params, spec=self.spec, valid=valid, resets=resets, dropout_masks=masks)
             return self.home(y, h_n)
 
-    def run_forward(self, save: str) -> tuple[Any, Any, Tape]:
+    def run_forward(self, save: str, key: Any = None) -> tuple[Any, Any, Tape]:
+        """As `run`, and the tape."""
         with self.context():
-            stack = stack_for(self.place.backend, self.choose(self.watched()).kernel)
+            kernel = self.choose(self.watched()).kernel
+            stack = stack_for(self.place.backend, kernel)
             x, h0, params, valid, resets, masks = self.bring()
+            self._remember(key, stack, kernel, x)
             y, h_n, layers = stack.forward(
                 x, h0, params, spec=self.spec, valid=valid, resets=resets, dropout_masks=masks, save=save
             )
@@ -238,6 +294,11 @@ class Request:
             )
             return *self.home(y, h_n), tape
 
+    def _remember(self, key: Any, stack: Any, kernel: Any, x: Any) -> None:
+        """For calls of this kind, if they need nothing but the stack: all arrays are taken as they are."""
+        if key is not None and not self.crossing and self.alike and x is self.x:
+            _remember(key, _Settled(stack, kernel, self.place, self.sizes))
+
     def home(self, y: Any, h_n: Any) -> tuple[Any, Any]:
         """The results as the caller's own kind of array."""
         if self.crossing:
@@ -245,8 +306,153 @@ class Request:
         return (y, h_n) if self.batched else (y[:, 0, :], h_n[:, 0, :])
 
 
+def _zeros(x: Any, sizes: Sizes, backend: Backend) -> Any:
+    """The first state (L*D, N, H) of a call with x (T, N, I) that was given none."""
+    shape = (sizes.L * sizes.D, x.shape[1], sizes.H)
+    return backend.xp.zeros(shape, dtype=x.dtype, device=backend.device_beside(x))
+
+
+# ---- the front doors -------------------------------------------------------------------------------------------------
+
+
+class _Settled(NamedTuple):
+    """What was found out about a kind of call."""
+
+    stack: Any
+    kernel: Any
+    place: Place
+    sizes: Sizes
+
+
+_settled: dict[Any, Any] = {}  # a cache: nothing but what is in the keys decides
+MOST_SETTLED = 4096
+
+
+def _remember(key: Any, found: Any) -> None:
+    if len(_settled) >= MOST_SETTLED:
+        _settled.clear()
+    _settled[key] = found
+
+
+def _kind(function: Function, save: str | None, x: Any, params: Any, h0: Any, spec: Any) -> Any:
+    """All that decides whether a call is right and who computes it; None where that cannot be told from outside."""
+    kind = type(x)
+    source = owner_of_type(kind)
+    if source is None or not source.settles or type(spec) is not GRUSpec:
+        return None
+    shape, dtype, state = x.shape, x.dtype, None
+    if len(shape) != 3:
+        return None
+    if h0 is not None:
+        if type(h0) is not kind or h0.dtype != dtype:
+            return None
+        state = h0.shape
+    if isinstance(params, PreparedParams):
+        weights = params.kind
+    elif structured(params) is params:
+        shapes = [len(params)]
+        for layer in params:
+            for w in layer:
+                for a in w:
+                    if a is not None:
+                        if type(a) is not kind or a.dtype != dtype:
+                            return None
+                        shapes.append(a.shape)
+        weights = tuple(shapes)
+    else:
+        return None
+    return function, save, spec.text, kind, dtype, shape, state, weights, variables()
+
+
+def infer(
+    function: Function,
+    x: Any,
+    params: Any,
+    h0: Any,
+    lengths: Any,
+    mask: Any,
+    resets: Any,
+    spec: GRUSpec,
+    dropout_masks: Any,
+    backend: str | Backend | None,
+) -> tuple[Any, Any]:
+    """`gru` and `gru_inference`."""
+    key = None
+    if lengths is None and mask is None and resets is None and dropout_masks is None and backend is None:
+        key = _kind(function, None, x, params, h0, spec)
+    found = _settled.get(key)
+    if found is None:
+        return Request(function, x, params, h0, lengths, resets, spec, dropout_masks, backend, mask=mask).run(key)
+    stack, kernel, place, sizes = found
+    if h0 is None:
+        h0 = _zeros(x, sizes, place.backend)
+    if isinstance(params, PreparedParams):
+        params = params.packed_for(kernel)
+    result: tuple[Any, Any] = stack.inference(x, h0, params, spec=spec, **ALL_STEPS)
+    return result
+
+
+def forward(
+    x: Any,
+    params: Any,
+    h0: Any,
+    lengths: Any,
+    mask: Any,
+    resets: Any,
+    spec: GRUSpec,
+    dropout_masks: Any,
+    backend: str | Backend | None,
+    save: str,
+) -> tuple[Any, Any, Tape]:
+    """`gru_forward`."""
+    key = None
+    if lengths is None and mask is None and resets is None and dropout_masks is None and backend is None:
+        key = _kind("forward", save, x, params, h0, spec)
+    found = _settled.get(key)
+    if found is None:
+        call = Request("forward", x, params, h0, lengths, resets, spec, dropout_masks, backend, save, mask=mask)
+        return call.run_forward(save, key)
+    stack, _, place, sizes = found
+    if h0 is None:
+        h0 = _zeros(x, sizes, place.backend)
+    if isinstance(params, PreparedParams):
+        params = params.params
+    y, h_n, layers = stack.forward(x, h0, params, spec=spec, save=save, **ALL_STEPS)
+    return y, h_n, Tape(layers, params, None, None, None, spec, True, place, place)
+
+
+#: what a call has that takes every step of every row as it is
+ALL_STEPS: dict[str, Any] = {"valid": None, "resets": None, "dropout_masks": None}
+
+
+def _kind_of_backward(tape: Tape, dy: Any, dh_n: Any) -> Any:
+    """As `_kind`."""
+    place = tape.place
+    if place is not tape.caller or not place.backend.settles or not tape.batched:
+        return None
+    layers = tape.layers
+    first = layers[0][0]
+    x, shapes = first.x, []
+    kind, dtype = type(x), x.dtype
+    for a in (dy, dh_n):
+        if a is None:
+            shapes.append(None)
+        elif type(a) is kind and a.dtype == dtype:
+            shapes.append(a.shape)
+        else:
+            return None
+    sizes = x.shape, first.h_prev.shape, len(layers), len(layers[0])
+    given = first.w.b_ih is None, first.r is None, tape.valid is None, tape.resets is None, tape.dropout_masks is None
+    return "backward", place, tape.spec.text, kind, dtype, sizes, given, *shapes, variables()
+
+
 def backward(tape: Any, dy: Any, dh_n: Any) -> GRUGrads:
     """`gru_backward`: where the tape lies, and back to the forward caller's kind of array."""
+    key = _kind_of_backward(tape, dy, dh_n) if type(tape) is Tape else None
+    stack = _settled.get(key)
+    if stack is not None:
+        settled: GRUGrads = stack.backward(tape.layers, dy, dh_n, dropout_masks=tape.dropout_masks)
+        return settled
     if not isinstance(tape, Tape):
         raise StructureError(f"tape: expected what gru_forward returned last, got a {type(tape).__name__}")
     if dy is None and dh_n is None:
@@ -296,6 +502,8 @@ def backward(tape: Any, dy: Any, dh_n: Any) -> GRUGrads:
             save="states" if first.r is None else "all",
         )
         stack = stack_for(compute, choose(call, kernel_policy()).kernel)
+        if key is not None:
+            _remember(key, stack)
         grads = stack.backward(tape.layers, dy, dh_n, dropout_masks=tape.dropout_masks)
 
     def home(array: Any) -> Any:
