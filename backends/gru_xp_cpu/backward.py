@@ -21,7 +21,7 @@ from .tiles import columns_shapes, gates_shapes, weight_units
 __all__ = ["backward"]
 
 #: rows that one pass over the input weights serves, and rows that one pass of the weights' gradients sums
-CHUNK, DEPTH = 64, 256
+CHUNK, DEPTH = 64, 512
 
 
 def backward(unit: Unit) -> None:
@@ -280,42 +280,18 @@ class _Backward:
             (a.P, a.dW_hh, a.H, self.J, 0, 2),
             (a.X, a.dW_ih, a.I, self.K, 1, 0),
         ):
-            with c.loop(0, rows, DEPTH) as k:
-                depth = (rows - k).min(DEPTH)
-                again = c.select(k > 0, c.integer(1), more)
-                turns = (blocks + (self.most - 1)) / self.most
-                with c.loop(0, turns) as g:
-                    j, after = share(blocks, g, turns)
-                    groups = after - j
-                    with c.loop(q0, q1) as q:
-                        unit = q % tiles * size
-                        gate = (q / tiles + turn) % 3
-                        D = a.D.at((q / tiles + first) * size_of_part + unit / V * ld + unit % V + k * V)
-                        target = out.at((gate * a.H + unit) * columns + j * V)
-                        c.call("fetch", target, columns, (a.H - unit).min(size), (groups * V).min(columns - j * V))
-                        c.call_from(
-                            "weights",
-                            groups - 1,
-                            D,
-                            0,
-                            ld,
-                            depth,
-                            right.at(j * ld + k * V),
-                            ld,
-                            self.none,
-                            self.sums,
-                            right,
-                        )
-                        c.call(
-                            "add_weights",
-                            self.sums,
-                            (a.H - unit).min(size),
-                            groups,
-                            target,
-                            columns,
-                            columns - j * V,
-                            again,
-                        )
+            turns = (blocks + (self.most - 1)) / self.most
+            with c.loop(0, rows, DEPTH) as k, c.loop(0, turns) as g:
+                j, after = share(blocks, g, turns)
+                depth, groups, left = (rows - k).min(DEPTH), after - j, columns - j * V
+                again, B = c.select(k > 0, c.integer(1), more), right.at(j * ld + k * V)
+                with c.loop(q0, q1) as q:
+                    unit, gate = q % tiles * size, (q / tiles + turn) % 3
+                    units, target = (a.H - unit).min(size), out.at((gate * a.H + unit) * columns + j * V)
+                    D = a.D.at((q / tiles + first) * size_of_part + unit / V * ld + unit % V + k * V)
+                    c.call("fetch", target, columns, units, (groups * V).min(left))
+                    c.call_from("weights", groups - 1, D, 0, ld, depth, B, ld, self.none, self.sums, B)
+                    c.call("add_weights", self.sums, units, groups, target, columns, left, again)
         with c.when(a.has_bias > 0):
             b0, b1 = share(self.J * 4, part, c.parts)
             with c.loop(b0, b1) as q:

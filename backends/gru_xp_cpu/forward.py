@@ -70,13 +70,12 @@ class _Forward:
     def prepare(self) -> None:
         """Pack the weights, and take up the first state."""
         c, a = self.c, self.a
-        with c.when(a.pack > 0):
-            # in pieces: those who are still waking up can take part sooner
-            with c.loop(0, PIECES) as piece, self.crew.shares() as part:
-                j0, j1 = share(self.J, piece * c.parts + part, c.parts * PIECES)
-                c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
-                c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
-                c.call("pack_bias", a.has_bias, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
+        # packed in pieces, so that those who are still waking up can take part sooner
+        with c.when(a.pack > 0), c.loop(0, PIECES) as piece, self.crew.shares() as part:
+            j0, j1 = share(self.J, piece * c.parts + part, c.parts * PIECES)
+            c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
+            c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
+            c.call("pack_bias", a.has_bias, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
         with self.crew.shares() as part:
             n0, n1, j0, j1 = self.grid.of(part)
             state = self.state(c.integer(0)).at(n0 * self.V)
