@@ -194,3 +194,50 @@ def test_a_plug_in_is_found_by_its_entry_point(tmp_path: Path) -> None:
 
 def test_what_is_promised_is_installed() -> None:
     assert set(LIBRARIES) <= set(gru_xp.available())
+
+
+def test_a_call_like_one_before_is_still_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found out about a kind of call is remembered; nothing that a caller can change must hide behind it."""
+    rng = np.random.default_rng(0)
+    w = gru_xp.CellParams(*(rng.normal(size=shape) for shape in ((12, 3), (12, 4), (12,), (12,))))
+    x, h0 = rng.normal(size=(5, 2, 3)), np.zeros((1, 2, 4))
+
+    def run() -> np.ndarray:
+        y, _, tape = gru_xp.gru_forward(x, ((w,),), h0)
+        gru_xp.gru_backward(tape, y)
+        assert np.allclose(gru_xp.gru_inference(x, ((w,),), h0)[0], y, atol=1e-12)
+        return y
+
+    before = run()
+    assert np.array_equal(run(), before)
+    for wrong, name in (
+        (((w._replace(W_hh=w.W_hh[:9]),),), "W_hh"),
+        (((w._replace(b_hh=None),),), "b_hh"),
+        (((w._replace(b_ih=w.b_ih.astype("f4")),),), "b_ih"),
+        (((w, w),), "h0"),
+        ((("no cell",),), "params"),
+    ):
+        with pytest.raises(gru_xp.GRUError, match=name):
+            gru_xp.gru_inference(x, wrong, h0)
+    with pytest.raises(gru_xp.ShapeError, match="x: "):
+        gru_xp.gru_inference(x[..., :2], ((w,),), h0)
+    with pytest.raises(gru_xp.StructureError, match="spec"):
+        gru_xp.gru_inference(x, ((w,),), h0, spec="GRU")  # type: ignore[arg-type]
+    other = gru_xp.gru_inference(x, ((w,),), h0, spec=gru_xp.GRUSpec(reset_after=False))[0]
+    assert not np.allclose(other, before)
+    _, _, tape = gru_xp.gru_forward(x, ((w,),), h0)
+    for dy in (before[:4], before.astype("f4"), [1.0]):
+        with pytest.raises(gru_xp.GRUError, match="dy: "):
+            gru_xp.gru_backward(tape, dy)
+    for name, error in (("GRU_XP_KERNELS", gru_xp.VariableError), ("GRU_XP_BACKEND", gru_xp.BackendError)):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "nonsense")
+            with pytest.raises(error, match=name):
+                run()
+        with monkeypatch.context() as patch:
+            patch.setattr("os.environ", {name: "nonsense"})
+            with pytest.raises(error, match=name):
+                run()
+    w.W_ih[...] *= 2.0
+    assert not np.allclose(run(), before)
+    assert np.array_equal(run(), gru_xp.gru_forward(x, ((gru_xp.CellParams(*(a.copy() for a in w)),),), h0)[0])

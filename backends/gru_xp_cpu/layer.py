@@ -167,15 +167,15 @@ def _forward(
     if packed is None:
         W_ih, W_hh, b_ih, b_hh = _compact(W_ih), _compact(W_hh), _compact(b_ih), _compact(b_hh)
     shape, dtype = (T, N, H), x.dtype
-    new = empty if T * N * H > SMALL_ARRAY else np.empty
-    y, h_n = new(shape, dtype), np.empty((N, H), dtype)
+    small = T * N * H <= SMALL_ARRAY
+    y, h_n = np.empty(shape, dtype) if small else empty(shape, dtype), np.empty((N, H), dtype)
     clean = h_prev = r = z = n = u = None
     what = STEP
-    if save is not None:
-        h_prev, what = new(shape, dtype), STEP + STATES
-        if save == "all":
-            r, z, n, u = new(shape, dtype), new(shape, dtype), new(shape, dtype), new(shape, dtype)
-            what = STEP + STATES + GATES
+    if save == "all":
+        h_prev, r, z, n, u = np.empty((5, *shape), dtype) if small else (empty(shape, dtype) for _ in range(5))
+        what = STEP + STATES + GATES
+    elif save is not None:
+        h_prev, what = empty(shape, dtype), STEP + STATES
     cut = None if resets is None else _cut_before(valid, resets, reverse)
     if valid is not None:
         valid, clean = _compact(valid), empty((T, N, I), dtype)
@@ -212,17 +212,15 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams
     W_ih, W_hh, b_ih, b_hh = _compact(w[0]), _compact(w[1]), _compact(w[2]), _compact(w[3])
     valid, dh_n = _compact(tape.valid), _compact(dh_n)
     cut = None if tape.resets is None else _cut_before(valid, tape.resets, tape.reverse)
-    new = empty if T * N else np.zeros
-    dx, dh0, dW_ih, dW_hh = (
-        new((T, N, I), dtype),
-        np.empty((N, H), dtype),
-        new((3 * H, I), dtype),
-        new((3 * H, H), dtype),
-    )
+    new = np.empty if max(T * N * I, 3 * H * I, 3 * H * H) <= SMALL_ARRAY else empty
+    if T * N == 0:
+        new = np.zeros
+    dx, dh0 = new((T, N, I), dtype), np.empty((N, H), dtype)
+    dW_ih, dW_hh = new((3 * H, I), dtype), new((3 * H, H), dtype)
     db_ih = db_hh = None
     b = b_ih is not None
     if b:
-        db_ih, db_hh = new((3 * H,), dtype), new((3 * H,), dtype)
+        db_ih, db_hh = new((2, 3 * H), dtype)
     dy_row = dy_step = 0
     if dy is None:
         dy = np.zeros(H, dtype)
@@ -253,6 +251,8 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams
 
 
 NOTHING = (0, 0, 0, 0)
+#: flags of an array: in C order, and aligned
+COMPACT = 0x1 | 0x100
 #: elements of an array that is surely too small to be worth keeping
 SMALL_ARRAY = LARGE // 8
 
@@ -283,8 +283,7 @@ def _compact(a: Any) -> Any:
     """An array in C order, aligned and of native byte order, itself if possible."""
     if a is None:
         return a
-    flags = a.flags
-    if flags.c_contiguous and flags.aligned and a.dtype.isnative:
+    if a.flags.num & COMPACT == COMPACT and a.dtype.isnative:
         return a
     return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 

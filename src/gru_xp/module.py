@@ -369,8 +369,7 @@ class GRU:
             if len(held.streams) > MOST_STREAMS:
                 held.streams.clear()
             held.streams[key] = self._stream(x, held.own, state)
-        request = Request("gru", x, held.own, state, None, reset, self.spec, None, backend, state_name="state")
-        y, state = request.run()
+        y, state = infer("gru", x, held.own, state, None, None, reset, self._spec, None, backend, state_name="state")
         return y[0, ...], state
 
     def _stream(self, x: Any, own: OwnedParams, state: Any) -> Any:

@@ -375,14 +375,16 @@ def infer(
     spec: GRUSpec,
     dropout_masks: Any,
     backend: str | Backend | None,
+    state_name: str = "h0",
 ) -> tuple[Any, Any]:
-    """`gru` and `gru_inference`."""
+    """`gru` and `gru_inference`; errors call h0 by `state_name`."""
     key = None
     if lengths is None and mask is None and resets is None and dropout_masks is None and backend is None:
         key = _kind(function, None, x, params, h0, spec)
     found = _settled.get(key)
     if found is None:
-        return Request(function, x, params, h0, lengths, resets, spec, dropout_masks, backend, mask=mask).run(key)
+        options: dict[str, Any] = {"mask": mask, "state_name": state_name}
+        return Request(function, x, params, h0, lengths, resets, spec, dropout_masks, backend, **options).run(key)
     stack, kernel, place, sizes = found
     if h0 is None:
         h0 = _zeros(x, sizes, place.backend)
