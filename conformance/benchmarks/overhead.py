@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 import gru_xp
 from gru_xp import dispatch, kernels
 
-TURNS = 20_000
+TURNS = 5_000
 
 
 def import_ms() -> float:
@@ -27,36 +28,48 @@ def import_ms() -> float:
     return 1e3 * statistics.median(times)
 
 
-def call_us() -> tuple[float, float, float]:
-    """Medians of `gru_inference`, of it with prepared parameters, and of the plain stack alone, turn by turn."""
-    os.environ["GRU_XP_KERNELS"] = "off"
+def step_us(*, policy: str) -> dict[str, float]:
+    """Medians of calls for one step, turn by turn, with the value `policy` of GRU_XP_KERNELS."""
+    os.environ["GRU_XP_KERNELS"] = policy
     rng = np.random.default_rng(0)
     I, H = 32, 64
     w = gru_xp.CellParams(
         *(rng.normal(size=shape).astype("f4") for shape in ((3 * H, I), (3 * H, H), (3 * H,), (3 * H,)))
     )
     params, x, h0 = ((w,),), rng.normal(size=(1, 1, I)).astype("f4"), np.zeros((1, 1, H), "f4")
-    prepared = gru_xp.prepare(params)
-    stack = kernels.stack_for(dispatch.load("numpy"), None)
+    prepared, model, x_t, dy = gru_xp.prepare(params), gru_xp.GRU.from_params(params), x[0], np.ones((1, 1, H), "f4")
+    backend = dispatch.load("numpy")
+    kernel = None if policy == "off" else kernels.kernels_of("numpy")[0]
+    stack = kernels.stack_for(backend, kernel)
     options: dict[str, Any] = {"spec": gru_xp.GRUSpec(), "valid": None, "resets": None, "dropout_masks": None}
-    runs = (
-        lambda: gru_xp.gru_inference(x, params, h0),
-        lambda: gru_xp.gru_inference(x, prepared, h0),
-        lambda: stack.inference(x, h0, params, **options),
-    )
-    times: tuple[list[float], ...] = ([], [], [])
+    packed = prepared.packed_for(kernel)
+
+    def arithmetic_of_training() -> None:
+        _, _, layers = stack.forward(x, h0, params, save="all", **options)
+        stack.backward(layers, dy, None, dropout_masks=None)
+
+    runs: dict[str, Callable[[], Any]] = {
+        "stack.inference": lambda: stack.inference(x, h0, params, **options),
+        "gru_inference": lambda: gru_xp.gru_inference(x, params, h0),
+        "stack.inference, prepared": lambda: stack.inference(x, h0, packed, **options),
+        "gru_inference, prepared": lambda: gru_xp.gru_inference(x, prepared, h0),
+        "model(x)": lambda: model(x),
+        "model.step": lambda: model.step(x_t, h0),
+        "stack.forward + stack.backward": arithmetic_of_training,
+        "gru_forward + gru_backward": lambda: gru_xp.gru_backward(gru_xp.gru_forward(x, params, h0)[2], dy),
+    }
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(TURNS):
-        for run, kept in zip(runs, times, strict=True):
+        for name, run in runs.items():
             start = time.perf_counter()
             run()
-            kept.append(time.perf_counter() - start)
-    whole, whole_prepared, arithmetic = (1e6 * statistics.median(kept) for kept in times)
-    return whole, whole_prepared, arithmetic
+            times[name].append(time.perf_counter() - start)
+    return {name: 1e6 * statistics.median(kept) for name, kept in times.items()}
 
 
 if __name__ == "__main__":
     print(f"import gru_xp: {import_ms():.1f} ms")
-    whole, whole_prepared, arithmetic = call_us()
-    rest = whole - arithmetic
-    print(f"one step, I = 32, H = 64: {whole:.1f} us, of which arithmetic {arithmetic:.1f}, the rest {rest:.1f}")
-    print(f"with prepared parameters: {whole_prepared:.1f} us, the rest {whole_prepared - arithmetic:.1f}")
+    for policy in ("off", "auto"):
+        print(f"one step, I = 32, H = 64, GRU_XP_KERNELS={policy}; `stack` is what stands behind the front doors:")
+        for name, us in step_us(policy=policy).items():
+            print(f"  {name:32} {us:6.1f} us")
