@@ -434,7 +434,8 @@ def _kind_of_backward(tape: Tape, dy: Any, dh_n: Any) -> Any:
         return None
     layers = tape.layers
     first = layers[0][0]
-    x, shapes = first.x, []
+    x = first.x
+    shapes: list[Any] = []
     kind, dtype = type(x), x.dtype
     for a in (dy, dh_n):
         if a is None:
