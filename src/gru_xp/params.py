@@ -149,7 +149,7 @@ def _bound(clip: Any) -> float | None:
     return bound
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False)
 class LayerTape:
     """What the forward pass of one layer and direction leaves for the backward pass, all in input order.
 
@@ -165,30 +165,11 @@ class LayerTape:
     w: CellParams
     valid: Any  # (T, N) booleans or None
     resets: Any  # (T, N) booleans or None
-    spec: GRUSpec
-    reverse: bool
-
-    def __init__(
-        self,
-        x: Any,
-        h_prev: Any,
-        r: Any,
-        z: Any,
-        n: Any,
-        u: Any,
-        w: CellParams,
-        valid: Any,
-        resets: Any,
-        spec: GRUSpec = GRUSpec(),
-        reverse: bool = False,
-    ):
-        # at once: the way in which a frozen dataclass sets one field after the other takes as long as a small kernel
-        vars(self).update(
-            x=x, h_prev=h_prev, r=r, z=z, n=n, u=u, w=w, valid=valid, resets=resets, spec=spec, reverse=reverse
-        )
+    spec: GRUSpec = GRUSpec()
+    reverse: bool = False
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False)
 class Tape:
     """What `gru_forward` leaves for `gru_backward`. It stays where it was computed."""
 
@@ -201,23 +182,6 @@ class Tape:
     batched: bool  # False if x came as (T, I)
     place: Any  # the `dispatch.Place` where it was computed and lies
     caller: Any  # the `dispatch.Place` of the arrays that came
-
-    def __init__(
-        self,
-        layers: tuple[tuple[LayerTape, ...], ...],
-        params: Params,
-        valid: Any,
-        resets: Any,
-        dropout_masks: Any,
-        spec: GRUSpec,
-        batched: bool,
-        place: Any,
-        caller: Any,
-    ):
-        vars(self).update(
-            layers=layers, params=params, valid=valid, resets=resets, dropout_masks=dropout_masks, spec=spec,
-            batched=batched, place=place, caller=caller,
-        )  # fmt: skip
 
 
 class GRUGrads(NamedTuple):
