@@ -20,7 +20,7 @@ from gru_xp_conformance import reference, tolerance
 from gru_xp_conformance.judge import Target
 from gru_xp_conformance.matrix import FAILED, PASSED, judge_case, plan
 from gru_xp_cpu import CpuLayer, kernel, target
-from gru_xp_cpu.target import _widths
+from gru_xp_cpu.target import widths
 
 PLAIN, FUSED = Layer(Backend("numpy", xp), Gates(xp)), CpuLayer()
 QUANTITIES = ["y", "h_n", "h_prev", "r", "z", "n", "u", "dx", "dh0", "dW_ih", "dW_hh", "db_ih", "db_hh"]
@@ -43,7 +43,7 @@ KNOWN: dict[
 ] = {}  # what the plain layer says, in the case's dtype and in long double, for all widths and threads
 
 
-@pytest.fixture(params=[f"{bits}" for bits in _widths()])
+@pytest.fixture(params=[f"{bits}" for bits in widths()])
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("GRU_XP_CPU_WIDTH", request.param)
     for remembered in (target.current, kernel.kernel):
@@ -170,7 +170,7 @@ def test_long_calls_in_pieces(width: str, monkeypatch: pytest.MonkeyPatch) -> No
         np.testing.assert_array_equal(whole[name], pieces[name])
 
 
-@pytest.mark.parametrize("width", [str(bits) for bits in _widths()[1:]], indirect=True)
+@pytest.mark.parametrize("width", [str(bits) for bits in widths()[1:]], indirect=True)
 @pytest.mark.parametrize("name", ["numpy", "torch"])
 def test_conformance_at_every_width(name: str, width: str) -> None:
     """The quick cases of the conformance suite. At the widest they are run with all the others."""
