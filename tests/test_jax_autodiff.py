@@ -145,6 +145,7 @@ def test_one_large_product_for_each_weight() -> None:
     outside, inside = f"f64[{3 * H},{I}] = dot_general", f"f64[4,{H}] = dot_general"
     assert text.count(outside) + text.count(f"f64[{I},{3 * H}] = dot_general") == 1
     assert text.count(inside) == 1
+    assert text.count(" = scan[") == 2  # nothing nested, and none that only computes what another then reads
 
 
 def test_a_sharded_batch_is_never_gathered() -> None:

@@ -2,7 +2,7 @@
 
 The derivative of a layer in a direction is the transpose of its backward, which is linear. So the rule for forward
 mode is the transposed backward, and JAX's reverse mode transposes that again. What runs is the backward itself: one
-loop with one product a step, and one large product for the gradient of each weight.
+loop with one product a step, and one large product for the gradient of each weight, over all steps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 
-from gru_xp.layer import Layer
+from gru_xp.cell import Activated
+from gru_xp.layer import Layer, Run
 from gru_xp.params import CellParams, GRUSpec
 
 __all__ = ["DifferentiableLayer"]
@@ -26,6 +27,34 @@ class DifferentiableLayer(Layer):
     ) -> tuple[Any, Any]:
         """As `Layer.inference`."""
         return inference(self, spec, reverse, x, h0, w, valid, resets)
+
+    def loop_back(
+        self, run: Run, dh: Any, dy: Any, cut: Any, slopes: Any, saved: Any, *, reverse: bool
+    ) -> tuple[Any, Any, Any]:
+        """As `Layer.loop_back`, with all that is pointwise in the loop, where XLA fuses it and reads each array once.
+
+        `jax.checkpoint`, because JAX would otherwise take what is not linear out of the loop and keep it for all steps.
+        """
+        cell = run.cell
+        if isinstance(cell, Activated):
+            return super().loop_back(run, dh, dy, cut, slopes, saved, reverse=reverse)
+
+        @partial(jax.checkpoint, prevent_cse=False)
+        def step(dh: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+            dy_t, cut_t, h_prev, r, z, n, u = at
+            slopes_t = cell.slopes(h_prev, r, z, n, u, run.w)
+            dh, flows = run.step_back(dh, dy_t, cut_t, slopes_t)
+            return dh, cell.gate_gradients(flows, slopes_t)
+
+        dh, (dgi, dgh) = self.backend.scan(step, dh, (dy, cut, *saved), reverse=reverse)
+        return dh, dgi, dgh
+
+    def scan_blocks(
+        self, block: Any, carry: Any, xs: tuple[Any, ...], *, T: int, size: int, reverse: bool
+    ) -> tuple[Any, Any]:
+        """All steps in one block: what differentiation keeps grows with T in any case."""
+        carry, (out,) = block(carry, xs)
+        return carry, out
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .cell import Activated, Cell, GatesFloor, Slopes, cell_of, sum_of_outer
+from .cell import Activated, Arrays, Cell, GatesFloor, Slopes, cell_of, sum_of_outer
 from .params import Array, CellParams, GRUSpec, LayerTape
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Layer:
         self, x: Array, h0: Array, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
     ) -> tuple[Any, Any]:
         """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H). `valid` and `resets` are (T, N) booleans or None."""
-        run = _Run(self, x.dtype, w, spec, valid is not None)
+        run = Run(self, x.dtype, w, spec, valid is not None)
         cut = cut_before(valid, resets, reverse, self.xp)
         cell, w_loop = run.cell, run.weights_for_loop(x)
 
@@ -55,7 +55,7 @@ class Layer:
         self, x: Array, h0: Array, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
     ) -> tuple[Any, Any, LayerTape]:
         """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
-        run = _Run(self, x.dtype, w, spec, valid is not None)
+        run = Run(self, x.dtype, w, spec, valid is not None)
         cut = cut_before(valid, resets, reverse, self.xp)
         x = self.zero_padding(valid, x)
         cell, w_loop = run.cell, run.weights_for_loop(x)
@@ -77,7 +77,7 @@ class Layer:
         Goes through time in blocks; scratch memory does not grow with T.
         """
         T, N, H = tape.h_prev.shape
-        run = _Run(self, tape.x.dtype, tape.w, tape.spec, tape.valid is not None)
+        run = Run(self, tape.x.dtype, tape.w, tape.spec, tape.valid is not None)
         cut = cut_before(tape.valid, tape.resets, tape.reverse, self.xp)
 
         def block(carry: tuple[Any, ...], at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -95,7 +95,7 @@ class Layer:
 
         dh = zeros(tape.h_prev, (N, H)) if dh_n is None else run.wide(dh_n)
         sums = tuple(zeros(weight, weight.shape if weight is not None else ()) for weight in tape.w)
-        (dh0, *dw), dx = self._scan_blocks(
+        (dh0, *dw), dx = self.scan_blocks(
             block,
             (dh, *sums),
             (dy, tape.x, tape.h_prev, tape.r, tape.z, tape.n, tape.u, tape.valid, cut),
@@ -117,7 +117,23 @@ class Layer:
         """y (T, N, H), or what flows into it, as `spec` has it in the padding: there the states stand still."""
         return y if spec.padding == "hold" else self.zero_padding(valid, y)
 
-    def _scan_blocks(
+    def loop_back(
+        self, run: Run, dh: Any, dy: Any, cut: Any, slopes: Slopes, saved: Any, *, reverse: bool
+    ) -> tuple[Any, Any, Any]:
+        """The loop of backward: dh that leaves it (N, H), and dgi, dgh (T, N, 3H).
+
+        `slopes` (T, ...) are those of all steps, `saved` (h_prev, r, z, n, u) what `cell.slopes` makes
+        them of; None where `slopes_at` does.
+        """
+
+        def step(dh: Any, at: tuple[Any, ...]) -> tuple[Any, Arrays]:
+            dy_t, cut_t, *slopes_t = at
+            return run.step_back(dh, dy_t, cut_t, Slopes(*slopes_t))
+
+        dh, flows = self.backend.scan(step, dh, (dy, cut, *slopes), reverse=reverse)
+        return dh, *run.cell.gate_gradients(flows, slopes)
+
+    def scan_blocks(
         self, block: Any, carry: Any, xs: tuple[Any, ...], *, T: int, size: int, reverse: bool
     ) -> tuple[Any, Any]:
         """Scan over blocks of `size` steps, the rest standing at the end of time: carry and output (T, ...)."""
@@ -139,7 +155,7 @@ class Layer:
         return self.xp.reshape(a[start : start + count * length, ...], (count, length, *a.shape[1:]))
 
 
-class _Run:
+class Run:
     """One layer's call: its cell, and its weights in the type that is computed in."""
 
     def __init__(self, layer: Layer, dtype: Any, w: CellParams, spec: GRUSpec, padded: bool):
@@ -184,22 +200,22 @@ class _Run:
         h_prev = self.wide(h_prev)
         if isinstance(cell, Activated):
             slopes, r = cell.slopes_at(self.project(x, valid), h_prev, w)
+            saved = None
         else:
             r, z, n, u = cell.forward(self.project(x, valid), h_prev, w)[1:] if gates[0] is None else gates
             slopes = cell.slopes(h_prev, r, z, n, u, w)
-
-        def step(dh: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-            dy_t, cut_t, *slopes_t = at
-            dh, flows = cell.backward(dh if dy_t is None else dh + dy_t, Slopes(*slopes_t), w)
-            return layer.zero_where(cut_t, dh), flows
-
+            saved = h_prev, r, z, n, u
         if dy is not None:
             dy = layer.padded(self.spec, valid, self.wide(dy))
-        dh, flows = layer.backend.scan(step, dh, (dy, cut, *slopes), reverse=reverse)
-        dgi, dgh = cell.gate_gradients(flows, slopes)
+        dh, dgi, dgh = layer.loop_back(self, dh, dy, cut, slopes, saved, reverse=reverse)
         dx = self.narrow(layer.backend.rows_times(dgi, w.W_ih))
         db_ih, db_hh = (None, None) if w.b_ih is None else (xp.sum(dgi, axis=(0, 1)), xp.sum(dgh, axis=(0, 1)))
         return dh, dx, (sum_of_outer(dgi, self.wide(x), xp), cell.dW_hh(dgh, h_prev, r), db_ih, db_hh)
+
+    def step_back(self, dh: Any, dy_t: Any, cut_t: Any, slopes_t: Slopes) -> tuple[Any, Arrays]:
+        """One step: dh (N, H) that leaves it, and what `gate_gradients` needs."""
+        dh, flows = self.cell.backward(dh if dy_t is None else dh + dy_t, slopes_t, self.w)
+        return self.layer.zero_where(cut_t, dh), flows
 
 
 def cut_before(valid: Any, resets: Any, reverse: bool, xp: Any) -> Any:
