@@ -216,6 +216,37 @@ def export(module: Any, arguments: Any, path: Path, dynamo: bool, dynamic: bool)
         torch.onnx.export(module, arguments, str(path), **options)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_what_pytorch_exports_without_optimising(dynamic: bool, tmp_path: Path) -> None:
+    """Weights are cut at H, which is taken from the shape of the first state."""
+    torch.manual_seed(0)
+    module, x = Decoder().eval(), torch.randn(N, T, I)
+    sizes = ({0: torch.export.Dim.DYNAMIC},) if dynamic else None
+    path = tmp_path / "m.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (x,), path, dynamo=True, optimize=False, verbose=False, dynamic_shapes=sizes)
+    found = {gru.name: gru for gru in registry.contents(path).grus}
+    assert list(found) == ["encoder", "decoder"]
+    assert [note.what for note in found["decoder"].report.notes if note.fate == "changed"] == ["the first state"]
+    for name, gru in found.items():
+        again = gru_xp.from_framework(module, name=name)
+        assert_same_bits(gru.params, again.params)
+
+
+class Decoder(torch.nn.Module):
+    """Two GRUs, the second of which begins with what something else computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = torch.nn.GRU(I, H, 2, bidirectional=True, batch_first=True)
+        self.decoder = torch.nn.GRU(2 * H, H, batch_first=True)
+        self.first = torch.nn.Linear(I, H)
+
+    def forward(self, x: Any) -> Any:
+        return self.decoder(self.encoder(x)[0], torch.tanh(self.first(x[:, 0]))[None])[0]
+
+
 class Packed(torch.nn.Module):
     """Rows of different lengths, as PyTorch packs them."""
 
@@ -242,6 +273,13 @@ def test_packed_sequences_of_pytorch(tmp_path: Path) -> None:
         expected = module(x, lengths)
     model = gru_xp.load(tmp_path / "m.onnx")
     assert_near(model(x.numpy(), lengths=lengths.tolist()), [a.numpy() for a in expected])
+
+
+def test_lengths_that_are_all_steps_are_none(tmp_path: Path) -> None:
+    for fixed, told in ((T, []), (T - 1, ["the lengths"])):
+        nodes = [constant("all", np.full(N, fixed, "i4"))]
+        (gru,) = read(node_model(inputs={"sequence_lens": "all"}, nodes=nodes, x_shape=(T, N, I)), tmp_path).grus
+        assert [note.what for note in gru.report.notes if note.fate == "changed"] == told
 
 
 # ---- nodes made by hand ----------------------------------------------------------------------------------------------
@@ -488,6 +526,23 @@ def flipped(graph: Any) -> None:
     grus(graph)[1].input[0] = "turned"
 
 
+def lengths_for_each_layer(graph: Any) -> None:
+    """As tf2onnx has it: every layer computes from its own input that all steps count."""
+    for layer, node in enumerate(grus(graph)):
+        for axis, name in enumerate(("steps", "rows")):
+            graph.node.append(helper.make_node("Shape", [node.input[0]], [f"{name}{layer}"], start=axis, end=axis + 1))
+        graph.node.append(helper.make_node("Cast", [f"steps{layer}"], [f"int{layer}"], to=onnx.TensorProto.INT32))
+        graph.node.append(helper.make_node("Tile", [f"int{layer}", f"rows{layer}"], [f"lengths{layer}"]))
+        node.input[4] = f"lengths{layer}"
+
+
+def other_lengths(graph: Any) -> None:
+    lengths_for_each_layer(graph)
+    graph.node.append(constant("one", np.int32(1)))
+    graph.node.append(helper.make_node("Sub", ["lengths1", "one"], ["fewer"]))
+    grus(graph)[1].input[4] = "fewer"
+
+
 def an_output(graph: Any) -> None:
     graph.output.append(helper.make_tensor_value_info(grus(graph)[0].output[0], onnx.TensorProto.FLOAT, None))
 
@@ -500,6 +555,8 @@ def dropped_out(graph: Any) -> None:
 def test_layers_are_joined_only_where_they_are_layers(tmp_path: Path) -> None:
     assert layers_of(lambda graph: None, tmp_path) == [3]
     assert layers_of(dropped_out, tmp_path) == [3]
+    assert layers_of(lengths_for_each_layer, tmp_path) == [3]
+    assert layers_of(other_lengths, tmp_path) == [1, 1, 1]
     for change in (residual, negated, flipped, an_output):
         assert layers_of(change, tmp_path) == [1, 2], change
     assert layers_of(another_equation, tmp_path) == [1, 1, 1]

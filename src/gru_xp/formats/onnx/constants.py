@@ -8,6 +8,7 @@ was found to be of a sensible size.
 from __future__ import annotations
 
 import math
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,11 +21,12 @@ __all__ = ["EVALUATED", "FLOATS", "MOVES", "Evaluation", "Graph", "Source", "Unk
 ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 MOVES = (
     *("Cast", "Concat", "ConstantOfShape", "Dropout", "Expand", "Gather", "Identity", "Reshape", "Shape", "Slice"),
-    *("Split", "Squeeze", "Transpose", "Unsqueeze"),
+    *("Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
 )
 EVALUATED = frozenset((*ARITHMETIC, *MOVES))  # shapes are computed, too
 DEPTH = 100  # of nodes behind one another that are evaluated; exporters need fewer than twenty
-MOST = 64  # GRU nodes whose inputs are known to have the shape of one
+MOST = 64  # GRU nodes whose inputs are known to have the shape of one, and inputs that are looked at
+WIDEST = 1000  # inputs of a node that is evaluated
 LEAST = 2**12  # bytes that evaluating a node counts for
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
@@ -98,6 +100,7 @@ class Source:
 class Graph:
     """One graph: who makes a value, who takes it, and what is constant. A subgraph sees the graph around it.
 
+    `arguments` are the inputs that are no weights, with their shapes.
     `takes` holds what GRU nodes take for X, each with whether the batch comes first there.
     """
 
@@ -107,6 +110,8 @@ class Graph:
         self.tensors = {tensor.name: tensor for tensor in proto.initializer}
         self.producers = {output: node for node in proto.node for output in node.output if output}
         self.inputs = {value.name: _shape_of(value) for value in proto.input}
+        free = ((name, s) for name, s in self.inputs.items() if s is not None and name not in self.tensors)
+        self.arguments = dict(islice(((name, s) for name, s in free if len(s) <= 4), MOST))
         self.shapes = {value.name: _shape_of(value) for value in proto.value_info} | self.inputs
         self.outputs = {value.name for value in proto.output}
         self.takes = [
@@ -114,6 +119,7 @@ class Graph:
             for node in proto.node
             if node.op_type == "GRU" and len(node.input)
         ][:MOST]
+        self.tried: dict[bool, dict[str, np.ndarray]] = {}  # what `nodes.shapes_tried` has made of the arguments
         self.consumers: dict[str, list[Any]] = {}
         for node in proto.node:
             for name in node.input:
@@ -163,11 +169,21 @@ class Evaluation:
             return self._constant(node, name)
         if node.op_type not in EVALUATED or node.domain not in ("", "ai.onnx"):
             raise Unknown(f"{name!r} is computed by {node.op_type} while the model runs")
+        if max(len(node.input), len(node.output), len(node.attribute)) > WIDEST:
+            raise Unknown(
+                f"{name!r} is computed by a {node.op_type} of more than {WIDEST} inputs, outputs or attributes"
+            )
         if node.op_type == "Dropout":  # in inference
             return self.value(node.input[0], depth + 1)
         if any((a.HasField("t") and a.t.data_location) or a.HasField("g") or a.graphs for a in node.attribute):
             raise Unknown(f"{name!r}: {node.op_type} has an attribute that {node.op_type} lacks")
-        arrays = [self.value(each, depth + 1) if each else None for each in node.input]
+        try:
+            arrays = [self.value(each, depth + 1) if each else None for each in node.input]
+        except Unknown:
+            shape = _said_shape(self.graph, node)
+            if shape is None:
+                raise
+            return shape
         try:
             size = _size_of(node, arrays)
             if 8 * size > self.graph.source.budget or any(a is not None and a.ndim > 8 for a in arrays):
@@ -238,6 +254,16 @@ def _run(node: Any, arrays: list[Any], opset: int) -> list[Any]:
     return [next(results) if name else None for name in node.output]
 
 
+def _said_shape(graph: Graph, node: Any) -> np.ndarray | None:
+    """What a Shape node gives of a value that is not known, if the file says all of those sizes."""
+    sizes = graph.shapes.get(node.input[0]) if node.op_type == "Shape" and len(node.input) else None
+    if sizes is None:
+        return None
+    options = {a.name: a.i for a in node.attribute}
+    part = sizes[options.get("start", 0) : options.get("end", len(sizes))]
+    return np.asarray(part, np.int64) if all(isinstance(size, int) and 0 < size < 2**31 for size in part) else None
+
+
 def _size_of(node: Any, arrays: list[Any]) -> int:
     """An upper bound of how many numbers a node's result has, computed without computing it."""
     first = arrays[0]
@@ -245,6 +271,8 @@ def _size_of(node: Any, arrays: list[Any]) -> int:
         return math.prod(int(n) for n in first)
     if node.op_type == "Expand":
         return _broadcast([first.shape, tuple(int(n) for n in arrays[1])])
+    if node.op_type == "Tile":
+        return int(first.size * math.prod(max(0, int(n)) for n in arrays[1].reshape(-1)))
     if node.op_type in ARITHMETIC:
         return _broadcast([a.shape for a in arrays])
     if node.op_type == "Gather":

@@ -112,7 +112,7 @@ def read_node(node: Any, graph: Graph, name: str, index: int) -> GRUNode:
     layout = options.get("layout", 0)
     h0, notes = _first_state(graph, node, layout, len(params), R.shape[2])
     if _input(node, 4):
-        notes += _of_lengths(graph, _input(node, 4))
+        notes += _of_lengths(graph, node, layout)
     params = tuple(CellParams(*(None if a is None else _held(a) for a in w)) for w in params)
     return GRUNode(name, index, node, graph, params, spec, W.dtype.name, layout, h0, notes, W, R, B)
 
@@ -148,10 +148,28 @@ def _weight(graph: Graph, node: Any, index: int, letter: str) -> np.ndarray:
     try:
         array = graph.constant(_input(node, index))
     except Unknown as reason:
-        raise ConversionError(f"{letter} is not in the file as numbers: {reason}") from None
+        known = _whatever_comes(graph, node, _input(node, index))
+        if known is None:
+            raise ConversionError(f"{letter} is not in the file as numbers: {reason}") from None
+        array = known
     if array.dtype.name not in FLOATS:
         raise ConversionError(f"{letter}: expected one of {', '.join(FLOATS)}, got {array.dtype}")
     return array
+
+
+def _whatever_comes(graph: Graph, node: Any, name: str) -> np.ndarray | None:
+    """A value that is made with the help of the model's input, but is the same whatever that is.
+
+    PyTorch's exporter cuts weights at H, which it takes from the shape of the first state, unless it optimises.
+    """
+    values = []
+    for given in shapes_tried(graph, graph.takes):
+        for sign in (1, -1):
+            try:
+                values.append(Evaluation(graph, {each: sign * a for each, a in given.items()}).value(name))
+            except Unknown:
+                return None
+    return values[0] if all(np.array_equal(values[0], value) for value in values) else None
 
 
 def _params(W: Any, R: Any, B: Any, D: int, hidden_size: int | None) -> tuple[CellParams, ...]:
@@ -229,11 +247,14 @@ def _first_state(graph: Graph, node: Any, layout: int, D: int, H: int) -> tuple[
     )
 
 
-def _of_lengths(graph: Graph, name: str) -> tuple[Note, ...]:
-    """What to say of sequence_lens: an input of the model is an argument here too."""
+def _of_lengths(graph: Graph, node: Any, layout: int) -> tuple[Note, ...]:
+    """What to say of sequence_lens: an input of the model is an argument here too, and all steps are no lengths."""
     try:
-        lengths = graph.constant(name)
+        lengths = graph.constant(_input(node, 4))
     except Unknown:
+        return ()
+    sizes = graph.shapes.get(_input(node, 0)) or []
+    if len(sizes) == 3 and np.all(lengths == sizes[1 if layout else 0]):
         return ()
     return (Note("changed", "the lengths", f"the file fixes them, {str(lengths.tolist())[:60]}: pass them as lengths"),)
 
@@ -244,16 +265,9 @@ def shapes_tried(graph: Graph, takes: list[tuple[str, bool]]) -> Iterator[dict[s
     Nothing says which axis is time, so both orders are tried; no value is zero.
     """
     for batch_first in (False, True):
-        named: dict[str, int] = {}
-        given: dict[str, np.ndarray] = {}
-        for name, shape in graph.inputs.items():
-            if shape is None or name in graph.tensors or len(shape) > 4:
-                continue
-            if len(shape) > 1 and not given:
-                named |= {str(size): n for size, n in zip(shape, SIZES[:: -1 if batch_first else 1], strict=False)}
-            sizes = [size if isinstance(size, int) else named.get(size, SIZES[1]) for size in shape]
-            if 0 < math.prod(sizes) < 2**16:
-                given[name] = np.arange(1, math.prod(sizes) + 1, dtype=np.float32).reshape(sizes)
+        if batch_first not in graph.tried:
+            graph.tried[batch_first] = _arguments(graph, batch_first)
+        given = dict(graph.tried[batch_first])
         for x, layout in takes:
             T, N = time_and_batch(graph, x, layout, batch_first)
             given.setdefault(x, np.ones((N, T, 1) if layout else (T, N, 1), np.float32))
@@ -263,12 +277,27 @@ def shapes_tried(graph: Graph, takes: list[tuple[str, bool]]) -> Iterator[dict[s
         yield given
 
 
+def _arguments(graph: Graph, batch_first: bool) -> dict[str, np.ndarray]:
+    """Values for the inputs of a graph, none of them zero."""
+    named: dict[str, int] = {}
+    given: dict[str, np.ndarray] = {}
+    left = 2**18
+    for name, shape in graph.arguments.items():
+        if len(shape) > 1 and not given:
+            named |= {str(size): n for size, n in zip(shape, SIZES[:: -1 if batch_first else 1], strict=False)}
+        sizes = [size if isinstance(size, int) else named.get(size, SIZES[1]) for size in shape]
+        if 0 < math.prod(sizes) < min(2**16, left):
+            left -= math.prod(sizes)
+            given[name] = np.arange(1, math.prod(sizes) + 1, dtype=np.float32).reshape(sizes)
+    return given
+
+
 def time_and_batch(graph: Graph, x: str, layout: bool, batch_first: bool) -> tuple[int, int]:
     """T and N to try a model with: those that it fixes, else small ones that are neither equal nor 1."""
     axes = graph.shapes.get(x) or []
     if len(axes) != 3:
         layout = batch_first
-        axes = next((s for name, s in graph.inputs.items() if s and len(s) > 1 and name not in graph.tensors), [0, 0])
+        axes = next((shape for shape in graph.arguments.values() if len(shape) > 1), [0, 0])
     axes = axes[:2][:: -1 if layout else 1]
     T, N = (size if isinstance(size, int) and 0 < size < 2**12 else n for size, n in zip(axes, SIZES, strict=True))
     return T, N

@@ -53,7 +53,6 @@ def _lower_layer(node: GRUNode, by_output: dict[str, GRUNode]) -> GRUNode | None
         and lower.dtype == node.dtype
         and (lower.D, lower.H, lower.B is None) == (node.D, node.H, node.B is None)
         and node.params[0].W_ih.shape[1] == node.D * node.H
-        and lower.input(4) == node.input(4)
     )
     return lower if alike and _nothing_else_takes(lower, node, way) and _arrives(lower, node, by_output) else None
 
@@ -70,7 +69,7 @@ def _way_back(graph: Graph, name: str, by_output: dict[str, GRUNode]) -> dict[st
         if name in by_output or maker.op_type in EVALUATED:
             way[name] = maker
         if name not in by_output and maker.op_type in EVALUATED:
-            waiting += [each for each in maker.input if each]
+            waiting += [each for each in maker.input[:MOST] if each]
     return way
 
 
@@ -82,7 +81,10 @@ def _nothing_else_takes(lower: GRUNode, upper: GRUNode, way: dict[str, Any]) -> 
         name = waiting.pop()
         if name in graph.outputs:
             return False
-        for taker in graph.consumers.get(name, []):
+        takers = graph.consumers.get(name, [])
+        if len(takers) > MOST:
+            return False
+        for taker in takers:
             outputs = [each for each in taker.output if each]
             if taker.op_type == "Shape" or outputs == [each for each in upper.proto.output if each]:
                 continue
@@ -104,14 +106,21 @@ def _arrives(lower: GRUNode, upper: GRUNode, by_output: dict[str, GRUNode]) -> b
             return False
         y = np.arange(T * D * N * H, dtype=np.float64).reshape(T, D, N, H)
         x = y.transpose(0, 2, 1, 3).reshape(T, N, D * H)
+        known = Evaluation(lower.graph, given | {lower.y: y.transpose(2, 0, 1, 3) if lower.layout else y})
         try:
-            known = given | {lower.y: y.transpose(2, 0, 1, 3) if lower.layout else y}
-            got = Evaluation(lower.graph, known).value(upper.input(0))
+            got = known.value(upper.input(0))
+            same_lengths = lower.input(4) == upper.input(4) or _same(known, lower.input(4), upper.input(4))
         except Unknown:
             continue
-        if np.array_equal(got, x.transpose(1, 0, 2) if upper.layout else x):
+        if same_lengths and np.array_equal(got, x.transpose(1, 0, 2) if upper.layout else x):
             return True
     return False
+
+
+def _same(known: Evaluation, *names: str) -> bool:
+    """Whether two values are the same numbers; some exporters compute the lengths for each layer."""
+    a, b = (known.value(name) if name else None for name in names)
+    return a is not None and b is not None and np.array_equal(a, b)
 
 
 def as_stored(stack: Stack) -> StoredGRU:
