@@ -182,6 +182,59 @@ def test_what_is_no_stack_is_several(tmp_path: Path) -> None:
         gru_xp.load(tmp_path / "m.keras", name="f")
 
 
+def masked(how: str) -> Any:
+    """A model that makes a mask of its input: a stack of two and a third GRU get it, and a last one does not."""
+    both = [L.Bidirectional(L.GRU(H, return_sequences=True), name=name) for name in ("a", "b")]
+    third, last = L.GRU(H, return_sequences=True, name="c"), L.GRU(3, name="d")
+    front = [L.Embedding(7, I, mask_zero=True)] if how == "embedding" else [L.Masking(0.0)]
+    if how == "nested":
+        inner = keras.Sequential([keras.Input((T, I)), *both, third], name="inner")
+        return keras.Sequential([keras.Input((T, I)), *front, inner, last])
+    given = keras.Input((T,), dtype="int32") if how == "embedding" else keras.Input((T, I))
+    if how == "sequential":
+        return keras.Sequential([given, *front, both[0], L.Dropout(0.5), both[1], third, L.Conv1D(3, 1), last])
+    x = given
+    for layer in [*front, both[0], L.Dropout(0.5), both[1], third, L.Conv1D(3, 1), last]:
+        x = layer(x)
+    return keras.Model(given, x)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking:UserWarning")
+@pytest.mark.filterwarnings("ignore:Layer 'conv1d.* was passed a mask:UserWarning")
+@pytest.mark.parametrize("how", ["functional", "sequential", "embedding", "nested"])
+def test_masks_that_the_model_makes(tmp_path: Path, how: str) -> None:
+    """They are no part of a layer: the report says where they act, and they do not keep layers from being a stack."""
+    model = randomized(masked(how))
+    model.save(tmp_path / "m.keras")
+    for found in (registry.contents(tmp_path / "m.keras"), registry.formats()["keras"].adopt(model)):
+        inner = "inner." if how == "nested" else ""
+        reports = {gru.name: [note.what for note in gru.report.notes if note.fate == "changed"] for gru in found.grus}
+        assert {name: whats for name, whats in reports.items() if name != "d"} == {
+            f"{inner}a+{inner}b": ["the mask"],
+            f"{inner}c": ["the mask"],
+        }
+        assert reports["d"] == []  # a convolution knows no mask, and no more does a model in a model
+    with pytest.warns(gru_xp.ConversionWarning, match="the mask: the model makes one, here every step counts"):
+        own = gru_xp.load(tmp_path / "m.keras", name=f"{inner}a+{inner}b")
+    if how != "functional":
+        return
+    x = X.copy()
+    x[0, 7:] = x[1, 2:5] = 0
+    y = keras.Model(model.input, model.get_layer("b").output)(x)
+    assert_near(own(x, mask=x.any(axis=2))[0], y, 2 * T)
+
+
+def test_a_first_state_that_the_model_computes(tmp_path: Path) -> None:
+    x, other = keras.Input((None, I)), keras.Input((None, I))
+    y, state = L.GRU(H, return_sequences=True, return_state=True, name="encoder")(x)
+    decoded = L.GRU(H, return_sequences=True, name="decoder")(other, initial_state=state)
+    model = randomized(keras.Model([x, other], [y, decoded]))
+    model.save(tmp_path / "m.keras")
+    for found in (registry.contents(tmp_path / "m.keras"), registry.formats()["keras"].adopt(model)):
+        changed = {gru.name: [note.what for note in gru.report.notes if note.fate == "changed"] for gru in found.grus}
+        assert changed == {"encoder": [], "decoder": ["the first state"]}
+
+
 def test_stacked_cells(tmp_path: Path) -> None:
     model = sequential(L.RNN([L.GRUCell(H), L.GRUCell(H), L.GRUCell(H)], return_sequences=True))
     for own in every_way(model, tmp_path):
@@ -288,6 +341,13 @@ def test_lookalikes_are_refused(tmp_path: Path) -> None:
     odd = L.GRU(H, activation=L.LeakyReLU(0.3))
     odd(X)
     with pytest.raises(gru_xp.ConversionError, match="'LeakyReLU' is an object of its own"):
+        gru_xp.from_framework(odd)
+    odd = L.GRU(H, activation=lambda a: a)
+    odd(X)
+    with (
+        pytest.warns(UserWarning, match="lambda"),
+        pytest.raises(gru_xp.ConversionError, match="'lambda' is an object of its own"),
+    ):
         gru_xp.from_framework(odd)
     gelu = L.GRU(H, activation="gelu")
     gelu(X)
@@ -461,6 +521,30 @@ def test_keras_runs_what_stands_in_a_file(tmp_path: Path, what: str) -> None:
         assert ran is not None
         for got, expected in zip(model(x, first, lengths=lengths), ran, strict=True):
             assert_near(got, expected, 2 * T)
+
+
+@pytest.mark.parametrize("mode", ["sum", None])
+def test_keras_runs_merged_and_stateful_layers(tmp_path: Path, mode: str | None) -> None:
+    """As the two directions that they are, and for any batch."""
+    path, given = tmp_path / "m.keras", keras.Input(batch_shape=(N, T, I))
+    layer = L.Bidirectional(L.GRU(H, return_sequences=True, stateful=True), merge_mode=mode)
+    randomized(keras.Model(given, layer(given))).save(path)
+    (gru,) = registry.contents(path).grus
+    x = X.transpose(1, 0, 2)[:, :2]
+    model = gru_xp.GRU.from_params(gru.params, spec=gru.spec)
+    for _ in range(2):
+        ran = registry.formats()["keras"].run(path, gru, x, None, None)
+        assert ran is not None
+        for got, expected in zip(model(x), ran, strict=True):
+            assert_near(got, expected)
+
+
+def test_what_keras_refuses_to_run(tmp_path: Path) -> None:
+    path = tmp_path / "m.keras"
+    sequential(L.GRU(H, return_sequences=True), L.Lambda(lambda y: 2 * y, output_shape=(None, H))).save(path)
+    (gru,) = registry.contents(path).grus
+    with pytest.raises(gru_xp.BackendError, match=r"Keras 3.* refuses: \w+: .*[Ll]ambda"):
+        registry.formats()["keras"].run(path, gru, X.transpose(1, 0, 2), None, None)
 
 
 # ---- hostile ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ import io
 import json
 import re
 import zipfile
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from gru_xp.checks import sizes_of
@@ -22,11 +24,12 @@ from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU, tw
 from gru_xp.params import GRUSpec
 
 from .layer import KEPT, OTHER, RECURRENT, gru_of, kind_of, read_all
-from .stacks import links_of, stacks_of
+from .stacks import stacks_of, wiring_of
 
 __all__ = ["Walk", "from_zip"]
 
 MOST_JSON = 1 << 24  # bytes
+MOST_LAYERS = 20_000
 
 
 def from_zip(data: bytes) -> tuple[Any, dict[str, Tensor]]:
@@ -59,7 +62,9 @@ class Walk:
         for path, tensor in tensors.items():
             place, _, leaf = path.rpartition("/")
             self.groups.setdefault(place, {})[leaf] = tensor
+        self.sorted = sorted(self.groups)
         self.used: set[str] = set()
+        self.layers = 0
         self.refused: list[Refusal] = []
         self.closed: dict[str, tuple[str, str, bool]] = {}  # layers that are not understood: name, class, Keras's own
 
@@ -70,12 +75,16 @@ class Walk:
         ignored = tuple(name for name in self.names if name not in used)
         return Contents(tuple(grus), tuple(self.refused), ignored)
 
-    def below(self, entry: Any, path: str, name: str, depth: int = 0) -> Iterator[StoredGRU]:
-        """In the layers of a described model."""
+    def below(self, entry: Any, path: str, name: str, depth: int = 0, mask: str = "") -> Iterator[StoredGRU]:
+        """In the layers of a described model; `mask` is what makes the mask of its input."""
         config = entry.get("config") if isinstance(entry, Mapping) else None
         layers = config.get("layers") if isinstance(config, Mapping) else None
         if not isinstance(layers, list) or depth > 20:
             return
+        self.layers += len(layers)
+        if self.layers > MOST_LAYERS:
+            raise FileFormatError(f"expected at most {MOST_LAYERS} layers")
+        wiring = wiring_of(entry, mask)
         counts: dict[str, int] = {}
         found: dict[str, StoredGRU] = {}
         for layer in layers:
@@ -93,8 +102,8 @@ class Walk:
                 gru = self.layer(inner, f"{own}/layer", f"{whole}.{inner['config'].get('name', 'layer')}")
                 yield from () if gru is None else (gru,)
             elif isinstance(layer["config"].get("layers"), list):
-                yield from self.below(layer, f"{own}/", whole, depth + 1)
-        yield from stacks_of(found, links_of(entry), layers)
+                yield from self.below(layer, f"{own}/", whole, depth + 1, wiring.masks.get(label, ""))
+        yield from stacks_of(found, wiring, layers)
 
     def layer(self, entry: Any, path: str, name: str) -> StoredGRU | None:
         kind = kind_of(entry)
@@ -125,7 +134,9 @@ class Walk:
         return gru.renamed(name)
 
     def refuse(self, path: str, name: str, reason: str) -> None:
-        self.used |= {place for place in self.groups if place.startswith(f"{path}/")}
+        start = bisect_left(self.sorted, f"{path}/")
+        following = (self.sorted[index] for index in range(start, len(self.sorted)))
+        self.used.update(takewhile(lambda place: place.startswith(f"{path}/"), following))
         self.refused.append(Refusal(name, reason))
 
     def may_be_anything(self, place: str) -> bool:

@@ -42,6 +42,8 @@ class KerasFormat(Format):
         try:
             config, tensors = from_zip(data) if data[:2] == b"PK" else (None, datasets(data))
             return Walk(tensors).contents(config)
+        except MemoryError:
+            raise
         except Exception as error:  # what a damaged file leads to is of any kind
             raise FileFormatError(
                 f"{path}: expected a file of Keras 3, but it is damaged or something else: "

@@ -128,7 +128,8 @@ def _spec(cell: Mapping[str, Any], layer: Mapping[str, Any]) -> GRUSpec:
 
 def _activation(given: Any) -> Activation:
     if isinstance(given, Mapping):  # an object with a description of its own
-        raise ConversionError(f"the activation {given.get('class_name')!r} is an object of its own, not a name")
+        kind = given.get("class_name") or "lambda"
+        raise ConversionError(f"the activation {kind!r} is an object of its own, not a name")
     return Activation.keras("linear" if given is None else given)
 
 

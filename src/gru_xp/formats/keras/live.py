@@ -11,7 +11,7 @@ from gru_xp.formats.stored import Contents, Refusal, StoredGRU
 from gru_xp.formats.trees import tensor_of
 
 from .layer import OTHER, RECURRENT, gru_of
-from .stacks import links_of, stacks_of
+from .stacks import Wiring, stacks_of, wiring_of
 
 __all__ = ["Live"]
 
@@ -28,24 +28,25 @@ class Live:
         grus = self.below(thing, "") if hasattr(thing, "layers") else self.layer(thing, "")
         return Contents(tuple(grus), tuple(self.refused), tuple(self.ignored))
 
-    def below(self, model: Any, name: str) -> Iterator[StoredGRU]:
+    def below(self, model: Any, name: str, mask: str = "") -> Iterator[StoredGRU]:
         found: dict[str, StoredGRU] = {}
+        try:
+            config = model.get_config()
+            wiring = wiring_of({"class_name": type(model).__name__, "config": config}, mask)
+            layers = config["layers"]
+        except (NotImplementedError, KeyError, TypeError):  # a model of its own, which does not say how it is made
+            wiring, layers = Wiring(), []
         for layer in model.layers:
             whole = f"{name}.{layer.name}" if name else str(layer.name)
             if hasattr(layer, "layers"):
-                yield from self.below(layer, whole)
+                yield from self.below(layer, whole, wiring.masks.get(str(layer.name), ""))
             else:
                 grus = self.layer(layer, whole)
                 if len(grus) == 1:
                     found[str(layer.name)] = grus[0]
                 else:
                     yield from grus
-        try:
-            config = model.get_config()
-            links, layers = links_of({"class_name": type(model).__name__, "config": config}), config["layers"]
-        except (NotImplementedError, KeyError, TypeError):  # a model of its own, which does not say how it is made
-            links, layers = {}, []
-        yield from stacks_of(found, links, layers)
+        yield from stacks_of(found, wiring, layers)
 
     def layer(self, layer: Any, name: str) -> list[StoredGRU]:
         kind = type(layer).__name__ if type(layer).__module__.startswith("keras.") else ""

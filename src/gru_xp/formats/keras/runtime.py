@@ -23,21 +23,32 @@ def run_saved(path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tupl
         raise BackendError(f"Keras cannot be imported ({error}); KERAS_BACKEND says on what it runs") from None
     if path.suffix != ".keras":
         raise BackendError("Keras needs a model for a file of arrays alone")
-    model = keras.saving.load_model(path, compile=False)
+    try:
+        return _run(keras, keras.saving.load_model(path, compile=False), gru, x, h0, lengths)
+    except BackendError:
+        raise
+    except Exception as error:  # layers of one's own that are not there, Lambda layers, batch sizes: of any kind
+        words = " ".join(str(error).split())[:200]
+        raise BackendError(f"Keras {keras.__version__} refuses: {type(error).__name__}: {words}") from None
+
+
+def _run(keras: Any, model: Any, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tuple[Any, Any]:
     mask = None if lengths is None else np.arange(len(x)) < np.asarray(lengths)[:, None]
     states: list[Any] = []
     y = x.transpose(1, 0, 2)
     for name in gru.name.split("+"):
         layer = _layer_of(model, name)
-        both = hasattr(layer, "backward_layer")
-        for each in (layer, layer.forward_layer, layer.backward_layer) if both else (layer,):
+        ys = []
+        # each direction by itself: Keras 3.15 trips over the states of merged ones
+        for each in (layer.forward_layer, layer.backward_layer) if hasattr(layer, "backward_layer") else (layer,):
             each.return_sequences = each.return_state = True
-        more = sum(1 for _ in layer.cell.cells) if not both and hasattr(layer.cell, "cells") else 1 + both
-        given = None if h0 is None else list(h0[len(states) : len(states) + more])
-        y, *last = layer(y, mask=mask, initial_state=given)
-        if not both and layer.go_backwards:
-            y = keras.ops.flip(y, axis=1)
-        states += keras.tree.flatten(last)
+            each.stateful = False
+            more = len(each.cell.cells) if hasattr(each.cell, "cells") else 1
+            given = None if h0 is None else list(h0[len(states) : len(states) + more])
+            out, *last = each(y, mask=mask, initial_state=given)
+            ys.append(keras.ops.flip(out, axis=1) if each.go_backwards else out)
+            states += keras.tree.flatten(last)
+        y = keras.ops.concatenate(ys, axis=-1)
     values = keras.ops.convert_to_numpy
     return values(y).transpose(1, 0, 2), np.stack([values(state) for state in states])
 
