@@ -51,6 +51,10 @@ class Subject:
         """Written into `folder`, one after the other: what it tries, and the file to read."""
         yield from ()
 
+    def burdens(self, folder: Path) -> Iterator[tuple[str, Path]]:
+        """Like `attacks`, but of files that may be read: they ask for more work than their size lets expect."""
+        yield from ()
+
 
 @dataclass
 class Outcome:
@@ -112,6 +116,8 @@ def _files(
         yield f"bytes {at}.. became {burst.hex()}", path, "burst"
     for what, file in subject.attacks(folder, good):
         yield what, file, "attack"
+    for what, file in subject.burdens(folder):
+        yield what, file, "burden"
 
 
 def _wrong(kind: str, answer: dict[str, Any], whole: dict[str, Any]) -> str | None:
@@ -136,6 +142,7 @@ class Child:
     def __init__(self, folder: Path, memory: int, first: str = ""):
         self.folder, self.memory, self.first = folder, memory, first
         self.process: subprocess.Popen[bytes] | None = None
+        self.good: Path | None = None  # the first file that is read, and read again by a child in the place of another
 
     def __enter__(self) -> Child:
         return self
@@ -147,6 +154,12 @@ class Child:
         """What reading the file gave: `grus` and `refused`, or `error` and `words`, or `failure`."""
         if self.process is None:
             self._start()
+            if self.good is not None:
+                self._answer(self.good)
+        self.good = self.good or path
+        return self._answer(path)
+
+    def _answer(self, path: Path) -> dict[str, Any]:
         assert self.process and self.process.stdin and self.process.stdout
         self.process.stdin.write(f"{path}\n".encode())
         self.process.stdin.flush()

@@ -85,6 +85,23 @@ class Onnx(Subject):
         path.write_bytes(_nested_graphs(2000))
         yield "2,000 graphs in one another", path
 
+    def burdens(self, folder: Path) -> Iterator[tuple[str, Path]]:
+        path = folder / "burden.onnx"
+        for what, (layers, nodes, inputs) in ONNX_BURDENS.items():
+            arrays = [onnx.numpy_helper.from_array(np.ones((1, 3, 1), "f4"), name) for name in "WR"]
+            arguments = [
+                onnx.helper.make_tensor_value_info(*argument) for argument in (("x", 1, ["T", "N", 1]), *inputs)
+            ]
+            graph = onnx.helper.make_graph([*nodes, *layers], "g", arguments, [], arrays)
+            opsets = [onnx.helper.make_opsetid("", 17)]
+            path.write_bytes(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+            yield what, path
+
+
+def _layers(x: str, h0: str = "") -> list[Any]:
+    """Many GRU nodes on the same input."""
+    return [_node("GRU", [x, "W", "R", "", "", h0], f"y{index}", hidden_size=1) for index in range(900)]
+
 
 def _of(model: Any, op: str) -> list[Any]:
     return [node for node in model.graph.node if node.op_type == op]
@@ -260,6 +277,18 @@ ONNX_ATTACKS: dict[str, Any] = {
     "a clip that is no number": _option("clip", float("nan")),
     "a clip below zero": _option("clip", -1.0),
     "an attribute of its own": _option("__class__", "x"),
+}
+
+_first = _node("GRU", ["x", "W", "R"], "y", hidden_size=1)
+ONNX_BURDENS: dict[str, Any] = {
+    "the shape of an output, 50,000 times": (
+        _layers("t"),
+        [_first, *(_node("Shape", ["y"], f"s{n}") for n in range(50_000)), _node("Squeeze", ["y"], "t")],
+        [],
+    ),
+    "a node of 100,000 inputs": (_layers("c"), [_first, _node("Concat", ["y"] + ["W"] * 100_000, "c", axis=0)], []),
+    "a first state of 100,000 parts": (_layers("x", "h"), [_node("Concat", ["x"] * 100_000, "h", axis=0)], []),
+    "20,000 large inputs": (_layers("x", "i7"), [], [(f"i{n}", 1, [255, 255]) for n in range(20_000)]),
 }
 
 SUBJECTS = (

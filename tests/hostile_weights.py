@@ -38,6 +38,18 @@ def rezipped(data: bytes, change: Callable[[str, bytes], Any], how: int = zipfil
     return buffer.getvalue()
 
 
+def squeezed(**arrays: Any) -> bytes:
+    """NumPy's archive, compressed."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def npy_head(head: bytes) -> bytes:
+    """The beginning of an array."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head
+
+
 def lying_zip(data: bytes, name: str, size: int) -> bytes:
     """The archive with another size of an entry, compressed and not, in its directory."""
     at = data.index(b"PK\x01\x02")
@@ -77,11 +89,16 @@ class TorchFile(Subject):
             "laughter": b"(lp0\n" + b"".join(b"(lp%d\n" % (n + 1) + b"g%d\na" % n * 10 for n in range(40)) + b".",
             "deep": b"(" * 200_000 + b"l" * 200_000 + b".",
             "many tuples in tuples": b")" + b"\x85" * 500_000 + b".",
+            "many classes": b"(" + b"".join(b"cm\nC%d\n" % n for n in range(200_000)) + b"l.",
             "long names": b"(d" + b"".join(b"V%s%d\nNs" % (b"a" * 5000, n) for n in range(100)) + b".",
         }
         for what, program in programs.items():
             path.write_bytes(rezipped(data, lambda name, old, p=program: p if name.endswith("data.pkl") else old))
             yield what, path
+        large = torch.zeros(750_000)
+        weights = {"weight_ih": large[:1500].view(1500, 1), "weight_hh": large.view(1500, 500)}
+        torch.save({str(index): dict(weights) for index in range(500)}, path)
+        yield "a storage in 500 models", path
         sizes = {"2**62 numbers": (1 << 31, 1 << 31), "no numbers": (0, 0)}
         for what, size in sizes.items():
             shape = [pickle.dumps(each, 2)[2:].removesuffix(b"q\0.") for each in ((6, 2), size)]
@@ -159,6 +176,7 @@ class KerasFile(Subject):
 
         for what, fill in (("the secret", external), ("a link to it", linked), ("gzip", compressed), ("depth", deep)):
             yield what, written(hdf5(fill))
+        yield "one array in 300 layers", written(_shared())
         yield "another format of HDF5", written(hdf5(lambda file: file.create_group("a"), libver="latest"))
         inner = zipfile.ZipFile(io.BytesIO(good)).read("model.weights.h5") if zipped else good
         for what, at, number in (
@@ -174,7 +192,10 @@ class KerasFile(Subject):
         yield "a B-tree in itself", written(inner[:tree] + circle + inner[tree + len(circle) :])
         if not zipped:
             return
+        groups = hdf5(lambda file: [file.create_dataset(f"g{n}/x", data=[1.0]) for n in range(5000)]) + PADDING
         for what, change in {
+            "a chain of 60,000 layers": lambda name, old: _chain(60_000) if name == "config.json" else old + PADDING,
+            "15,000 LSTMs and no place for them": lambda name, old: _lstms(15_000) if name == "config.json" else groups,
             "deep JSON": lambda name, old: b"[" * 5_000_000 if name == "config.json" else old,
             "wide JSON": lambda name, old: b"[" + b"[]," * 30_000_000 + b"0]" if name == "config.json" else old,
             "a zip bomb": lambda name, old: bytes(1 << 28) if name.endswith(".h5") else old,
@@ -186,6 +207,50 @@ class KerasFile(Subject):
             yield what, path
         path.write_bytes(lying_zip(good, "model.weights.h5", 1 << 30))
         yield "weights of 2**30 bytes", path
+
+
+def _shared() -> bytes:
+    """An HDF5 file of many layers, whose recurrent kernels all lie in the same place."""
+    import h5py
+
+    buffer, places = io.BytesIO(), [f"{layer}/cell/vars" for layer in range(300)]
+    with h5py.File(buffer, "w", libver="earliest") as file:
+        file["large"] = np.zeros((500, 1500), "f4")
+        for place in places:
+            file[f"{place}/0"], file[f"{place}/1"] = np.zeros((1, 1500), "f4"), np.zeros((1, 3), "f4")
+        large, small = file["large"].id.get_offset(), [file[f"{place}/1"].id.get_offset() for place in places]
+    data = bytearray(buffer.getvalue())
+    for offset in small:
+        layout = data.index(struct.pack("<QQ", offset, 12))
+        data[layout : layout + 16] = struct.pack("<QQ", large, 4 * 500 * 1500)
+        shape = data.rindex(struct.pack("<QQ", 1, 3) * 2, 0, layout)  # and the largest that it may have
+        data[shape : shape + 32] = struct.pack("<QQ", 500, 1500) * 2
+    return bytes(data)
+
+
+PADDING = np.random.default_rng(0).bytes(500_000)  # so that the size of the file lets expect something
+
+
+def _chain(count: int) -> bytes:
+    """A model of layers that do nothing, each on the one before it."""
+    layers = [
+        {
+            "class_name": "Dropout",
+            "module": "keras.layers",
+            "registered_name": None,
+            "config": {"name": f"d{n}"},
+            "inbound_nodes": [
+                {"args": [{"class_name": "__keras_tensor__", "config": {"keras_history": [f"d{n - 1}", 0, 0]}}]}
+            ],
+        }
+        for n in range(count)
+    ]
+    return json.dumps({"class_name": "Functional", "config": {"layers": layers}}).encode()
+
+
+def _lstms(count: int) -> bytes:
+    layers = [{"class_name": "LSTM", "module": "keras.layers", "config": {"name": str(n)}} for n in range(count)]
+    return json.dumps({"class_name": "Sequential", "config": {"layers": layers}}).encode()
 
 
 class NpzFile(Subject):
@@ -207,6 +272,10 @@ class NpzFile(Subject):
             ),
             "a long head": rezipped(good, lambda name, old: old[:8] + b"\xff\xff" + old[10:]),
             "names that lead upwards": rezipped(good, lambda name, old: (f"../../{name}", old[:-8])),
+            "an honest bomb": squeezed(
+                weight_ih=np.zeros((18_000, 1), "f4"), weight_hh=np.zeros((18_000, 6_000), "f4")
+            ),
+            "a header of brackets": rezipped(good, lambda name, old: npy_head(b"{'descr': " + b"-" * 9000 + b"1}")),
             "entries of 2**30 bytes": lying_zip(good, "weight_ih_l0.npy", 1 << 30),
         }.items():
             path.write_bytes(data)
@@ -228,6 +297,7 @@ class RTNeuralFile(Subject):
             + b"[" * 900
             + b"]" * 900
             + b"]}]}",
+            "a million numbers, deep": b'{"weight_hh": ' + b"[" * 900 + b"1," * 1_000_000 + b"1" + b"]" * 900 + b"}",
             "a long number": b'{"weight_hh": [' + b"9" * 1_000_000 + b"]}",
             "a large number": b'{"weight_hh": [1e99999]}',
             "ragged": json.dumps({"layers": [layer | {"weights": [[[1.0], [1.0, 2.0]]] * 3}]}).encode(),

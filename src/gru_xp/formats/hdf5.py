@@ -49,6 +49,7 @@ class _File:
             )
         self.data = data
         self.objects = 0
+        self.budget = 2**20 + 4 * len(data)  # bytes of values; names may share some, but not without end
         self.seen: set[int] = set()
 
     def walk(self) -> Iterator[tuple[str, Tensor]]:
@@ -123,6 +124,9 @@ class _File:
             start, size = struct.unpack_from("<QQ", layout, 2)
             if prod(shape) * dtype.itemsize != size:
                 raise FileFormatError(f"{path}: {shape} of {name} is not {size} bytes")
+            self.budget -= size
+            if self.budget < 0:
+                raise FileFormatError("asks for more numbers than a file of its size can hold")
             values = np.frombuffer(self.slice(start, size), dtype)
             if name == "bfloat16":
                 values = (values.astype("u4") << 16).view("f4")

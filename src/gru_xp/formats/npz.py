@@ -18,6 +18,7 @@ from gru_xp.formats.stored import Contents, Note, Report, StoredGRU, assert_spec
 __all__ = ["NpzFormat", "archive_of", "npz"]
 
 MOST_HEADER = 10_000  # bytes
+MOST_UNPACKED = 50  # bytes for each of the file; those of weights are seldom two
 
 
 class NpzFormat(Format):
@@ -31,6 +32,8 @@ class NpzFormat(Format):
         data = path.read_bytes()
         try:
             return grus_in(_tensors(data))
+        except MemoryError:
+            raise
         except Exception as error:  # what a damaged file leads to is of any kind
             raise FileFormatError(
                 f"{path}: expected NumPy's .npz, but it is damaged or something else: "
@@ -40,7 +43,12 @@ class NpzFormat(Format):
     def write(self, gru: StoredGRU, path: Path) -> Report:
         notes = assert_spec(gru, "a reader of PyTorch's names")
         write_whole(path, archive_of(pytorch_names(gru.params), gru.dtype))
-        return Report((Note("exact", "the weights", "batch_first and dropout are no part of such names"), *notes))
+        lost = [
+            Note("ignored", name, "such a file holds arrays only")
+            for name, value in (("batch_first", gru.batch_first), ("dropout", gru.dropout))
+            if value
+        ]
+        return Report((Note("exact", "the weights"), *notes, *lost))
 
 
 npz = NpzFormat()
@@ -58,11 +66,11 @@ def archive_of(arrays: dict[str, np.ndarray], dtype: str) -> bytes:
 def _tensors(data: bytes) -> dict[str, Tensor]:
     """The arrays, of which only the heads have been read."""
     archive = zipfile.ZipFile(io.BytesIO(data))
-    return {
-        info.filename.removesuffix(".npy"): _tensor(archive, info)
-        for info in archive.infolist()
-        if info.filename.endswith(".npy")
-    }
+    arrays = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+    unpacked = sum(info.file_size for info in arrays)
+    if unpacked > 2**20 + MOST_UNPACKED * len(data):
+        raise FileFormatError(f"says that {unpacked} bytes are packed into {len(data)}")
+    return {info.filename.removesuffix(".npy"): _tensor(archive, info) for info in arrays}
 
 
 def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
@@ -70,7 +78,10 @@ def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
         head = io.BytesIO(file.read(MOST_HEADER))
     version = np.lib.format.read_magic(head)
     reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, by_columns, dtype = reader(head, max_header_size=MOST_HEADER)
+    try:
+        shape, by_columns, dtype = reader(head, max_header_size=MOST_HEADER)
+    except MemoryError:  # what Python's parser says of brackets in brackets
+        raise FileFormatError(f"{info.filename}: a header that means nothing") from None
     start = head.tell()
 
     def read() -> np.ndarray:

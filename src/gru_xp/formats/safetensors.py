@@ -62,12 +62,11 @@ class SafetensorsFormat(Format):
         data = path.read_bytes()
         try:
             tensors = dict(library.deserialize(data))
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
         except Exception as error:
             raise FileFormatError(
                 f"{path}: expected a safetensors file, but it is damaged or something else: {error}"
             ) from None
-        metadata = header.get("__metadata__") or {}
         if metadata.get("format") != FORMAT:
             return grus_in({name: _tensor(tensor, path) for name, tensor in tensors.items()})
         options = _options(metadata, path)

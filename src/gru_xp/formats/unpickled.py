@@ -24,6 +24,7 @@ from gru_xp.formats.named import Tensor
 __all__ = ["Thing", "is_saved_by_torch", "saved_by_torch"]
 
 MOST_PICKLE = 1 << 26  # bytes
+MOST_CLASSES = 1000  # that a pickle names
 DTYPES = {
     "Double": "float64",
     "Float": "float32",
@@ -76,13 +77,26 @@ def _is_old(head: bytes) -> bool:
 
 def saved_by_torch(file: io.BufferedReader) -> Any:
     """The tree of dicts, lists, `Tensor`s and `Thing`s in a file. Anything may be raised for a damaged one."""
+    budget = _Budget(file.seek(0, io.SEEK_END))
     if zipfile.is_zipfile(file):
-        return _from_zip(zipfile.ZipFile(file))
+        return _from_zip(zipfile.ZipFile(file), budget)
     file.seek(0)
-    return _from_pickles(file)
+    return _from_pickles(file, budget)
 
 
-def _from_zip(archive: zipfile.ZipFile) -> Any:
+class _Budget:
+    """How many bytes of numbers are read and copied: tensors may share a storage, but not without end."""
+
+    def __init__(self, size: int):
+        self.left = 2**25 + 8 * size
+
+    def spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise FileFormatError("asks for more numbers than a file of its size can hold")
+
+
+def _from_zip(archive: zipfile.ZipFile, budget: _Budget) -> Any:
     entries = {info.filename: info for info in archive.infolist()}
     root = next(
         (name.removesuffix("data.pkl") for name in entries if re.fullmatch(r"([^/.][^/]*/)?data\.pkl", name)), None
@@ -102,13 +116,14 @@ def _from_zip(archive: zipfile.ZipFile) -> Any:
     @lru_cache(maxsize=1)  # all weights of a module may lie in one
     def storage(wanted: _Storage) -> np.ndarray:
         width = _numpy_dtype(wanted.dtype).itemsize
+        budget.spend(wanted.size * width)
         data = contents(f"data/{wanted.key}", wanted.size * width)
         return np.frombuffer(data, _numpy_dtype(wanted.dtype).newbyteorder(sign), wanted.size)
 
-    return _Reader(io.BytesIO(contents("data.pkl", MOST_PICKLE)), storage).load()
+    return _Reader(io.BytesIO(contents("data.pkl", MOST_PICKLE)), storage, budget).load()
 
 
-def _from_pickles(file: io.BufferedReader) -> Any:
+def _from_pickles(file: io.BufferedReader, budget: _Budget) -> Any:
     """Magic number, version, byte order and sizes, the tree, the storages' keys; then each storage: count, values."""
     data = file.read()
     if not _is_old(data):
@@ -122,7 +137,7 @@ def _from_pickles(file: io.BufferedReader) -> Any:
         return np.frombuffer(data, dtype.newbyteorder("<"), wanted.size, places[wanted.key])
 
     def load() -> Any:
-        return _Reader(buffer, storage, found).load()
+        return _Reader(buffer, storage, budget, found).load()
 
     magic, version, system, tree, keys = (load() for _ in range(5))
     if magic != MAGIC or version != 1001 or not system["little_endian"]:
@@ -150,10 +165,11 @@ class _Reader(pickle._Unpickler):
         self,
         file: io.BytesIO,
         storage: Callable[[_Storage], np.ndarray],
+        budget: _Budget,
         found: dict[str, _Storage] | None = None,
     ):
         super().__init__(file)
-        self.storage = storage
+        self.storage, self.budget = storage, budget
         self.found = {} if found is None else found
         self.known: dict[str, Any] = {
             "collections.OrderedDict": _dict,
@@ -166,6 +182,8 @@ class _Reader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         path = f"{module}.{name}"
         if path not in self.known:
+            if len(self.known) >= MOST_CLASSES:
+                raise FileFormatError(f"expected at most {MOST_CLASSES} classes")
             self.known[path] = type("Thing", (Thing,), {"origin": path})
         return self.known[path]
 
@@ -214,6 +232,7 @@ class _Reader(pickle._Unpickler):
             values = self.storage(storage)
             if storage.dtype == "bfloat16":
                 values = (values.astype("u4") << 16).view("f4")
+            self.budget.spend(prod(size) * values.itemsize)
             steps = tuple(step * values.itemsize for step in stride)
             view = np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)
             return np.array(view, view.dtype.newbyteorder("="), order="C", copy=True)
