@@ -15,7 +15,7 @@ from gru_xp.errors import ConversionError
 from gru_xp.formats.stored import Note
 from gru_xp.params import CellParams
 
-__all__ = ["Folded", "folded", "from_keras", "note_of_folding", "swapped", "to_keras", "unfolded"]
+__all__ = ["Folded", "folded", "from_keras", "is_nothing", "note_of_folding", "swapped", "to_keras", "unfolded"]
 
 
 def swapped(a: Any) -> np.ndarray:
@@ -44,7 +44,12 @@ def folded(w: CellParams, dtype: str) -> Folded:
         return Folded(None, None, True)
     gates = 2 * w.W_hh.shape[1]
     b_ih, b_hh = w.b_ih[:gates], w.b_hh[:gates]
-    return Folded(np.concatenate([_sum(b_ih, b_hh, dtype), w.b_ih[gates:]]), w.b_hh[gates:].copy(), not b_hh.any())
+    return Folded(np.concatenate([_sum(b_ih, b_hh, dtype), w.b_ih[gates:]]), w.b_hh[gates:].copy(), is_nothing(b_hh))
+
+
+def is_nothing(a: Any) -> bool:
+    """Whether all are the zero that adding leaves no trace of; -0.0 has a bit of its own."""
+    return not (a.any() or np.signbit(a).any())
 
 
 def _sum(b_ih: Any, b_hh: Any, dtype: str) -> np.ndarray:

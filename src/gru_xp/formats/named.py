@@ -63,7 +63,7 @@ def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
                 params, dtype, note = layout.build({leaf: group[leaf] for leaf in own})
                 doubt = [Note("assumed", "the weights are in use as they are", origin)] if origin else []
                 report = Report((note, *layout.untold, *doubt))
-                grus.append(StoredGRU(params, name=name, dtype=dtype, report=report))
+                grus.append(StoredGRU(params, name=name, dtype=dtype, batch_first=layout.batch_first, report=report))
             except FileFormatError:
                 raise  # the file is damaged, which is not for this GRU alone
             except GRUError as error:
@@ -137,6 +137,7 @@ class _Layout:
     own: Callable[[Group], list[str]]  # which of the arrays of a place are its own; none if it is another layout
     build: Callable[[Group], Built]
     untold: tuple[Note, ...] = ()  # what the arrays do not say of the equation, and what is taken for it
+    batch_first: bool = False  # in all layers of whoever gives these names
 
 
 FLAX_UNTOLD = Note(
@@ -193,7 +194,7 @@ def _build_cell(group: Group) -> Built:
     return _one_cell(CellParams(*(group[field].read() for field in fields))), _one_dtype(group.values()), EXACT
 
 
-def _folded_layout(W_ih: str, W_hh: str, b: str, b_n: str) -> _Layout:
+def _folded_layout(W_ih: str, W_hh: str, b: str, b_n: str, *, batch_first: bool = False) -> _Layout:
     """Rows r, z, n; one bias and a half."""
 
     def own(group: Group) -> list[str]:
@@ -206,7 +207,7 @@ def _folded_layout(W_ih: str, W_hh: str, b: str, b_n: str) -> _Layout:
         arrays = [group[field].read() for field in fields]
         return _one_cell(unfolded(*arrays, *[None] * (4 - len(arrays)))), _one_dtype(group.values()), _note(fields)
 
-    return _Layout(own, build)
+    return _Layout(own, build, batch_first=batch_first)
 
 
 LINEN = ("ir", "iz", "in", "hr", "hz", "hn")
@@ -275,7 +276,7 @@ LAYOUTS = (
     _Layout(_own_stack, _build_stack),
     _Layout(_own_cell, _build_cell),
     _folded_layout("weight_ih", "weight_hh", "bias", "bias_n"),
-    _folded_layout("Wx", "Wh", "b", "bhn"),
+    _folded_layout("Wx", "Wh", "b", "bhn", batch_first=True),
     _Layout(_own_linen, _build_linen, (FLAX_UNTOLD,)),
     _Layout(_own_nnx, _build_nnx, (FLAX_UNTOLD,)),
 )

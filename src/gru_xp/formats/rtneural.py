@@ -21,10 +21,12 @@ from gru_xp.formats.layouts import from_keras, to_keras
 from gru_xp.formats.named import Tensor, grus_in
 from gru_xp.formats.registry import Format
 from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU, assert_spec, stacked
+from gru_xp.params import weights_of
 
 __all__ = ["RTNeuralFormat", "rtneural"]
 
 KEPT = Note("exact", "the weights")
+DEEPEST = 8
 
 
 class RTNeuralFormat(Format):
@@ -46,6 +48,8 @@ class RTNeuralFormat(Format):
             if isinstance(content, dict):
                 return grus_in({name: _tensor(array) for name, array in content.items() if isinstance(array, list)})
             raise FileFormatError("a JSON file without layers and without arrays")
+        except MemoryError:
+            raise
         except Exception as error:  # what a damaged file leads to is of any kind
             raise FileFormatError(
                 f"{path}: expected RTNeural's JSON, but it is damaged or something else: "
@@ -68,6 +72,8 @@ class RTNeuralFormat(Format):
         except ValueError:
             raise ConversionError("the weights hold what is no finite number, for which JSON has no words") from None
         write_whole(path, text.encode())
+        if gru.dtype != "float32" and all(_numbers(a.tolist()).dtype == "f4" for a in weights_of(gru.params)):
+            notes.append(Note("changed", f"dtype={gru.dtype}", "numbers in JSON have no type: read again as float32"))
         if not sizes.bias:
             notes.append(Note("changed", "no biases", "RTNeural's GRU has biases: they are zero"))
         if gru.dropout:
@@ -131,6 +137,8 @@ def _numbers(nested: Any) -> np.ndarray:
     level = nested
     while isinstance(level, list):
         shape.append(len(level))
+        if len(shape) > DEEPEST:
+            raise FileFormatError(f"expected at most {DEEPEST} lists in one another")
         level = level[0] if level else None
     flat = list(_leaves(nested, shape))
     array = np.array(flat, "f8").reshape(shape)

@@ -10,7 +10,7 @@ import numpy as np
 from gru_xp.activations import Activation
 from gru_xp.checks import sizes_of
 from gru_xp.errors import BackendError, ConversionError, GRUError
-from gru_xp.formats.layouts import FOLDED_ALL, to_keras
+from gru_xp.formats.layouts import FOLDED_ALL, is_nothing, to_keras
 from gru_xp.formats.stored import Note, Report, StoredGRU, assert_spec
 
 from .layer import BACKWARDS, KEPT
@@ -29,7 +29,7 @@ def sequential(gru: StoredGRU) -> tuple[dict[str, Any], dict[str, list[np.ndarra
         )
     notes = [KEPT]
     folded = not gru.spec.reset_after and any(
-        w.b_hh is not None and w.b_hh.any() for layer in gru.params for w in layer
+        w.b_hh is not None and not is_nothing(w.b_hh) for layer in gru.params for w in layer
     )
     if folded:
         notes = [FOLDED_ALL]
