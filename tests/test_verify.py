@@ -197,6 +197,41 @@ def test_other_types_agree_to_their_rounding() -> None:
     assert not rounded.agrees  # both say that they are float32
 
 
+@pytest.mark.parametrize("words", [LOST, "the gates r and z swapped", "before"])
+@pytest.mark.parametrize(("dtype", "name"), [("f2", "float16"), ("f4", "bfloat16")])
+def test_16_bits_hide_no_mistake(dtype: str, name: str, words: str) -> None:
+    """By the state's rounding in each step of a long sequence little is allowed, because it is forgotten again."""
+    gru = replace(stored(dtype="f4"), dtype=name)
+    bits = (lambda a: a.astype("f2")) if dtype == "f2" else rounded_to_bfloat16
+    gru = replace(gru, params=gru_xp.params.map_params(bits, gru.params))
+    wrong = replace(gru, spec=GRUSpec(reset_after=False)) if words == "before" else changed(gru, words)
+    inputs = random_inputs(gru, 64)
+    assert verify(Side("A", gru), Side("B", gru), inputs).agrees
+    assert not verify(Side("A", gru), Side("B", wrong), inputs).agrees
+
+
+def rounded_to_bfloat16(a: Any) -> Any:
+    return (a.view("u4") >> 16 << 16).view("f4")
+
+
+def test_bfloat16_of_the_same_numbers() -> None:
+    gru = stored()
+    short = replace(gru, params=gru_xp.params.map_params(rounded_to_bfloat16, gru.params), dtype="bfloat16")
+    verdict = verify(Side("A", gru), Side("B", short))
+    assert verdict.agrees and verdict.differences == ("A holds float32, B holds bfloat16",)
+
+
+def test_what_is_no_number_is_like_itself() -> None:
+    gru = stored()
+    gru.params[0][0].W_hh[0, 0] = np.nan
+    verdict = verify(Side("A", gru), Side("B", stored()))
+    assert not verdict.agrees and verdict.differences == (
+        "weights of layer 0, forward: B has A's with other numbers in W_hh",
+    )
+    verdict = verify(Side("A", gru), Side("B", gru))
+    assert verdict.agrees and not verdict.differences
+
+
 def test_folded_biases_agree() -> None:
     """Those of r and z, which nothing stands between."""
     gru = stored()

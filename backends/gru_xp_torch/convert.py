@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,10 @@ def run_saved(path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tupl
             "torch.nn.GRU packs no sequences of length 0, and a stack put together by name is none of its"
         )
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is TorchScript, which is then refused
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:  # the latter for TorchScript
         raise BackendError(f"torch.load(weights_only=True) refuses the file: {str(error)[:100]}") from None
     tensors = arrays_of(tree)
     place = f"{gru.name}." if gru.name else ""

@@ -17,7 +17,15 @@ from gru_xp.errors import GRUError
 from gru_xp.formats.stored import StoredGRU
 from gru_xp.params import CellParams, GRUSpec, weights_of
 
-__all__ = ["CELL_CHANGES", "Suspect", "cell_changes_between", "related", "spec_changes_between", "suspects"]
+__all__ = [
+    "CELL_CHANGES",
+    "Suspect",
+    "cell_changes_between",
+    "eps_of",
+    "related",
+    "spec_changes_between",
+    "suspects",
+]
 
 Change: TypeAlias = "Callable[[CellParams], CellParams]"
 GATES = "rzn"
@@ -123,28 +131,33 @@ RESET = {
 def cell_changes_between(a: StoredGRU, b: StoredGRU) -> list[tuple[int, int, str]]:
     """The cells whose numbers differ: layer, direction, and the change that makes a's cell b's, or the arrays."""
     found = []
+    eps = 4 * max(eps_of(a.dtype), eps_of(b.dtype))
     for layer, (ours, theirs) in enumerate(zip(a.params, b.params, strict=True)):
         for d, (w, v) in enumerate(zip(ours, theirs, strict=True)):
-            if not _alike(w, v):
-                found.append((layer, d, _explained(w, v)))
+            if not _alike(w, v, eps):
+                found.append((layer, d, _explained(w, v, eps)))
     return found
 
 
-def _explained(w: CellParams, v: CellParams) -> str:
+def eps_of(dtype: str) -> float:
+    """The distance of 1 to the next number."""
+    return 2.0**-7 if dtype == "bfloat16" else float(np.finfo(dtype).eps)
+
+
+def _explained(w: CellParams, v: CellParams, eps: float) -> str:
     for words, change in CELL_CHANGES.items():
-        if _alike(change(w), v):
+        if _alike(change(w), v, eps):
             return words
-    names = [name for name, p, q in zip(CellParams._fields, w, v, strict=True) if not _alike((p,), (q,))]
+    names = [name for name, p, q in zip(CellParams._fields, w, v, strict=True) if not _alike((p,), (q,), eps)]
     return f"other numbers in {', '.join(names)}"
 
 
-def _alike(w: Any, v: Any) -> bool:
-    """The same numbers, a missing bias being zero, to the rounding of the coarser type."""
+def _alike(w: Any, v: Any, eps: float) -> bool:
+    """The same numbers to rounding, a missing bias being zero; what is no number is like itself."""
     for p, q in zip(w, v, strict=True):
-        p, q = (np.zeros(1) if each is None else each for each in (p, q))
-        eps = 4 * max(float(np.finfo(p.dtype).eps), float(np.finfo(q.dtype).eps))
-        scale = max(float(np.abs(p).max(initial=0.0)), float(np.abs(q).max(initial=0.0)))
-        if not np.all(np.abs(np.asarray(p, "f8") - np.asarray(q, "f8")) <= eps * scale):
+        p, q = (np.zeros(1) if each is None else np.asarray(each, "f8") for each in (p, q))
+        largest = max(float(np.abs(each[np.isfinite(each)]).max(initial=0.0)) for each in (p, q))
+        if not np.allclose(p, q, rtol=0.0, atol=eps * largest, equal_nan=True):
             return False
     return True
 
