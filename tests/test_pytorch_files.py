@@ -88,6 +88,7 @@ def test_read_from_a_file(path: Path, module: Larger, what: str, old: bool) -> N
     assert [gru.name for gru in found.grus] == [f"{prefix}{name}" for name in ("cell", "gru", "own")]
     assert [(refusal.name, refusal.reason[:7]) for refusal in found.refused] == [(f"{prefix}lstm", "an LSTM")]
     assert {f"{prefix}head.weight", f"{prefix}head.bias"} <= set(found.ignored)
+    assert not any("_flat_weights" in name for name in found.ignored)
     assert all(gru.report.exact for gru in found.grus)
     model = gru_xp.load(path, name=f"{prefix}gru")
     assert_same_bits(model, module.gru.parameters())
@@ -138,7 +139,10 @@ def test_a_scripted_module(path: Path, module: Larger) -> None:
         torch.jit.save(torch.jit.script(torch.nn.Sequential(module.gru)), path)
     model = gru_xp.load(path)
     assert_same_bits(model, module.gru.parameters())
-    assert "batch_first and dropout are no part" in str(registry.contents(path).grus[0].report)
+    (gru,) = registry.contents(path).grus
+    assert "batch_first and dropout are no part" in str(gru.report)
+    with pytest.raises(gru_xp.BackendError, match="refuses the file: .*TorchScript"):
+        registry.formats()["torch"].run(path, gru, np.ones((T, 2, 3), "f4"), None, None)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -227,6 +231,11 @@ def test_what_computes_something_else_is_refused() -> None:
         gru_xp.from_framework(Own(3, 4))
     assert gru_xp.from_framework(Renamed(3, 4)).hidden_size == 4
     assert gru_xp.from_framework(Own(3, 4).state_dict()).hidden_size == 4
+
+
+def test_weights_without_numbers() -> None:
+    with torch.device("meta"), pytest.raises(gru_xp.ConversionError, match="on the meta device has no numbers"):
+        gru_xp.from_framework(torch.nn.GRU(3, 4))
 
 
 def test_parametrized_weights() -> None:

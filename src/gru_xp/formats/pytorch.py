@@ -41,6 +41,8 @@ class PyTorchFormat(Format):
         with path.open("rb") as file:
             try:
                 return _judged(*_of_tree(saved_by_torch(file)))
+            except MemoryError:
+                raise
             except Exception as error:  # what a damaged pickle leads to is of any kind
                 raise FileFormatError(
                     f"{path}: expected a file that torch.save wrote, but it is damaged or something else: "
@@ -189,9 +191,9 @@ def _of_tree(tree: Any) -> tuple[dict[str, Tensor], dict[str, _Module]]:
             modules[path] = _Module(node.origin, node.state)
         registered = is_thing and "_parameters" in inside  # then plain attributes are what a hook left, maybe stale
         for key, child in inside.items() if isinstance(inside, dict) else enumerate(inside):
-            if isinstance(child, dict | list | tuple | Thing | Tensor) and not (
-                registered and isinstance(child, Tensor)
-            ):
+            if registered and (isinstance(child, Tensor) or key == "_flat_weights"):  # an RNN's own list of them
+                continue
+            if isinstance(child, dict | list | tuple | Thing | Tensor):
                 inner = is_thing and key in INNER
                 walk(child, path if inner else _joined(path, str(key)[:LONGEST]), (*above, id(node)))
 

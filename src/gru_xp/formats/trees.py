@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gru_xp.errors import ConversionError
 from gru_xp.formats.named import Tensor
 
 __all__ = ["DEEPEST", "arrays_of", "class_of", "is_module", "library_of", "nodes_of", "tensor_of"]
@@ -76,6 +77,8 @@ def _values(array: Any, dtype: str) -> np.ndarray:
     library = library_of(array)
     if library == "flax":  # a variable around an array
         array = array.get_value()
+    if library == "torch" and array.is_meta:
+        raise ConversionError("a tensor on the meta device has no numbers; load the weights first")
     if library == "torch":
         array = array.detach().cpu()
         array = (array.float() if dtype == "bfloat16" else array).numpy()
