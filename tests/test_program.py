@@ -177,6 +177,22 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert wrong.exit_code == 1 and words in wrong.stderr
 
 
+def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
+    """The weights of a program lie beside it, where the model itself may lie."""
+    path = tmp_path / "small.npz"
+    given = gru_xp.GRU(3, 4, seed=0)
+    given.save(path)
+    before = path.read_bytes()
+    said = CliRunner().invoke(app, ["export", "--numpy", str(path), str(tmp_path / "small.py")])
+    assert said.exit_code == 1 and "small.npz: is there and holds something else, so small.py needs" in said.stderr
+    path.with_name("other.npz").write_bytes(b"no archive")
+    with pytest.raises(gru_xp.ConversionError, match="other.npz: is there and holds something else"):
+        given.save(tmp_path / "other.py")
+    assert path.read_bytes() == before and not (tmp_path / "small.py").exists()
+    for _ in range(2):  # a program may be written again
+        given.save(tmp_path / "third.py")
+
+
 def test_bfloat16_stands_there_as_float32(tmp_path: Path) -> None:
     gru = replace(model(), dtype="bfloat16")
     assert not program.write(gru, tmp_path / "small.py").exact

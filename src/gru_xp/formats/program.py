@@ -6,6 +6,7 @@ Only what the model has is written: no branch for biases that are not there, no 
 from __future__ import annotations
 
 import io
+import zipfile
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ class NumpyProgram(Format):
     def write(self, gru: StoredGRU, path: Path) -> Report:
         if path.suffix != ".py" or not path.stem.isidentifier() or iskeyword(path.stem):
             raise ConversionError(f"{path}: expected the name of a module, such as model.py")
-        write_whole(path.with_suffix(".npz"), weights_file(gru))
+        weights = path.with_suffix(".npz")
+        if weights.exists() and not _is_of_a_program(weights):
+            raise ConversionError(f"{weights}: is there and holds something else, so {path.name} needs another name")
+        write_whole(weights, weights_file(gru))
         write_whole(path, source_of(gru, path.stem).encode())
         notes = [Note("exact", "weights and biases", f"bit for bit, in {path.stem}.npz")]
         if gru.dtype in ("float16", "bfloat16"):
@@ -44,6 +48,15 @@ class NumpyProgram(Format):
 
 
 program = NumpyProgram()
+
+
+def _is_of_a_program(path: Path) -> bool:
+    """Whether an earlier program's weights lie there, and not, say, the model that is being exported."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.startswith(("layer0_forward_", "layer0_reverse_")) for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def weights_file(gru: StoredGRU) -> bytes:
