@@ -323,7 +323,9 @@ def test_tracers_see_an_operator(steps: int) -> None:
     traced = make_fx(model)(x)
     assert "gru_xp.forward" in str(traced.graph)
     assert torch.equal(traced(2 * x), model(2 * x))
-    with torch.no_grad():
-        assert torch.equal(torch.jit.trace(model, (x,))(2 * x), model(2 * x))
-    with pytest.raises(gru_xp.NotDifferentiableError, match=r"torch\.export"):
-        torch.jit.trace(model, (x,))
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded):
+            assert torch.equal(torch.jit.trace(model, (x,))(2 * x), model(2 * x))
+    for f in (traced, torch.jit.trace(model, (x,))):  # and can be differentiated all the same
+        got, expected = (torch.autograd.grad(g(x).square().sum(), model.weights[1])[0] for g in (f, model))
+        assert torch.equal(got, expected)

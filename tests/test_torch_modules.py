@@ -161,17 +161,26 @@ def test_a_module_on_another_device() -> None:
     assert model(torch.zeros(T, N, I))[0].shape == (T, N, 2 * H)
 
 
-@pytest.mark.parametrize("autocast_input", [torch.float32, torch.bfloat16])
-def test_autocast_is_as_in_torch(autocast_input: torch.dtype) -> None:
-    theirs, ours = (m.float() for m in pair(num_layers=2))
-    x, hx = torch.randn(T, N, I, dtype=autocast_input), torch.randn(2, N, H)
-    with torch.autocast("cpu", torch.bfloat16):
-        y, _ = ours(x, hx.to(autocast_input))
-        expected, _ = theirs(x, hx.to(autocast_input))
-    assert y.dtype == expected.dtype
-    assert (y - expected).abs().max() < 0.03
-    y.sum().backward()
-    assert ours.weight_ih_l0.grad.dtype == torch.float32
+@pytest.mark.parametrize("of_state", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("of_input", [torch.float32, torch.bfloat16])
+def test_autocast_is_as_in_torch(of_input: torch.dtype, of_state: torch.dtype | None) -> None:
+    modules = [*(m.float() for m in pair(num_layers=2)), *(m.float() for m in pair(torch.nn.GRUCell))]
+    x, hx = torch.randn(T, N, I, dtype=of_input), torch.randn(2, N, H, dtype=of_state or of_input)
+    packed = pack_sequence([x[:, 0], x[:2, 1]])
+    for theirs, ours, given, states in (
+        (*modules[:2], x, hx),
+        (*modules[:2], x[:, 0], hx[:, 0]),
+        (*modules[:2], packed, hx[:, :2]),
+        (*modules[2:], x[0], hx[0]),
+    ):
+        with torch.autocast("cpu", torch.bfloat16):
+            found, expected = (flat(m(given, None if of_state is None else states)) for m in (ours, theirs))
+        for a, b in zip(found, expected, strict=True):
+            assert a.dtype == b.dtype and (a.double() - b.double()).abs().max() < 0.04
+        found[0].float().sum().backward()
+        assert all(p.grad.dtype == torch.float32 for p in ours.parameters())
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="hx dtype"):
+        modules[1](x, hx.long())
 
 
 # ---- what torch.nn.GRU has not ---------------------------------------------------------------------------------------
@@ -337,6 +346,14 @@ def test_module_info_errors(info: Any, cls: Any) -> None:
     assert count >= 4
 
 
+CELL = GRUCell(I, H, dtype=torch.float64)
+
+
+def nested(layout: Any) -> torch.Tensor:
+    return torch.nested.nested_tensor([randn(T, I), randn(T - 1, I)], layout=layout)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -356,8 +373,32 @@ def test_module_info_errors(info: Any, cls: Any) -> None:
         ),
         (lambda m: m(randn(T, N, I), lengths=[1]), gru_xp.ShapeError, "lengths"),
         (lambda m: m(pack_sequence([randn(2, I)]), lengths=[2]), ValueError, "its own lengths"),
-        (lambda m: GRU(I, H, proj_size=2), TypeError, "proj_size"),
+        (lambda m: GRU(I, H, proj_size=2), ValueError, "proj_size argument is only supported for LSTM"),
         (lambda m: GRU(I, H, dropout=1.5), ValueError, "dropout"),
+        (lambda m: GRU(I, H, nonlinearity="relu"), TypeError, "unexpected keyword argument 'nonlinearity'"),
+        (lambda m: m(randn(T, N, I).float()), ValueError, r"input dtype \(torch.float32\) does not match weight dtype"),
+        (
+            lambda m: m(randn(T, N, I), randn(1, N, H).float()),
+            RuntimeError,
+            r"hx dtype \(torch.float32\) does not match",
+        ),
+        (lambda m: m(randn(T, N, I), torch.zeros(1, N, H, dtype=torch.int64)), RuntimeError, "hx dtype"),
+        (lambda m: m(randn(T, N, I).to("meta")), RuntimeError, "not at the same device, found input tensor at meta"),
+        (lambda m: m(randn(T, N, I), randn(1, N, H).to("meta")), RuntimeError, "hidden tensor at meta"),
+        (lambda m: m(randn(T, N, I).to_sparse()), TypeError, r"dense tensor, got torch.sparse_coo; use to_dense\(\)"),
+        (lambda m: m(nested(torch.strided)), TypeError, "dense tensor, got a nested one; pad it"),
+        (lambda m: m(nested(torch.jagged)), TypeError, "dense tensor, got a nested one; pad it"),
+        (lambda m: m(pack_sequence([randn(3, 2, I)])), RuntimeError, "input must have 2 dimensions, got 3"),
+        (lambda m: m(pack_sequence([randn(2, I)]), randn(1, 2, H)), RuntimeError, r"Expected hidden size \(1, 1, 5\)"),
+        (lambda m: m(randn(T, N, I) * 1j), ValueError, "input dtype"),
+        (lambda m: m(None), TypeError, "input to be a tensor, got a NoneType"),
+        (lambda m: CELL(randn(N, I).float()), ValueError, "input dtype"),
+        (lambda m: CELL(randn(N, I), randn(N, H).float()), RuntimeError, "hx dtype"),
+        (lambda m: CELL(randn(N, I).to("meta")), RuntimeError, "not at the same device"),
+        (lambda m: CELL(randn(N, I), randn(H)), RuntimeError, "hidden to be 2D as input is, got 1D"),
+        (lambda m: CELL(randn(N, I).to_sparse()), TypeError, "dense tensor"),
+        (lambda m: CELL(pack_sequence([randn(2, I)])), TypeError, "input to be a tensor, got a PackedSequence"),
+        (lambda m: gru_xp.gru(randn(T, N, I).to_sparse(), m.params), gru_xp.StructureError, "dense tensors"),
     ],
 )
 def test_errors(call: Any, error: type[Exception], message: str) -> None:

@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 
 from gru_xp.backend import Backend
 from gru_xp.dispatch import selection
+from gru_xp.errors import StructureError
 
 from .convert import to_module
 from .modules import GRU, GRUCell, is_autocast_on
@@ -28,8 +29,18 @@ class TorchBackend(Backend):
     name = "torch"
     xp = xp
 
+    def __init__(self) -> None:
+        super().__init__()
+        for dtype in {a for a in vars(torch).values() if isinstance(a, torch.dtype)}:
+            self.computed_in(dtype)  # remembered from now on, because torch.compile must not see it being remembered
+
     def owns(self, array: Any) -> bool:
         return isinstance(array, torch.Tensor)
+
+    def canonical(self, array: Any) -> Any:
+        if array.layout is not torch.strided:
+            raise StructureError(f"expected dense tensors, got one with the layout {array.layout}; use its to_dense()")
+        return array
 
     def devices(self) -> tuple[str, ...]:
         found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
@@ -124,7 +135,10 @@ class TorchBackend(Backend):
         if forward_mode() or traced():
             return True
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-        return any(self.requires_grad(a) or wrapped(a) for a in arrays)
+        return any(self.requires_grad(a) or wrapped(a) or dispatches(a) for a in arrays)
+
+    def kernels(self) -> tuple[Any, ...] | None:
+        return () if torch.compiler.is_compiling() else None  # what it looks into is the plain path
 
     def differentiable(self) -> Any:
         if forward_mode():
@@ -143,6 +157,11 @@ def _without_autocast(device_type: str, recorded: bool) -> Iterator[None]:
 def forward_mode() -> bool:
     """Whether a level of forward-mode differentiation is open, that of `torch.func.jvp` or of `forward_ad`."""
     return forward_ad._current_level >= 0
+
+
+def dispatches(array: Any) -> bool:
+    """Whether it is of a class that sees operators itself and has no memory of its own: FakeTensor, DTensor."""
+    return type(array).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
 
 
 def traced() -> bool:

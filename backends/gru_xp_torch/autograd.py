@@ -15,7 +15,7 @@ import torch
 from gru_xp.errors import NotDifferentiableError
 from gru_xp.params import GRUSpec
 
-from . import forward_mode, operators, traced
+from . import dispatches, forward_mode, operators, traced
 from .flat import Sizes, flat_params
 
 __all__ = ["Differentiable", "gradients", "transformed"]
@@ -36,19 +36,15 @@ class Differentiable:
         if dropout_masks is not None and dropout_masks.requires_grad:  # `gru_backward` has no gradient for masks
             return operators.plain(*sizes, *arrays, weights)
         recorded = torch.is_grad_enabled() and any(a.requires_grad for a in (x, h0, *weights))
-        if torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None:
-            raise NotDifferentiableError(
-                "torch.compile cannot compile grad, vjp or vmap of torch.func through gru_xp; call them outside of it"
+        if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            torch._dynamo.graph_break(
+                msg="gru_xp: torch.compile cannot compile grad, vjp and vmap of torch.func; call them outside of it"
             )
-        if traced() and not recorded:
+        looked_on = traced() or any(dispatches(a) for a in (x, h0, *weights))
+        if looked_on and (not recorded or torch._C._get_tracing_state() is not None):
             y, h_n, *_ = operators.forward(*sizes, *arrays, weights)
             return y, h_n
-        if torch._C._get_tracing_state() is not None:
-            raise NotDifferentiableError(
-                "torch.jit.trace cannot record a gradient through gru_xp; trace within torch.no_grad(), "
-                "or use torch.compile or torch.export"
-            )
-        looked_on = traced() or torch._C._are_functorch_transforms_active()
+        looked_on = looked_on or torch._C._are_functorch_transforms_active()
         function: Any = Forward if looked_on else QuickForward
         y, h_n, *_ = function.apply(*sizes, *arrays, *weights)
         return y, h_n
@@ -91,13 +87,13 @@ def gradients(sizes: Sizes, arrays: Any, tape: Any, dy: Any, dh_n: Any) -> Any:
     `arrays` are x, h0, valid, resets, masks and the weights; dy and dh_n may be None.
     """
     x, h0, valid, resets, masks, *weights = arrays
-    compiling = torch.compiler.is_compiling()
-    if not (compiling or torch.is_grad_enabled() or transformed(dy, dh_n)):
+    looked_on = traced() or any(a is not None and dispatches(a) for a in (x, dy, dh_n))
+    if not (looked_on or torch.is_grad_enabled() or transformed(dy, dh_n)):
         return operators.backward_now(*sizes, x, dy, dh_n, valid, resets, masks, weights, tape)
     dy = x.new_zeros(*x.shape[:-1], sizes.D * h0.shape[-1]) if dy is None else dy
     dh_n = torch.zeros_like(h0) if dh_n is None else dh_n
     watched = (x, h0, dy, dh_n, valid, resets, masks)
-    if compiling:  # a compiled backward is never differentiated
+    if torch.compiler.is_compiling():  # a compiled backward is never differentiated
         return operators.backward(*sizes, x, dy, dh_n, valid, resets, masks, weights, tape)
     if forward_mode():
         return plain_gradients(sizes, *watched, weights)
@@ -140,9 +136,23 @@ class QuickForward(torch.autograd.Function):
         D, bias, spec, x, h0, valid, resets, masks, *weights = args
         y, h_n, *tape = operators.forward_now(D, bias, spec, x, h0, valid, resets, masks, weights)
         Forward.keep(ctx, args, tape)
-        return y, h_n
+        return y, h_n.clone() if h_n._is_view() else h_n  # a view of ours could not be written to
 
     backward = Forward.backward
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Any]) -> None:
+    *options, weights = inputs
+    Forward.keep(ctx, (*options, *weights), output[2:])
+
+
+def _backward(ctx: Any, grads: list[Any]) -> tuple[Any, ...]:
+    first = Forward.backward(ctx, *grads)
+    return (*first[:8], list(first[8:]))
+
+
+# for who calls the operator itself, as do graphs that torch.export, torch.jit.trace and make_fx have made
+operators.forward.register_autograd(_backward, setup_context=_keep)
 
 
 def transformed(dy: Any, dh_n: Any) -> bool:

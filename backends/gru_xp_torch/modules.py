@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from gru_xp.dispatch import owner
 from gru_xp.functional import gru, gru_cell
-from gru_xp.params import CellParams, Params
+from gru_xp.params import CellParams, Params, map_params
 
 __all__ = ["GRU", "GRUCell", "is_autocast_on"]
 
@@ -36,6 +38,7 @@ class GRU(torch.nn.RNNBase):
         dropout: probability with which, in training, an output of a layer but the last is dropped. From one seed the
             masks on the CPU are those of torch.nn.GRU, packed input aside.
         bidirectional: D = 2.
+        proj_size: 0; others are for LSTMs.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -56,9 +59,12 @@ class GRU(torch.nn.RNNBase):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        proj_size: int = 0,
         device: Any = None,
         dtype: Any = None,
     ):
+        if proj_size != 0:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         options = {"bias": bias, "batch_first": batch_first, "dropout": dropout, "bidirectional": bidirectional}
         super().__init__("GRU", input_size, hidden_size, num_layers, **options, device=device, dtype=dtype)  # type: ignore[arg-type]
         _find(self.weight_hh_l0)
@@ -66,8 +72,11 @@ class GRU(torch.nn.RNNBase):
     @property
     def params(self) -> Params:
         """The parameters themselves, as gru_xp's functions take them: layers of directions of `CellParams`."""
+        return self._params()
+
+    def _params(self) -> Params:  # no property, which would hide what attribute is missing
         D = 2 if self.bidirectional else 1
-        cells = [CellParams(*weights) for weights in self.all_weights]
+        cells = [CellParams(*(getattr(self, name) for name in names)) for names in self._all_weights]
         return tuple(tuple(cells[first : first + D]) for first in range(0, len(cells), D))
 
     def forward(
@@ -86,7 +95,11 @@ class GRU(torch.nn.RNNBase):
             lengths: (N,) integers, 0 among them: as in `gru_xp.gru`, and instead of packing.
             resets: (T, N) booleans, (N, T) if `batch_first`: the state is set to zero before the step.
         """
+        if isinstance(input, Proxy) and _path(self, input):
+            return _leaf(self, input, hx=hx, lengths=lengths, resets=resets)
         _assert_tensors("GRU", input, hx)
+        if lengths is None and resets is None and _is_exported_to_onnx():
+            return _twin(self, torch.nn.GRU)(input, hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, resets)
         if input.dim() not in (2, 3):
@@ -105,6 +118,8 @@ class GRU(torch.nn.RNNBase):
     ) -> tuple[PackedSequence, Tensor]:
         if lengths is not None or resets is not None:
             raise ValueError("GRU: lengths and resets belong to padded input; a PackedSequence has its own lengths")
+        if packed.data.dim() != 2:
+            raise RuntimeError(f"input must have 2 dimensions, got {packed.data.dim()}")
         x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))
         if hx is not None and packed.sorted_indices is not None:
             hx = hx.index_select(1, packed.sorted_indices)
@@ -116,13 +131,10 @@ class GRU(torch.nn.RNNBase):
 
     def _run(self, x: Any, hx: Any, lengths: Any, resets: Any) -> tuple[Tensor, Tensor]:
         """x (T, N, I) or (T, I)."""
-        params = self.params
-        self._assert_input(x, hx, params)
-        if is_autocast_on(x.device.type):  # then what comes may be narrower than the parameters
-            hx = None if hx is None else hx.to(x.dtype)
-            params = tuple(
-                tuple(CellParams(*(None if a is None else a.to(x.dtype) for a in w)) for w in layer) for layer in params
-            )
+        params, autocast = self._params(), is_autocast_on(x.device.type)
+        self._assert_input(x, hx, params[0][0].W_ih, autocast)
+        if autocast:
+            x, hx, params = _of_one_type(x, hx, params)
         if isinstance(lengths, Tensor):
             lengths = lengths.to(x.device)
         if isinstance(resets, Tensor):
@@ -134,14 +146,9 @@ class GRU(torch.nn.RNNBase):
                 return found
         return gru(x, params, hx, lengths=lengths, resets=resets, dropout_masks=masks)
 
-    def _assert_input(self, x: Any, hx: Any, params: Params) -> None:
+    def _assert_input(self, x: Any, hx: Any, weight: Tensor, autocast: bool) -> None:
         """Errors of the kinds and in the words of torch.nn.GRU."""
-        weight = params[0][0].W_ih
-        if x.dtype != weight.dtype and not is_autocast_on(x.device.type):
-            raise ValueError(
-                f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
-                f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
-            )
+        _assert_like(weight, x, hx, autocast)
         if x.shape[-1] != self.input_size:
             raise RuntimeError(
                 f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
@@ -185,6 +192,10 @@ class GRU(torch.nn.RNNBase):
     def flatten_parameters(self) -> None:
         """Nothing to do: kernels take the parameters as they are."""
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """torch.jit.script asks for what it is to take in the place of this module."""
+        _assert_no_script("GRU")
+
 
 class GRUCell(torch.nn.RNNCellBase):
     """torch.nn.GRUCell with its arguments, attributes and `state_dict`, run by gru_xp.
@@ -200,21 +211,25 @@ class GRUCell(torch.nn.RNNCellBase):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """x (N, I), hx (N, H) or None for zero -> h' (N, H); without a batch (I,), (H,) -> (H,)."""
+        if isinstance(input, Proxy) and _path(self, input):
+            return _leaf(self, input, hx=hx)
         _assert_tensors("GRUCell", input, hx)
-        x, weights = input, (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        self._assert_input(x, hx)
-        if is_autocast_on(x.device.type):
-            hx = None if hx is None else hx.to(x.dtype)
-            weights = tuple(None if a is None else a.to(x.dtype) for a in weights)  # type: ignore[assignment]
-        w = CellParams(*weights)
+        if _is_exported_to_onnx():
+            return _twin(self, torch.nn.GRUCell)(input, hx)
+        x, autocast = input, is_autocast_on(input.device.type)
+        params: Params = ((CellParams(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh),),)
+        self._assert_input(x, hx, autocast)
+        if autocast:
+            x, hx, params = _of_one_type(x, hx, params)
         if x.dim() == 2 and not is_compiling():
-            found = _small_calls()(x[None], hx if hx is None else hx[None], ((w,),))
+            found = _small_calls()(x[None], hx if hx is None else hx[None], params)
             if found is not None:
                 return found[1][0]
-        return gru_cell(x, hx, w)
+        return gru_cell(x, hx, params[0][0])
 
-    def _assert_input(self, x: Tensor, hx: Tensor | None) -> None:
+    def _assert_input(self, x: Tensor, hx: Tensor | None, autocast: bool) -> None:
         """Errors of the kinds and in the words of torch.nn.GRUCell."""
+        _assert_like(self.weight_ih, x, hx, autocast)
         if x.dim() not in (1, 2):
             raise ValueError(f"GRUCell: Expected input to be 1D or 2D, got {x.dim()}D instead")
         if x.shape[-1] != self.input_size:
@@ -230,16 +245,86 @@ class GRUCell(torch.nn.RNNCellBase):
         if x.dim() == 2 and hx.shape[0] != x.shape[0]:
             raise RuntimeError(f"Input batch size {x.shape[0]} doesn't match hidden0 batch size {hx.shape[0]}")
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """torch.jit.script asks for what it is to take in the place of this module."""
+        _assert_no_script("GRUCell")
+
 
 def _assert_tensors(module: str, x: Any, hx: Any) -> None:
-    """What came is a tensor, or a PackedSequence; a tuple of states is an LSTM's."""
-    for name, a in (("input", x), ("hx", hx)):
-        if (
-            not isinstance(a, Tensor)
-            and not (a is None and name == "hx")
-            and not (a is x and type(x) is PackedSequence)
-        ):
+    """What came are dense tensors, or a PackedSequence for a GRU; a tuple of states is an LSTM's."""
+    packed = type(x) is PackedSequence and module == "GRU"
+    for name, a, other in (("input", x, packed), ("hx", hx, hx is None)):
+        if not (other or isinstance(a, Tensor)):
             raise TypeError(f"{module}: Expected {name} to be a tensor, got a {type(a).__name__}")
+    if packed or (x.layout is torch.strided and not x.is_nested):
+        return
+    what = "a nested one; pad it (to_padded_tensor), and give lengths" if x.is_nested else f"{x.layout}; use to_dense()"
+    raise TypeError(f"{module}: Expected input to be a dense tensor, got {what}")
+
+
+def _assert_like(weight: Tensor, x: Tensor, hx: Tensor | None, autocast: bool) -> None:
+    """All are of one type and on one device, in the words of torch.nn.GRU."""
+    if x.device != weight.device:
+        raise RuntimeError(
+            "Input and parameter tensors are not at the same device, "
+            f"found input tensor at {x.device} and parameter tensor at {weight.device}"
+        )
+    if x.dtype != weight.dtype and not autocast:
+        raise ValueError(
+            f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
+        )
+    if hx is None:
+        return
+    if hx.device != x.device:
+        raise RuntimeError(
+            "Input and hidden tensors are not at the same device, "
+            f"found input tensor at {x.device} and hidden tensor at {hx.device}"
+        )
+    if hx.dtype != x.dtype and not (autocast and hx.is_floating_point()):
+        raise RuntimeError(
+            f"hx dtype ({hx.dtype}) does not match input dtype ({x.dtype}). Convert hx: hx.to({x.dtype})"
+        )
+
+
+def _of_one_type(x: Tensor, hx: Tensor | None, params: Params) -> tuple[Tensor, Tensor | None, Params]:
+    """All in the type of the state, by default that of x: under autocast on the CPU torch.nn.GRU puts out that."""
+    dtype = x.dtype if hx is None else hx.dtype
+    return x.to(dtype), hx, map_params(lambda a: a.to(dtype), params)
+
+
+def _leaf(module: torch.nn.Module, x: Proxy, **options: Any) -> Any:
+    """A call of the module itself in a graph of torch.fx, which looks into modules that are not torch.nn's."""
+    given = {name: a for name, a in options.items() if a is not None}
+    return x.tracer.create_proxy("call_module", _path(module, x), (x,), given)
+
+
+def _path(module: torch.nn.Module, x: Proxy) -> str:
+    """The module's name in what torch.fx traces, empty if it is that itself."""
+    tracer: Any = x.tracer
+    return str(tracer.path_of_module(module))
+
+
+def _is_exported_to_onnx() -> bool:
+    if not is_compiling() and torch._C._get_tracing_state() is None:
+        return False
+    from torch.onnx import is_in_onnx_export  # which takes time
+
+    return is_in_onnx_export()
+
+
+def _assert_no_script(module: str) -> NoReturn:
+    raise NotImplementedError(
+        f"torch.jit.script does not take gru_xp_torch.{module}; use torch.export or torch.jit.trace, "
+        f"or put a torch.nn.{module} in its place, which takes its state_dict"
+    )
+
+
+def _twin(module: torch.nn.Module, kind: type) -> Any:
+    """torch.nn's module with the same parameters, for what knows no other."""
+    twin = copy(module)
+    twin.__class__ = kind
+    return twin
 
 
 def _find(weight: Any) -> None:
