@@ -148,20 +148,39 @@ def test_one_large_product_for_each_weight() -> None:
     assert text.count(" = scan[") == 2  # nothing nested, and none that only computes what another then reads
 
 
-def test_a_sharded_batch_is_never_gathered() -> None:
-    """Two devices: NumPy's results; y sharded as x is; gradients summed by XLA, so that each device has them whole."""
-    code = """
+def on_two_devices(code: str) -> list[str]:
+    """What a program prints that has two devices."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_sharded_batch_is_never_gathered(kind: str) -> None:
+    """Two devices: NumPy's results; y sharded as x is; gradients summed by XLA, so that each device has them whole.
+
+    On a mesh with explicit axes, which `jax.make_mesh` makes by default, the types of arrays say how they are sharded.
+    """
+    code = f"""
         import re
         import jax, numpy as np, gru_xp
-        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-        mesh, rng = Mesh(jax.devices(), "batch"), np.random.default_rng(0)
+        mesh, rng = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.{kind},)), np.random.default_rng(0)
         put = lambda a, *axes: jax.device_put(a, NamedSharding(mesh, P(*axes)))
         close = lambda a, b: np.max(np.abs(np.asarray(a) - b)) <= 1e-5 * np.max(np.abs(b))
-        both, one = (gru_xp.GRU(3, 4, bidirectional=b, seed=0).params for b in (True, False))
+        sizes = (1, True), (1, False), (2, True)
+        both, one, two = (gru_xp.GRU(3, 4, num_layers=L, bidirectional=b, seed=0).params for L, b in sizes)
         T, N = 400, 6  # two whole blocks of time for the explicit backward, and a rest
         x, lengths, resets = rng.normal(size=(T, N, 3)).astype("f4"), [T, 300, 0, 1, T, 200], rng.random((T, N)) < 0.02
-        given = put(x, None, "batch"), put(np.array(lengths), "batch"), put(resets, None, "batch")
+        padded = put(x, None, "batch"), put(np.array(lengths), "batch"), put(resets, None, "batch")
+        whole = (padded[0], None, None)
 
         def explicit(save, spec, params, x, lengths, resets):
             y, _, tape = gru_xp.gru_forward(x, params, lengths=lengths, resets=resets, save=save, spec=spec)
@@ -175,27 +194,112 @@ def test_a_sharded_batch_is_never_gathered() -> None:
             return jax.grad(loss, (0, 1), has_aux=True)(params, x)
 
         after, before = gru_xp.GRUSpec(), gru_xp.GRUSpec(reset_after=False)
-        calls = (by_jax, "", after, both), (by_jax, "", before, one), (explicit, "all", after, one)
-        for run, save, spec, params in *calls, (explicit, "states", after, one):
+        for run, save, spec, params, given in (
+            (by_jax, "", after, both, padded),
+            (by_jax, "", before, one, padded),
+            (by_jax, "", after, two, whole),
+            (explicit, "all", after, one, padded),
+            (explicit, "states", after, one, padded),
+            (explicit, "states", after, two, whole),
+        ):
             spread = jax.tree.map(put, params), *given
             compiled = jax.jit(run, static_argnums=(0, 1)).lower(save, spec, *spread).compile()
             (dparams, dx), y = found = compiled(*spread)
-            expected = explicit("all", spec, params, x, lengths, resets)
+            expected = explicit("all", spec, params, x, *((lengths, resets) if given is padded else (None, None)))
             print(
                 all(map(close, jax.tree.leaves(found), jax.tree.leaves(expected))),
                 all(g.sharding.is_fully_replicated for g in jax.tree.leaves(dparams)),
-                all(a.sharding.spec == P(None, "batch") for a in (dx, y)),
+                all(tuple(a.sharding.spec)[:2] == (None, "batch") for a in (dx, y)),
                 set(re.findall(r" (all-[a-z]+|gather|reduce-scatter|[a-z]+-permute)[a-z-]*\\(", compiled.as_text())),
             )
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-        check=False,
-    )
-    assert done.stdout.splitlines() == ["True True True {'all-reduce'}"] * 4, done.stdout + done.stderr
+    assert on_two_devices(code) == ["True True True {'all-reduce'}"] * 6
+
+
+def test_types_that_say_how_arrays_are_sharded() -> None:
+    """Whole lengths, given states and masks, one row, no jit, a model; the types that come out; a Hessian's product."""
+    code = """
+        import jax, jax.numpy as jnp, numpy as np, gru_xp
+        from jax.sharding import PartitionSpec as P
+
+        jax.config.update("jax_enable_x64", True)
+        jax.set_mesh(jax.make_mesh((2,), ("batch",)))
+        rng = np.random.default_rng(0)
+        model = gru_xp.GRU(3, 5, num_layers=2, bidirectional=True, seed=0, dtype="float64")
+        x, h0 = rng.normal(size=(7, 4, 3)), rng.normal(size=(4, 4, 5))
+        masks = (rng.random((1, 7, 4, 10)) < 0.5) * 2.0
+        spread, states = (jax.device_put(a, P(None, "batch")) for a in (x, h0))
+        params = jax.tree.map(lambda a: jax.device_put(a, P()), model.params)
+
+        def close(found, expected):
+            pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+            return all(bool(np.allclose(np.asarray(a), np.asarray(b), rtol=0, atol=1e-12)) for a, b in pairs)
+
+        def loss(params, x):
+            return jnp.sum(gru_xp.gru(x, params, lengths=[7, 0, 3, 5])[0] ** 2)
+
+        given = {"h0": h0, "dropout_masks": masks, "lengths": [7, 0, 3, 5]}
+        y, h_n = gru_xp.gru(spread, params, **given | {"h0": states, "dropout_masks": jax.device_put(masks)})
+        print(close((y, h_n), gru_xp.gru(x, model.params, **given)), jax.typeof(y), jax.typeof(h_n))
+        print(close(model(spread), model(x)), close(gru_xp.gru(jax.device_put(x[:, 0]), params), model(x[:, 0])))
+
+        def times(params, x):
+            return jax.jvp(jax.grad(loss), (params, x), (params, x))[1]
+
+        print(close(jax.jit(times)(params, spread), jax.jit(times)(params, jax.device_put(x, P()))))
+        print(*(jax.typeof(g) for g in jax.jit(jax.grad(loss))(params, spread)[0][0]))
+    """
+    assert on_two_devices(code) == [
+        "True float64[7,4@batch,10] float64[4,4@batch,5]",
+        "True True",
+        "True",
+        "float64[15,3] float64[15,5] float64[15] float64[15]",
+    ]
+
+
+def test_shard_map() -> None:
+    """Each device its own rows; the gradients of what all of them share are summed by JAX, others by whoever asks."""
+    code = """
+        import jax, jax.numpy as jnp, numpy as np, gru_xp
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+        jax.config.update("jax_enable_x64", True)
+        rng = np.random.default_rng(0)
+        params = gru_xp.GRU(3, 5, bidirectional=True, seed=0, dtype="float64").params
+        arrays = rng.normal(size=(7, 4, 3)), np.array([7, 0, 3, 5]), rng.random((7, 4)) < 0.3
+        specs = P(None, "batch"), P("batch"), P(None, "batch")
+
+        def loss(params, x, lengths=None, resets=None):
+            y, h_n = gru_xp.gru(x, params, lengths=lengths, resets=resets)
+            return jnp.sum(y**2) + jnp.sum(jnp.sin(h_n))
+
+        def explicit(params, x, lengths=None, resets=None):
+            y, _, tape = gru_xp.gru_forward(x, params, lengths=lengths, resets=resets)
+            grads = gru_xp.gru_backward(tape, 2 * y)
+            return jax.lax.psum(grads.params, "batch"), grads.x
+
+        def close(found, expected):
+            pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+            return all(bool(np.allclose(np.asarray(a), np.asarray(b), rtol=0, atol=1e-12)) for a, b in pairs)
+
+        for kind, count in ((AxisType.Auto, 1), (AxisType.Explicit, 3)):
+            mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,))
+            put = lambda a, spec: jax.device_put(a, NamedSharding(mesh, spec))
+            shared, given = jax.tree.map(lambda a: put(a, P()), params), tuple(map(put, arrays[:count], specs))
+            options = {"mesh": mesh, "in_specs": (P(), *specs[:count])}
+
+            def summed(*given):
+                return jax.lax.psum(loss(*given), "batch")
+
+            gradient = jax.jit(jax.grad(jax.shard_map(summed, out_specs=P(), **options), (0, 1)))
+            each = jax.jit(jax.shard_map(explicit, out_specs=(P(), P(None, "batch")), **options))
+            alone = (jax.tree.map(jnp.asarray, params), *map(jnp.asarray, arrays[:count]))
+            expected = jax.grad(loss, (0, 1))(*alone)
+            y, _, tape = gru_xp.gru_forward(*reversed(alone[:2]), **dict(zip(("lengths", "resets"), alone[2:])))
+            grads = gru_xp.gru_backward(tape, 2 * y)
+            print(close(gradient(shared, *given), expected), close(each(shared, *given), (grads.params, grads.x)))
+    """
+    assert on_two_devices(code) == ["True True"] * 2
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

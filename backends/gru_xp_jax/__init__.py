@@ -15,6 +15,7 @@ from gru_xp.params import LayerTape, Tape
 from gru_xp.stack import Stack
 
 from .autodiff import DifferentiableLayer
+from .meshes import OnMeshes, alike
 from .trees import to_equinox, to_linen, to_nnx
 
 __all__ = ["JaxBackend", "to_equinox", "to_linen", "to_nnx"]
@@ -113,6 +114,7 @@ class JaxBackend(Backend):
     def scan(
         self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False
     ) -> tuple[Any, tuple[Any, ...]]:
+        carry, _ = alike((carry, xs))
         return jax.lax.scan(step, carry, xs, reverse=reverse)
 
     def compiled(self, stack: Any) -> Any:
@@ -153,6 +155,7 @@ class _Compiled:
     """A stack under `jax.jit`: without it each call of `lax.scan` outside a user's own jit would compile anew."""
 
     def __init__(self, stack: Any):
+        stack = OnMeshes(stack)
         self.name = stack.name
         self.inference = partial(jax.jit, static_argnames=("spec",))(stack.inference)
         self.forward = partial(jax.jit, static_argnames=("spec", "save"))(stack.forward)
