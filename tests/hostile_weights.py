@@ -308,6 +308,22 @@ class RTNeuralFile(Subject):
             yield what, path
 
 
+class StateDictInJson(Subject):
+    """As RTNeural's torch_helpers take it."""
+
+    def good(self, path: Path) -> None:
+        torch.manual_seed(0)
+        arrays = torch.nn.GRU(2, 2).state_dict()
+        path.write_text(json.dumps({name: array.tolist() for name, array in arrays.items()}))
+
+
+class MLXFile(Subject):
+    """MLX's names, one bias and a half."""
+
+    def good(self, path: Path) -> None:
+        gru_xp.GRU(2, 3, num_layers=2, seed=0).save(path, format="mlx")
+
+
 class OtherSafetensors(Subject):
     """PyTorch's names in a file that gru_xp did not write."""
 
@@ -339,7 +355,10 @@ WEIGHTS = (
     KerasFile("keras weights", ".weights.h5"),
     NpzFile("npz", ".npz"),
     RTNeuralFile("rtneural", ".json"),
+    StateDictInJson("state_dict in JSON", ".json"),
     OtherSafetensors("safetensors of others", ".safetensors"),
+    MLXFile("mlx", ".safetensors"),
+    MLXFile("mlx npz", ".npz"),
     TorchFile("torch", ".pt"),
     WholeModule("torch module", ".pt"),
     OldTorchFile("torch before 1.6", ".pt"),
