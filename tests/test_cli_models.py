@@ -119,6 +119,13 @@ def test_verify_agrees() -> None:
     invoke("verify", "model.safetensors", "model.onnx", "--input", "row.npy", "--steps", "3", "--seed", "5")
 
 
+def test_verify_files_of_any_name() -> None:
+    Path("model.onnx").rename("model.data")
+    assert "expected a file of a known format" in invoke("verify", "model.data", "lost.onnx", status=2).stderr
+    arguments = ("--format-a", "onnx", "--name-a", "gru", "--name-b", "gru")
+    assert "onnxruntime" in invoke("verify", "model.data", "lost.onnx", *arguments, status=1).stdout
+
+
 def test_verify_says_where_and_why() -> None:
     said = invoke("verify", "model.safetensors", "lost.onnx", status=1).stdout
     assert "they part: layer 0, forward direction, time step 0, in candidate n" in said

@@ -95,6 +95,12 @@ def test_a_tree_does_not_tell_the_equation() -> None:
         assert report.exact
 
 
+def test_linen_modules_hold_no_parameters() -> None:
+    for module in (nn.GRUCell(H), nn.RNN(nn.GRUCell(H))):
+        with pytest.raises(gru_xp.ConversionError, match="holds no parameters; pass the variables that its init gave"):
+            gru_xp.from_framework(module)
+
+
 def test_linen_with_lengths() -> None:
     """What Flax puts out past the end is what its cell makes of the padding; up to there it is ours."""
     layer = nn.RNN(nn.GRUCell(H), time_major=True, return_carry=True)

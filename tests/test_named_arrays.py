@@ -73,7 +73,9 @@ def test_everything_in_a_larger_model(path: Path, dtype: torch.dtype) -> None:
 
 def test_which_one_is_asked(path: Path) -> None:
     save_file(Larger().state_dict(), path)
-    with pytest.raises(gru_xp.StructureError, match="expected name= to say which, .*'decoder', 'encoder.gru'; refused"):
+    with pytest.raises(
+        gru_xp.StructureError, match="expected name= .--name. to say which, .*'decoder', 'encoder.gru'; refused"
+    ):
         gru_xp.load(path)
     with pytest.raises(gru_xp.ConversionError, match="lstm: an LSTM: four gates; .* this one is \\(16, 4\\)"):
         gru_xp.load(path, name="lstm")

@@ -184,6 +184,8 @@ def verify(
     b: Annotated[Path, typer.Argument(metavar="B")],
     name_a: Annotated[str | None, typer.Option("--name-a", help="which GRU of A")] = None,
     name_b: Annotated[str | None, typer.Option("--name-b", help="which GRU of B")] = None,
+    format_a: Annotated[str | None, typer.Option("--format-a", help="the format of A")] = None,
+    format_b: Annotated[str | None, typer.Option("--format-b", help="the format of B")] = None,
     input_file: Annotated[
         Path | None, typer.Option("--input", metavar="X.npy", help="x (T, N, I), or (T, I), beside the random ones")
     ] = None,
@@ -199,7 +201,7 @@ def verify(
     The exit status is 0 if they agree, 1 if not, 2 if something else is wrong.
     """
     with errors(2):
-        sides = side_of("A", a, name_a), side_of("B", b, name_b)
+        sides = side_of("A", a, name_a, format_a), side_of("B", b, name_b, format_b)
         inputs = random_inputs(sides[0].stored, steps=steps, seed=seed)
         if input_file is not None:
             inputs.append(_given(input_file))

@@ -34,6 +34,10 @@ class TreeFormat(Format):
         return bool(found) and all(library_of(array) not in ("torch", "keras") for array in found.values())
 
     def adopt(self, thing: Any) -> Contents:
+        if any(cls.__module__.startswith("flax.linen.") for cls in type(thing).__mro__):
+            raise ConversionError(
+                f"a Flax linen {type(thing).__name__} holds no parameters; pass the variables that its init gave"
+            )
         modules = {path: node for path, node in nodes_of(thing) if is_module(node) and not isinstance(node, Mapping)}
         modules |= {path: node for path, node in nodes_of(thing) if library_of(node) == "mlx" and is_module(node)}
         found = grus_in({name: tensor_of(array) for name, array in arrays_of(thing).items()})

@@ -119,7 +119,9 @@ def pick(found: Contents, name: str | None, origin: str) -> StoredGRU:
     if not chosen:
         asked = "a GRU" if name is None else f"a GRU called {name!r}"
         raise FileFormatError(f"{origin}: expected {asked}, found: {names}{refused}")
-    raise StructureError(f"{origin}: expected name= to say which, because it holds several GRUs: {names}{refused}")
+    raise StructureError(
+        f"{origin}: expected name= (--name) to say which, because it holds several GRUs: {names}{refused}"
+    )
 
 
 MOST_TOLD = 20
