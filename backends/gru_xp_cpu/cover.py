@@ -22,7 +22,7 @@ class Tile(NamedTuple):
     rows: Value
     group: Value
     groups: Value
-    index: Value  # in its table
+    place: Value  # in its table
     following: Value  # the first group of the panels that will be read next
     turn: Value  # how many tiles have read these panels before
 
@@ -108,7 +108,7 @@ def product(
     """
     between = K * (shapes.width * c.unit.lanes)
     later = tile.following * between + tile.turn.min(3) * (tile.groups * between / 4)
-    c.call_from(table, tile.index, *left, K, panels.at(tile.group * between), between, first, dst, panels.at(later))
+    c.call_from(table, tile.place, *left, K, panels.at(tile.group * between), between, first, dst, panels.at(later))
 
 
 def chunks(c: Code, rows: Value, size: int, body: Callable[[Value, Value], None]) -> None:
