@@ -50,12 +50,12 @@ def npy_head(head: bytes) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head
 
 
-def lying_zip(data: bytes, name: str, size: int) -> bytes:
+def lying_zip(data: bytes, name: str, packed: int, size: int) -> bytes:
     """The archive with another size of an entry, compressed and not, in its directory."""
     at = data.index(b"PK\x01\x02")
     while data[at + 46 : at + 46 + len(name)] != name.encode():
         at = data.index(b"PK\x01\x02", at + 4)
-    return data[: at + 20] + struct.pack("<II", size, size) + data[at + 28 :]
+    return data[: at + 20] + struct.pack("<II", packed, size) + data[at + 28 :]
 
 
 class TorchFile(Subject):
@@ -106,8 +106,11 @@ class TorchFile(Subject):
                 rezipped(data, lambda name, old, s=shape: old.replace(s[0], s[1]) if name.endswith("data.pkl") else old)
             )
             yield what, path
-        path.write_bytes(lying_zip(data, next(n for n in _names(data) if n.endswith("data/1")), 1 << 30))
+        path.write_bytes(lying_zip(data, next(n for n in _names(data) if n.endswith("data/1")), 1 << 30, 1 << 30))
         yield "a storage of 2**30 bytes", path
+        pickled = next(n for n in _names(data) if n.endswith("data.pkl"))
+        path.write_bytes(lying_zip(data, pickled, 1 << 30, len(zipfile.ZipFile(io.BytesIO(data)).read(pickled))))
+        yield "a pickle packed into 2**30 bytes", path
         path.write_bytes(rezipped(data, lambda name, old: (name.replace("attack/", "../"), old)))
         yield "names that lead upwards", path
         path.write_bytes(
@@ -205,7 +208,7 @@ class KerasFile(Subject):
         }.items():
             path.write_bytes(rezipped(good, change, zipfile.ZIP_DEFLATED))
             yield what, path
-        path.write_bytes(lying_zip(good, "model.weights.h5", 1 << 30))
+        path.write_bytes(lying_zip(good, "model.weights.h5", 1 << 30, 1 << 30))
         yield "weights of 2**30 bytes", path
 
 
@@ -276,7 +279,7 @@ class NpzFile(Subject):
                 weight_ih=np.zeros((18_000, 1), "f4"), weight_hh=np.zeros((18_000, 6_000), "f4")
             ),
             "a header of brackets": rezipped(good, lambda name, old: npy_head(b"{'descr': " + b"-" * 9000 + b"1}")),
-            "entries of 2**30 bytes": lying_zip(good, "weight_ih_l0.npy", 1 << 30),
+            "entries of 2**30 bytes": lying_zip(good, "weight_ih_l0.npy", 1 << 30, 1 << 30),
         }.items():
             path.write_bytes(data)
             yield what, path

@@ -106,7 +106,8 @@ def _from_zip(archive: zipfile.ZipFile, budget: _Budget) -> Any:
 
     def contents(name: str, most: int) -> bytes:
         info = entries[root + name]
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > most:
+        packed = info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size
+        if packed or info.file_size > most:
             raise FileFormatError(f"{name}: expected at most {most} bytes, not compressed, got {info.file_size}")
         return archive.read(info)
 
