@@ -27,6 +27,7 @@ EVALUATED = frozenset((*ARITHMETIC, *MOVES))  # shapes are computed, too
 DEPTH = 100  # of nodes behind one another that are evaluated; exporters need fewer than twenty
 MOST = 64  # GRU nodes whose inputs are known to have the shape of one, and inputs that are looked at
 WIDEST = 1000  # inputs of a node that is evaluated
+FACTOR = 8  # bytes of work for each byte of a file: weights are decoded, cut, put together and reshaped
 LEAST = 2**12  # bytes that evaluating a node counts for
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
@@ -54,7 +55,7 @@ class Source:
 
     def __init__(self, path: Path, opset: int, size: int):
         self.path, self.opset = path, opset
-        self.budget = 2**25 + 6 * size  # bytes
+        self.budget = 2**25 + FACTOR * size  # bytes
         self._files: set[Path] = set()
 
     def external(self, tensor: Any, needed: int) -> bytes:
@@ -84,7 +85,7 @@ class Source:
             )
         if file not in self._files:
             self._files.add(file)
-            self.budget += 6 * size
+            self.budget += FACTOR * size
         with file.open("rb") as opened:
             opened.seek(offset)
             return opened.read(length)

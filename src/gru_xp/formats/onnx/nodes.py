@@ -148,7 +148,7 @@ def _weight(graph: Graph, node: Any, index: int, letter: str) -> np.ndarray:
     try:
         array = graph.constant(_input(node, index))
     except Unknown as reason:
-        known = _whatever_comes(graph, node, _input(node, index))
+        known = _whatever_comes(graph, _input(node, index))
         if known is None:
             raise ConversionError(f"{letter} is not in the file as numbers: {reason}") from None
         array = known
@@ -157,19 +157,18 @@ def _weight(graph: Graph, node: Any, index: int, letter: str) -> np.ndarray:
     return array
 
 
-def _whatever_comes(graph: Graph, node: Any, name: str) -> np.ndarray | None:
+def _whatever_comes(graph: Graph, name: str) -> np.ndarray | None:
     """A value that is made with the help of the model's input, but is the same whatever that is.
 
     PyTorch's exporter cuts weights at H, which it takes from the shape of the first state, unless it optimises.
     """
     values = []
-    for given in shapes_tried(graph, graph.takes):
-        for sign in (1, -1):
-            try:
-                values.append(Evaluation(graph, {each: sign * a for each, a in given.items()}).value(name))
-            except Unknown:
-                return None
-    return values[0] if all(np.array_equal(values[0], value) for value in values) else None
+    for sign, given in zip((1, -1), shapes_tried(graph, graph.takes), strict=True):
+        try:
+            values.append(Evaluation(graph, {each: sign * a for each, a in given.items()}).value(name))
+        except Unknown:
+            return None
+    return values[0] if np.array_equal(*values) else None
 
 
 def _params(W: Any, R: Any, B: Any, D: int, hidden_size: int | None) -> tuple[CellParams, ...]:
