@@ -156,6 +156,21 @@ TRANSFORMS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def test_vmap_over_lengths_and_resets_alone() -> None:
+    """No tensor that is differentiated is one of the transform's."""
+    w = ((gru_xp.CellParams(*WEIGHTS[:4]),),)
+    lengths, resets = torch.tensor([LENGTHS, [1, 4, 0]]), torch.stack([RESETS, ~RESETS])
+
+    def run(lengths: Any, resets: Any) -> Any:
+        return gru_xp.gru(X, w, lengths=lengths, resets=resets)[0]
+
+    for b, y in enumerate(vmap(run)(lengths, resets)):
+        assert (y - run(lengths[b], resets[b])).abs().max() <= BOUND
+    assert (vmap(run, (0, None))(lengths, RESETS)[1] - run(lengths[1], RESETS)).abs().max() <= BOUND
+    with pytest.raises(gru_xp.RangeError, match="at least one problem"):
+        vmap(run)(lengths[:0], resets[:0])
+
+
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transform(name: str) -> None:
     got, expected = (tree_leaves(TRANSFORMS[name](f)) for f in (ours, loop))

@@ -346,7 +346,7 @@ def test_module_info_errors(info: Any, cls: Any) -> None:
     assert count >= 4
 
 
-CELL = GRUCell(I, H, dtype=torch.float64)
+CELL, FIRST = GRUCell(I, H, dtype=torch.float64), GRU(I, H, batch_first=True, dtype=torch.float64)
 
 
 def nested(layout: Any) -> torch.Tensor:
@@ -372,6 +372,17 @@ def nested(layout: Any) -> torch.Tensor:
             "lengths: expected values from 0 to T = 6",
         ),
         (lambda m: m(randn(T, N, I), lengths=[1]), gru_xp.ShapeError, "lengths"),
+        (lambda m: m(randn(T, N, I), lengths=torch.tensor([T + 1] * N)), gru_xp.RangeError, "from 0 to T = 6, got 7"),
+        (lambda m: m(randn(T, N, I), lengths=torch.tensor([-1] * N)), gru_xp.RangeError, "got -1"),
+        (lambda m: m(randn(T, N, I), lengths=torch.ones(N)), gru_xp.DTypeError, "lengths: expected integers"),
+        (lambda m: FIRST(randn(N, T, I), resets=[[True] * T] * (N - 1)), gru_xp.ShapeError, r"\(4, 6\), got 3 rows"),
+        (lambda m: FIRST(randn(N, T, I), resets=[[True] * T, [True]] * 2), gru_xp.ShapeError, "got a row of 1"),
+        (lambda m: FIRST(randn(N, T, I), resets=torch.ones(T) > 0), gru_xp.ShapeError, r"\(4, 6\), got \(6,\)"),
+        (lambda m: FIRST(randn(N, T, I), resets=True), gru_xp.StructureError, "resets: expected an array"),
+        (lambda m: m.step([0.0] * I, randn(1, H)), TypeError, "input to be a tensor, got a list"),
+        (lambda m: m.step(randn(N, I), [0.0] * H), TypeError, "hx to be a tensor, got a list"),
+        (lambda m: m.step(randn(1, N, I), randn(1, N, H)), ValueError, "input to be 1D or 2D, got 3D"),
+        (lambda m: m.step(randn(N, I), randn(1, N + 1, H)), RuntimeError, r"hidden size \(1, 4, 5\), got \[1, 5, 5\]"),
         (lambda m: m(pack_sequence([randn(2, I)]), lengths=[2]), ValueError, "its own lengths"),
         (lambda m: GRU(I, H, proj_size=2), ValueError, "proj_size argument is only supported for LSTM"),
         (lambda m: GRU(I, H, dropout=1.5), ValueError, "dropout"),

@@ -19,6 +19,7 @@ from gru_xp.errors import StructureError
 
 from .convert import to_module
 from .modules import GRU, GRUCell, is_autocast_on
+from .watching import dispatches, forward_mode, traced, transforms
 
 __all__ = ["GRU", "GRUCell", "TorchBackend", "to_module"]
 
@@ -132,10 +133,9 @@ class TorchBackend(Backend):
         return a.unbind(0)
 
     def recording(self, arrays: list[Any]) -> bool:
-        if forward_mode() or traced():
+        if forward_mode() or transforms() or traced():
             return True
-        wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-        return any(self.requires_grad(a) or wrapped(a) or dispatches(a) for a in arrays)
+        return any(self.requires_grad(a) or dispatches(a) for a in arrays)
 
     def kernels(self) -> tuple[Any, ...] | None:
         return () if torch.compiler.is_compiling() else None  # what it looks into is the plain path
@@ -152,25 +152,6 @@ class TorchBackend(Backend):
 def _without_autocast(device_type: str, recorded: bool) -> Iterator[None]:
     with torch.autocast(device_type, enabled=False), nullcontext() if recorded else torch.no_grad():
         yield
-
-
-def forward_mode() -> bool:
-    """Whether a level of forward-mode differentiation is open, that of `torch.func.jvp` or of `forward_ad`."""
-    return forward_ad._current_level >= 0
-
-
-def dispatches(array: Any) -> bool:
-    """Whether it is of a class that sees operators itself and has no memory of its own: FakeTensor, DTensor."""
-    return type(array).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
-
-
-def traced() -> bool:
-    """Whether a compiler, a tracer or a mode that dispatches wants to see operators and no memory."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
-    )
 
 
 # torch.compile cannot look into a context variable: what is selected while it compiles stays so

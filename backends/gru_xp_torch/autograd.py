@@ -15,8 +15,9 @@ import torch
 from gru_xp.errors import NotDifferentiableError
 from gru_xp.params import GRUSpec
 
-from . import dispatches, forward_mode, operators, traced
+from . import operators
 from .flat import Sizes, flat_params
+from .watching import dispatches, forward_mode, traced, transforms
 
 __all__ = ["Differentiable", "gradients", "transformed"]
 
@@ -36,7 +37,7 @@ class Differentiable:
         if dropout_masks is not None and dropout_masks.requires_grad:  # `gru_backward` has no gradient for masks
             return operators.plain(*sizes, *arrays, weights)
         recorded = torch.is_grad_enabled() and any(a.requires_grad for a in (x, h0, *weights))
-        if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling() and transforms():
             torch._dynamo.graph_break(
                 msg="gru_xp: torch.compile cannot compile grad, vjp and vmap of torch.func; call them outside of it"
             )
@@ -44,7 +45,7 @@ class Differentiable:
         if looked_on and (not recorded or torch._C._get_tracing_state() is not None):
             y, h_n, *_ = operators.forward(*sizes, *arrays, weights)
             return y, h_n
-        looked_on = looked_on or torch._C._are_functorch_transforms_active()
+        looked_on = looked_on or transforms()
         function: Any = Forward if looked_on else QuickForward
         y, h_n, *_ = function.apply(*sizes, *arrays, *weights)
         return y, h_n
@@ -163,7 +164,7 @@ def transformed(dy: Any, dh_n: Any) -> bool:
             "gradients: a batch of them (is_grads_batched=True, vectorize=True) is not offered; "
             "use jacrev, or vjp and vmap, of torch.func"
         )
-    return forward_mode() or torch._C._are_functorch_transforms_active()
+    return forward_mode() or transforms()
 
 
 def plain_gradients(

@@ -12,9 +12,12 @@ from torch.compiler import is_compiling
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from gru_xp.checks import steps_first
 from gru_xp.dispatch import owner
 from gru_xp.functional import gru, gru_cell
 from gru_xp.params import CellParams, Params, map_params
+
+from .watching import dispatches, traced, transforms
 
 __all__ = ["GRU", "GRUCell", "is_autocast_on"]
 
@@ -106,10 +109,8 @@ class GRU(torch.nn.RNNBase):
             raise ValueError(f"GRU: Expected input to be 2D or 3D, got {input.dim()}D instead")
         turned = self.batch_first and input.dim() == 3
         x = input.transpose(0, 1) if turned else input
-        if turned and isinstance(resets, Tensor):
-            resets = resets.transpose(0, 1)
-        elif turned and resets is not None:
-            resets = [list(row) for row in zip(*resets, strict=True)]
+        if turned and resets is not None:
+            resets = steps_first(resets, "resets", *input.shape[:2])
         y, h_n = self._run(x, hx, lengths, resets)
         return (y.transpose(0, 1) if turned else y), h_n
 
@@ -136,7 +137,7 @@ class GRU(torch.nn.RNNBase):
         if autocast:
             x, hx, params = _of_one_type(x, hx, params)
         if isinstance(lengths, Tensor):
-            lengths = lengths.to(x.device)
+            lengths = _checkable(lengths) if lengths.is_cpu else lengths.to(x.device)
         if isinstance(resets, Tensor):
             resets = resets.to(x.device)
         masks = self._draw_masks(x) if self.training and self.dropout > 0.0 and self.num_layers > 1 else None
@@ -185,6 +186,9 @@ class GRU(torch.nn.RNNBase):
         """
         if self.bidirectional:
             raise ValueError("step: expected a model in one direction; the reverse one needs the whole sequence")
+        _assert_tensors("GRU.step", x_t, state)
+        if x_t.dim() not in (1, 2):
+            raise ValueError(f"GRU.step: Expected input to be 1D or 2D, got {x_t.dim()}D instead")
         resets = None if reset is None else reset[None] if isinstance(reset, Tensor) else [reset]
         y, state = self._run(x_t[None], state, None, resets)
         return y[0], state
@@ -252,7 +256,7 @@ class GRUCell(torch.nn.RNNCellBase):
 
 def _assert_tensors(module: str, x: Any, hx: Any) -> None:
     """What came are dense tensors, or a PackedSequence for a GRU; a tuple of states is an LSTM's."""
-    packed = type(x) is PackedSequence and module == "GRU"
+    packed = isinstance(x, PackedSequence) and module == "GRU"
     for name, a, other in (("input", x, packed), ("hx", hx, hx is None)):
         if not (other or isinstance(a, Tensor)):
             raise TypeError(f"{module}: Expected {name} to be a tensor, got a {type(a).__name__}")
@@ -260,6 +264,12 @@ def _assert_tensors(module: str, x: Any, hx: Any) -> None:
         return
     what = "a nested one; pad it (to_padded_tensor), and give lengths" if x.is_nested else f"{x.layout}; use to_dense()"
     raise TypeError(f"{module}: Expected input to be a dense tensor, got {what}")
+
+
+def _checkable(lengths: Tensor) -> Any:
+    """As numbers, which are checked to be within 0..T, unless somebody looks on."""
+    looked_on = traced() or transforms() or dispatches(lengths)
+    return lengths if looked_on or lengths.is_floating_point() else lengths.tolist()
 
 
 def _assert_like(weight: Tensor, x: Tensor, hx: Tensor | None, autocast: bool) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gru_xp.dispatch import kernel_policy, load
+from gru_xp.errors import RangeError
 from gru_xp.kernels import Call, choose, stack_for
 from gru_xp.stack import Stack
 
@@ -115,7 +116,7 @@ def _(D, bias, spec, x, dy, dh_n, valid, resets, masks, weights, tape):  # type:
 
 @forward.register_vmap
 def _(info, in_dims, *args):  # type: ignore[no-untyped-def]
-    B, (*_, weights_dims) = info.batch_size, in_dims
+    B, (*_, weights_dims) = _some(info.batch_size), in_dims
     if any(dim is not None for dim in weights_dims):
         return one_by_one(forward, B, in_dims, args)
     folded = [a if at is None else fold(a, dim, B, at) for a, dim, at in zip(args, in_dims, FORWARD_ROWS, strict=True)]
@@ -125,7 +126,7 @@ def _(info, in_dims, *args):  # type: ignore[no-untyped-def]
 
 @backward.register_vmap
 def _(info, in_dims, *args):  # type: ignore[no-untyped-def]
-    B, (*_, weights_dims, tape_dims) = info.batch_size, in_dims
+    B, (*_, weights_dims, tape_dims) = _some(info.batch_size), in_dims
     if any(dim is not None for dim in weights_dims) or not spec_of(args[2]).standard_gates:
         return one_by_one(backward, B, in_dims, args)
     *folded, weights, tape = (
@@ -135,6 +136,12 @@ def _(info, in_dims, *args):  # type: ignore[no-untyped-def]
     floor: Any = GroupedLayer(B)
     dx, dh0, *dweights = _backward(Stack(load("torch").xp, floor), *[*folded, weights, tape])
     return [unfold(dx, B), unfold(dh0, B), *dweights], [1, 1, *([0] * len(dweights))]
+
+
+def _some(B: int) -> int:
+    if B == 0:
+        raise RangeError("vmap: expected at least one problem, got an empty batch of them")
+    return B
 
 
 # where each argument has its batch; D, bias, spec, the weights and the tape have none, or are lists

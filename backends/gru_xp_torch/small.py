@@ -21,9 +21,9 @@ from gru_xp.params import GRUSpec, Params, weights_of
 from gru_xp_cpu import numpy_layer
 from gru_xp_cpu.layer import unusable
 
-from . import forward_mode, traced
 from .autograd import gradients, transformed
 from .flat import Sizes, flat_params, flat_tape, params_of
+from .watching import forward_mode, traced, transforms
 
 __all__ = ["small"]
 
@@ -59,7 +59,7 @@ def small(x: Tensor, h0: Tensor | None, params: Params) -> tuple[Tensor, Tensor]
         or not x.is_cpu
         or x.layout is not torch.strided
         or forward_mode()
-        or torch._C._are_functorch_transforms_active()
+        or transforms()
         or traced()
         or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
         or torch.is_autocast_enabled("cpu")
