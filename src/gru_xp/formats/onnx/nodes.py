@@ -162,13 +162,13 @@ def _whatever_comes(graph: Graph, name: str) -> np.ndarray | None:
 
     PyTorch's exporter cuts weights at H, which it takes from the shape of the first state, unless it optimises.
     """
-    values = []
-    for sign, given in zip((1, -1), shapes_tried(graph, graph.takes), strict=True):
-        try:
-            values.append(Evaluation(graph, {each: sign * a for each, a in given.items()}).value(name))
-        except Unknown:
-            return None
-    return values[0] if np.array_equal(*values) else None
+    first, second = shapes_tried(graph, graph.takes)
+    try:
+        value = Evaluation(graph, first).value(name)
+        other = Evaluation(graph, {each: -a for each, a in second.items()}).value(name)
+    except Unknown:
+        return None
+    return value if np.array_equal(value, other) else None
 
 
 def _params(W: Any, R: Any, B: Any, D: int, hidden_size: int | None) -> tuple[CellParams, ...]:
