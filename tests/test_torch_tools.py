@@ -366,22 +366,28 @@ def test_torch_jit() -> None:
     assert type(model.gru) is gru_xp_torch.GRU
 
 
-def test_an_exported_program_trains_and_is_loaded_where_the_operators_are_known(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_an_exported_program_trains_here_and_where_it_is_loaded(tmp_path: Path) -> None:
     model = Model()
     exported = torch.export.export(model, GIVEN)
     assert_trains(exported.module(), model)
-    torch.export.save(exported, tmp_path / "model.pt2")
+    torch.export.save(exported, tmp_path / "exported.pt2")
+    torch.jit.save(torch.jit.trace(model, GIVEN), tmp_path / "traced.pt")
     code = f"""
-        import torch, gru_xp_torch.operators
-        program = torch.export.load({str(tmp_path / "model.pt2")!r}).module()
+        import torch, gru_xp_torch.autograd
         given = (torch.ones(5, 2, 3, dtype=torch.float64), torch.ones(4, 2, 4, dtype=torch.float64))
-        print(program(*given)[0].tolist())
+        exported = torch.export.load({str(tmp_path / "exported.pt2")!r}).module()
+        for program in (exported, torch.jit.load({str(tmp_path / "traced.pt")!r})):
+            y, h_n = program(*given)
+            (y.sum() + h_n.sum()).backward()
+            print(y.tolist(), *(p.grad.sum().item() for _, p in sorted(program.named_parameters())))
     """
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    with torch.no_grad():
-        given = (torch.ones(5, 2, 3, dtype=torch.float64), torch.ones(4, 2, 4, dtype=torch.float64))
-        assert done.stdout == f"{model(*given)[0].tolist()}\n", done.stderr
+    y, h_n = model(torch.ones(5, 2, 3, dtype=torch.float64), torch.ones(4, 2, 4, dtype=torch.float64))
+    (y.sum() + h_n.sum()).backward()
+    wanted = f"{y.tolist()} {' '.join(str(p.grad.sum().item()) for _, p in sorted(model.named_parameters()))}\n"
+    assert done.stdout == 2 * wanted, done.stderr
 
 
 @pytest.mark.filterwarnings("ignore")  # after a warning of its own code PyTorch would try another way
