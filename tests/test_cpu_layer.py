@@ -170,15 +170,16 @@ def test_long_calls_in_pieces(width: str, monkeypatch: pytest.MonkeyPatch) -> No
         np.testing.assert_array_equal(whole[name], pieces[name])
 
 
-@pytest.mark.parametrize("width", [str(bits) for bits in widths()[1:]], indirect=True)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["numpy", "torch"])
-def test_conformance_at_every_width(name: str, width: str) -> None:
-    """The quick cases of the conformance suite. At the widest they are run with all the others."""
+def test_conformance_at_every_width(name: str, dtype: str, width: str) -> None:
+    """The quick cases of the conformance suite."""
     if name == "torch":
         pytest.importorskip("torch")
-    outcomes = [judge_case(*step) for step in plan([Target(name, "cpu", "cpu")], quick=True)]
+    steps = plan([Target(name, "cpu", "cpu")], quick=True)
+    outcomes = [judge_case(target, case, dtype) for target, case, own in steps if case.each_dtype or own == dtype]
     assert not [f"{one.case}: {one.reason}" for one in outcomes if one.status == FAILED]
-    assert sum(one.status == PASSED for one in outcomes) > 25
+    assert sum(one.status == PASSED for one in outcomes) > {"float32": 25, "float64": 15}[dtype]
 
 
 def test_against_the_reference() -> None:
