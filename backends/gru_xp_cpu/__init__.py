@@ -9,9 +9,9 @@ fills the cache on disk; `stream.Stream` is inference step by step.
 
 from __future__ import annotations
 
-from .layer import AdaptedLayer, CpuLayer, PackedCell
+from .layer import AdaptedLayer, CpuLayer, Owner, PackedCell
 
-__all__ = ["AdaptedLayer", "CpuLayer", "PackedCell", "numpy_layer", "warmup"]
+__all__ = ["AdaptedLayer", "CpuLayer", "Owner", "PackedCell", "numpy_layer", "warmup"]
 
 numpy_layer = CpuLayer()
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from struct import Struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .fields import BACKWARD, FORWARD
 from .plan import SMALL, Plan, plan
+
+if TYPE_CHECKING:
+    from .layer import Owner
 
 __all__ = ["DATA_AT", "Kernel", "Layout", "kernel"]
 
@@ -56,8 +59,8 @@ class Layout:
 class Kernel:
     """A kernel for this target and one dtype: `layout.alone(fields, 0, 1, 0)` or `together(fields, layout)`."""
 
-    def __init__(self, kind: str, dtype: str):
-        from . import threads
+    def __init__(self, kind: str, dtype: str, owner: Owner | None):
+        from . import openmp, threads
         from .compiler import machine
         from .target import current
 
@@ -67,7 +70,8 @@ class Kernel:
         # to give the interpreter lock away and to queue up for it again would take longer than a very small call
         self._quick: Any = ctypes.PYFUNCTYPE(None, *arguments)(self._address)
         self._alone: Any = ctypes.CFUNCTYPE(None, *arguments)(self._address)
-        self._threads, self._run, self._nobody = threads.thread_count, threads.run, threads.NOBODY
+        team = threads if owner is None else openmp.team(owner)
+        self._threads, self._run, self._nobody = team.thread_count, team.run, threads.NOBODY
         self._layouts: dict[tuple[int, ...], Layout] = {}
         #: packs the fields between a layout's head and its tail
         self.pack = Struct(f"{len((FORWARD if kind == 'forward' else BACKWARD).split())}q").pack
@@ -93,6 +97,9 @@ class Kernel:
 
 
 @cache
-def kernel(kind: str, char: str) -> Kernel:
-    """The kernel "forward" or "backward" for a dtype by its character; made, or read from disk, at the first call."""
-    return Kernel(kind, "float32" if char == "f" else "float64")
+def kernel(kind: str, char: str, owner: Owner | None = None) -> Kernel:
+    """The kernel "forward" or "backward" for a dtype by its character; made, or read from disk, at the first call.
+
+    `owner` is the library whose threads run it, None for workers of ours.
+    """
+    return Kernel(kind, "float32" if char == "f" else "float64", owner)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from .memory import LARGE, block, empty, keep, scratch
 if TYPE_CHECKING:
     from gru_xp.kernels import Call, Level
 
-__all__ = ["AdaptedLayer", "CpuLayer"]
+__all__ = ["AdaptedLayer", "CpuLayer", "Owner"]
 
 DTYPES = ("float32", "float64")
 
@@ -87,14 +89,23 @@ class CpuLayer:
         return _backward(tape, dy, dh_n)
 
 
+@dataclass(frozen=True, eq=False)
+class Owner:
+    """A library with threads of OpenMP's: where it is installed, and how many threads it computes with."""
+
+    folder: Path
+    count: Callable[[], int]
+
+
 class AdaptedLayer(CpuLayer):
     """The same for another library whose arrays on the CPU can be seen as NumPy arrays without a copy.
 
-    `to_numpy` and `from_numpy` take and give one array; neither is asked for None.
+    `to_numpy` and `from_numpy` take and give one array; neither is asked for None. `owner` is the library, where it
+    has threads of its own to compute with.
     """
 
-    def __init__(self, to_numpy: Callable[[Any], Any], from_numpy: Callable[[Any], Any]):
-        self._in, self._out = to_numpy, from_numpy
+    def __init__(self, to_numpy: Callable[[Any], Any], from_numpy: Callable[[Any], Any], owner: Owner | None = None):
+        self._in, self._out, self.owner = to_numpy, from_numpy, owner
 
     def stream(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int, /) -> None:
         """None: the library's own ways of watching a call have to see each step."""
@@ -117,7 +128,7 @@ class AdaptedLayer(CpuLayer):
     ) -> tuple[Any, Any]:
         """As `CpuLayer.inference`."""
         take = self._take
-        y, h_n, *_ = _forward(take(x), take(h0), self._weights(w), take(valid), take(resets), reverse, None)
+        y, h_n, *_ = _forward(take(x), take(h0), self._weights(w), take(valid), take(resets), reverse, None, self.owner)
         return self._out(y), self._out(h_n)
 
     def forward(
@@ -125,7 +136,9 @@ class AdaptedLayer(CpuLayer):
     ) -> tuple[Any, Any, LayerTape]:
         """As `CpuLayer.forward`."""
         take, give, weights, given = self._take, self._give, self._weights(w), self._in(x)
-        y, h_n, used, h_prev, gates = _forward(given, take(h0), weights, take(valid), take(resets), reverse, save)
+        y, h_n, used, h_prev, gates = _forward(
+            given, take(h0), weights, take(valid), take(resets), reverse, save, self.owner
+        )
         r, z, n, u = map(give, gates)
         tape = LayerTape(x if used is given else give(used), give(h_prev), r, z, n, u, w, valid, resets, spec, reverse)
         return give(y), give(h_n), tape
@@ -136,7 +149,7 @@ class AdaptedLayer(CpuLayer):
         x, h_prev, r, z, n, u = map(take, (tape.x, tape.h_prev, tape.r, tape.z, tape.n, tape.u))
         w, valid, resets = self._weights(tape.w), take(tape.valid), take(tape.resets)
         seen = LayerTape(x, h_prev, r, z, n, u, w, valid, resets, tape.spec, tape.reverse)
-        dx, dh0, dw = _backward(seen, take(dy), take(dh_n))
+        dx, dh0, dw = _backward(seen, take(dy), take(dh_n), self.owner)
         return give(dx), give(dh0), CellParams(*map(give, dw))
 
 
@@ -156,10 +169,10 @@ STEP, STATES, GATES = 1, 2, 4
 
 
 def _forward(
-    x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: bool, save: str | None
+    x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: bool, save: str | None, owner: Owner | None = None
 ) -> tuple[Any, ...]:
     """y, h_n and, if something is saved, x, h_prev and (r, z, n, u) for the tape."""
-    run = kernel("forward", x.dtype.char)
+    run = kernel("forward", x.dtype.char, owner)
     (T, N, I), H = x.shape, h0.shape[1]
     x, h0 = _compact(x), _compact(h0)
     W_ih, W_hh, b_ih, b_hh = w
@@ -204,9 +217,9 @@ def _forward(
     return y, h_n, x if clean is None else clean, h_prev, (r, z, n, u)
 
 
-def _backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[Any, Any, CellParams]:
+def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -> tuple[Any, Any, CellParams]:
     x, h_prev, w = _compact(tape.x), _compact(tape.h_prev), tape.w
-    run = kernel("backward", x.dtype.char)
+    run = kernel("backward", x.dtype.char, owner)
     (T, N, I), H, dtype = x.shape, h_prev.shape[2], x.dtype
     r, z, n, u = _compact(tape.r), _compact(tape.z), _compact(tape.n), _compact(tape.u)
     W_ih, W_hh, b_ih, b_hh = _compact(w[0]), _compact(w[1]), _compact(w[2]), _compact(w[3])

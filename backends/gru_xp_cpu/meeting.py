@@ -1,8 +1,8 @@
 """How threads work on a kernel together: asleep at a lock between kernels, at a barrier inside.
 
 All of it stands in one record of integers, `SYNC`; what one thread writes and others read has a cache line to itself.
-A worker sleeps in `PyThread_acquire_lock`, the lock of Python itself, which needs no global interpreter lock and
-exists on every system. So nothing spins when no kernel runs, and a worker wakes even while some thread is busy in
+A worker of ours sleeps in `PyThread_acquire_lock`, the lock of Python itself, which needs no global interpreter lock
+and exists on every system. So nothing spins when no kernel runs, and a worker wakes even while some thread is busy in
 Python.
 
 To wake takes longer than many a kernel, and very long where the other core is busy. So nobody waits for it: a kernel is
@@ -15,6 +15,8 @@ its core back. So after a kernel that was held up the caller does the next ones 
 
 A system may wake a worker on the caller's own core, though others idle (seen on Linux, for minutes); the two would then
 take turns at every barrier. So a worker that finds itself there keeps off that core from then on.
+
+OpenMP's threads, see `openmp`, come and go with each kernel; a team that is too small is as good as none.
 
 At the barrier behind each piece every thread writes which piece it has done, and reads that of the others: one line
 goes from core to core, where a common counter would go there and back. Who waits gives its core away after a while, for
@@ -31,15 +33,28 @@ from llvmlite import ir
 
 from .code import I32, I64, PTR, Code, Pointer, Unit, Value
 
-__all__ = ["LOCKS", "MOST", "PLACES", "SYNC", "Crew", "meet", "serve_and_launch"]
+__all__ = [
+    "FUNCTIONS",
+    "LOCKS",
+    "MOST",
+    "OPENMP",
+    "PLACES",
+    "SYNC",
+    "Crew",
+    "join_and_lend",
+    "meet",
+    "serve_and_launch",
+]
 
 #: places in the record: `joined` is the first piece that the workers take part in, 0 as long as that is open
 SYNC = {"kernel": 0, "fields": 1, "parts": 2, "joined": 3, "held_up": 4, "alone": 5, "core": 6}
 #: addresses of functions of Python and of the system, 0 for what the system does not have
 FUNCTIONS = ("acquire", "release", "give_way", "core_of", "may_use", "use")
-SYNC |= {name: 8 + i for i, name in enumerate(FUNCTIONS)}
+#: of OpenMP's runtime, where its threads work
+OPENMP = ("in_parallel", "number", "team")
+SYNC |= {name: 8 + i for i, name in enumerate((*FUNCTIONS, *OPENMP))}
 #: the locks of the workers follow LOCKS, the lines of all threads LINES: the last piece done, and the worker's state
-LOCKS, MOST, LINE = 16, 64, 8
+LOCKS, MOST, LINE = 24, 64, 8
 LINES = LOCKS + MOST
 PLACES = LINES + MOST * LINE
 DONE, STATE = 0, 1
@@ -123,11 +138,6 @@ def serve_and_launch(unit: Unit) -> None:
 
     `alone` is how many kernels the caller does alone if this one is held up.
     """
-
-    def run(c: Code, sync: Pointer, part: Value) -> None:
-        arguments = [c.b.inttoptr(sync.load(SYNC["fields"]).ir, PTR), part.ir, sync.load(SYNC["parts"]).ir, c.sync.ir]
-        _call(c, sync.load(SYNC["kernel"]), ir.VoidType(), arguments)
-
     with unit.function("serve", "@sync part", public=True) as c:
         sync, state = c.ints_at(c.sync), c.part * LINE + (LINES + STATE)
         lock = c.b.inttoptr(sync.load(c.part + LOCKS).ir, PTR)
@@ -143,28 +153,15 @@ def serve_and_launch(unit: Unit) -> None:
                 _keep_off(c, sync, cores)
             found.set(_change(sync, state, CALLED, THERE))
             with c.when(found.get().equals(CALLED)):
-                run(c, sync, c.part)
+                _run(c, sync, c.part)
                 _write(sync, state, c.integer(ASLEEP))
                 found.set(c.integer(ASLEEP))
             with c.when(found.get().equals(DISMISSED)):  # unless it has been called again meanwhile
                 again = _change(sync, state, DISMISSED, ASLEEP).equals(CALLED)
                 found.set(c.select(again, c.integer(CALLED), ASLEEP))
 
-    with unit.function("launch", "@sync kernel fields parts alone", public=True) as c:
-        sync = c.ints_at(c.sync)
-        left = c.select(c.alone > 0, (sync.load(SYNC["alone"]) - 1).max(0), 0)
+    with unit.function("launch", LAUNCH, public=True) as c, _launched(c) as (sync, left):
         called = c.select(left > 0, c.integer(1), c.parts)
-        for name, value in (
-            ("kernel", c.kernel),
-            ("fields", c.fields),
-            ("parts", c.parts),
-            ("joined", 0),
-            ("held_up", 0),
-            ("alone", left),
-        ):
-            sync.store(value, SYNC[name])
-        with c.loop(0, c.parts) as part:
-            sync.store(0, part * LINE + (LINES + DONE))
         with c.loop(1, called) as part:
             state = part * LINE + (LINES + STATE)
             # who was not needed last time has not woken up yet, and need not be woken again
@@ -173,13 +170,71 @@ def serve_and_launch(unit: Unit) -> None:
                 lock = c.b.inttoptr(sync.load(part + LOCKS).ir, PTR)
                 _call(c, sync.load(SYNC["release"]), ir.VoidType(), [lock])
         sync.store(_core(c, sync), SYNC["core"])
-        run(c, sync, c.integer(0))
+        _run(c, sync, c.integer(0))
         with c.loop(1, called) as part:
             state = part * LINE + (LINES + STATE)
             with c.when(_change(sync, state, CALLED, DISMISSED) > CALLED):
                 _until(c, sync, lambda: _read(sync, state).equals(ASLEEP))
-        with c.when(c.alone > 0), c.when(sync.load(SYNC["held_up"]) > 0):
-            sync.store(c.alone + 1, SYNC["alone"])
+
+
+def join_and_lend(unit: Unit) -> None:
+    """Emit `join(sync)`, what each thread of OpenMP's does, and `lend`, as `launch`, which has a team of them do it."""
+    with unit.function("join", "@sync", public=True) as c:
+        sync = c.ints_at(c.sync)
+        number, team = (Value(c, c.b.sext(_call(c, sync.load(SYNC[name]), I32, []), I64)) for name in OPENMP[1:])
+        with c.when(number > 0), c.when(number < sync.load(SYNC["parts"])):
+            state = number * LINE + (LINES + STATE)
+            _write(sync, state, c.integer(THERE))
+            _run(c, sync, number)
+            _write(sync, state, c.integer(ASLEEP))
+        with c.when(number.equals(0)):
+            with c.when(team < sync.load(SYNC["parts"])):
+                sync.store(1, SYNC["alone"])
+            _run(c, sync, number)
+
+    with unit.function("lend", LAUNCH, public=True) as c, _launched(c) as (sync, left):
+        join = c.unit.module.get_global("join")
+        c.either(
+            left > 0,
+            lambda: _run(c, sync, c.integer(0)),
+            lambda: _call(
+                c, sync.load(SYNC["in_parallel"]), ir.VoidType(),
+                [c.b.bitcast(join, PTR), c.sync.ir, c.b.trunc(c.parts.ir, I32), I32(0)],
+            ),
+        )  # fmt: skip
+
+
+LAUNCH = "@sync kernel fields parts alone"
+
+
+@contextmanager
+def _launched(c: Code) -> Iterator[tuple[Pointer, Value]]:
+    """Before and after a kernel: what the threads have to know, and whether it was held up.
+
+    The body has them run it; it is given the record, and how many kernels the caller should do alone, this one first.
+    """
+    sync = c.ints_at(c.sync)
+    left = c.select(c.alone > 0, (sync.load(SYNC["alone"]) - 1).max(0), 0)
+    for name, value in (
+        ("kernel", c.kernel),
+        ("fields", c.fields),
+        ("parts", c.parts),
+        ("joined", 0),
+        ("held_up", 0),
+        ("alone", left),
+    ):
+        sync.store(value, SYNC[name])
+    with c.loop(0, c.parts) as part:
+        sync.store(0, part * LINE + (LINES + DONE))
+    yield sync, left
+    with c.when(c.alone > 0), c.when(sync.load(SYNC["held_up"]) > 0):
+        sync.store(c.alone + 1, SYNC["alone"])
+
+
+def _run(c: Code, sync: Pointer, part: Value) -> None:
+    """The kernel, as one of its threads."""
+    arguments = [c.b.inttoptr(sync.load(SYNC["fields"]).ir, PTR), part.ir, sync.load(SYNC["parts"]).ir, c.sync.ir]
+    _call(c, sync.load(SYNC["kernel"]), ir.VoidType(), arguments)
 
 
 def _core(c: Code, sync: Pointer) -> Value:

@@ -21,11 +21,11 @@ import numpy as np
 
 from gru_xp.errors import VariableError
 
-from .compiler import machine
+from .compiler import Machine, machine
 from .meeting import FUNCTIONS, LOCKS, MOST, PLACES, SYNC
 from .target import Target
 
-__all__ = ["NOBODY", "run", "thread_count"]
+__all__ = ["NOBODY", "Pool", "run", "thread_count"]
 
 VARIABLE = "GRU_XP_NUM_THREADS"
 
@@ -64,47 +64,60 @@ def _quota() -> int:
 
 
 def run(target: Target, kernel: int, fields: bytes, threads: int, alone: int) -> bool:
-    """Run a kernel on some threads, this one among them; True when all are done, False where that cannot be.
-
-    `alone` is how many kernels this thread does alone if this one is held up, see `meeting`.
-    """
-    pool = _pools[0]
-    with pool.turn:
-        if pool.busy:  # with this thread's own call, that a signal handler or a finalizer has come into
-            return False
-        try:
-            pool.busy = True
-            if not pool.grow(target, threads):
-                return False
-            pool.launch(pool.address, kernel, fields, threads, alone)
-        finally:
-            pool.busy = False
-    return True
+    """`Pool.run` of the workers of this process."""
+    return _pools[0].run(target, kernel, fields, threads, alone)
 
 
-class _Pool:
-    """The workers of this process."""
+class Pool:
+    """Threads that work on one kernel at a time."""
 
     def __init__(self) -> None:
         self.turn = threading.RLock()
         self.busy = False
-        self.workers = 0
         # never freed: workers look at it as long as the process lives
         self.sync, self.address = _record()
         self.launch: Any = None
 
+    def run(self, target: Target, kernel: int, fields: bytes, threads: int, alone: int) -> bool:
+        """Run a kernel on some threads, this one among them; True when all are done, False where that cannot be.
+
+        `alone` is how many kernels this thread does alone if this one is held up, see `meeting`.
+        """
+        with self.turn:
+            if self.busy:  # with this thread's own call, that a signal handler or a finalizer has come into
+                return False
+            try:
+                self.busy = True
+                if not self.grow(target, threads):
+                    return False
+                self.launch(self.address, kernel, fields, threads, alone)
+            finally:
+                self.busy = False
+        return True
+
     def grow(self, target: Target, threads: int) -> bool:
         """Have at least so many threads, the caller's own among them; whether they could be started."""
+        raise NotImplementedError
+
+    def launcher(self, name: str, code: Machine) -> Any:
+        """A function that has threads work."""
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
+        for function, address in zip(FUNCTIONS, _addresses(), strict=True):
+            self.sync[SYNC[function]] = address
+        return kind(code.address(name))
+
+
+class _Workers(Pool):
+    """The workers of this process."""
+
+    workers = 0
+
+    def grow(self, target: Target, threads: int) -> bool:
+        """As `Pool.grow`."""
         if self.workers >= threads - 1 and self.launch is not None:
             return True
         code = machine(target, "threads", "float32")
-        if self.launch is None:
-            kind = ctypes.CFUNCTYPE(
-                None, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64
-            )
-            self.launch = kind(code.address("launch"))
-            for name, address in zip(FUNCTIONS, _addresses(), strict=True):
-                self.sync[SYNC[name]] = address
+        self.launch = self.launch or self.launcher("launch", code)
         serve = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(code.address("serve"))
         allocate = ctypes.pythonapi.PyThread_allocate_lock
         allocate.restype, acquire = ctypes.c_void_p, ctypes.pythonapi.PyThread_acquire_lock
@@ -143,14 +156,14 @@ def _addresses() -> list[int]:
     return [0 if f is None else ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions]
 
 
-_pools = [_Pool()]
+_pools = [_Workers()]
 # what a caller needs that does all shares itself: it is never to look for others, and any number may use it at once
 _nobody, NOBODY = _record()
 _nobody[SYNC["alone"]] = 1
 
 
 def _after_fork() -> None:
-    _pools[0] = _Pool()
+    _pools[0] = _Workers()
 
 
 if hasattr(os, "register_at_fork"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .backward import backward
 from .code import Unit
 from .forward import forward
-from .meeting import meet, serve_and_launch
+from .meeting import join_and_lend, meet, serve_and_launch
 from .packing import packing
 from .pointwise import pointwise
 from .target import Target
@@ -19,6 +19,7 @@ def build(target: Target, kind: str, dtype: str) -> Unit:
     unit = Unit(target, dtype)
     if kind == "threads":
         serve_and_launch(unit)
+        join_and_lend(unit)
         return unit
     meet(unit)
     packing(unit)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
-from gru_xp_cpu import AdaptedLayer
+from gru_xp_cpu import AdaptedLayer, Owner
 
-__all__ = ["kernel"]
+__all__ = ["kernel", "owner"]
 
-kernel = AdaptedLayer(lambda tensor: tensor.numpy(force=True), torch.from_numpy)
+owner = Owner(Path(torch.__file__).parent, torch.get_num_threads)
+kernel = AdaptedLayer(lambda tensor: tensor.numpy(force=True), torch.from_numpy, owner)

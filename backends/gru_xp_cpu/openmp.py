@@ -1,0 +1,85 @@
+"""Threads that another library computes with, where these are OpenMP's.
+
+OpenMP's threads go on looking for work for some milliseconds after each operation. Threads of ours would have to share
+the cores with them: on two cores a layer in both directions took four times as long, because of the concatenation in
+between. So on the arrays of such a library its own threads do the work. They are there at once, too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import threads
+from .compiler import machine
+from .meeting import OPENMP, SYNC
+from .target import Target
+
+if TYPE_CHECKING:
+    from .layer import Owner
+
+__all__ = ["OpenMP", "runtime", "team"]
+
+RUNTIME = re.compile(r"lib(gomp|iomp5|omp)[-.]")
+FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+
+
+def runtime(folder: Path) -> ctypes.CDLL | None:
+    """The OpenMP runtime that is loaded, that of the library in `folder` if there are several; None without."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    loaded = {Path(path) for line in lines if RUNTIME.match(Path(path := line.split(maxsplit=5)[-1]).name)}
+    own = {path for path in loaded if path.is_relative_to(folder) or path.parent.name == f"{folder.name}.libs"}
+    found = own or loaded
+    if len(found) != 1:
+        return None
+    try:
+        library = ctypes.CDLL(str(found.pop()))
+    except OSError:
+        return None
+    return library if all(hasattr(library, name) for name in FUNCTIONS) else None
+
+
+class OpenMP(threads.Pool):
+    """Teams of a runtime's threads; `count` tells how many the library computes with."""
+
+    def __init__(self, library: Any, count: Callable[[], int]):
+        super().__init__()
+        self.count = count
+        for name, function in zip(OPENMP, FUNCTIONS, strict=True):
+            self.sync[SYNC[name]] = ctypes.cast(getattr(library, function), ctypes.c_void_p).value
+
+    def thread_count(self) -> int:
+        """The threads that a call may use."""
+        return min(threads.thread_count(), self.count())
+
+    def run(self, target: Target, kernel: int, fields: bytes, parts: int, alone: int) -> bool:
+        """As `Pool.run`. A forked process cannot use OpenMP if its parent did: it gets workers of ours."""
+        if _forked:
+            return threads.run(target, kernel, fields, parts, alone)
+        return super().run(target, kernel, fields, parts, alone)
+
+    def grow(self, target: Target, parts: int) -> bool:
+        """As `Pool.grow`; OpenMP grows by itself."""
+        self.launch = self.launch or self.launcher("lend", machine(target, "threads", "float32"))
+        return True
+
+
+@cache
+def team(owner: Owner) -> Any:
+    """Who works on the arrays of a library: its own threads, or the workers of ours, for which the module stands."""
+    library = runtime(owner.folder)
+    return threads if library is None else OpenMP(library, owner.count)
+
+
+_forked: list[bool] = []
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _forked.append(True))
