@@ -62,12 +62,12 @@ class Layer:
 
         def step(h: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
             gi_t, cut_t = at
-            h_prev = self.zero_where(cut_t, h)
-            h, r, z, n, u = cell.forward(gi_t, run.wide(h_prev), w_loop)
+            h, *gates = cell.forward(gi_t, run.wide(self.zero_where(cut_t, h)), w_loop)
             h = run.narrow(h)
-            return h, ((h, h_prev, r, z, n, u) if save == "all" else (h, h_prev, None, None, None, None))
+            return h, ((h, *gates) if save == "all" else (h, None, None, None, None))
 
-        h_n, (y, h_prev, r, z, n, u) = self.backend.scan(step, h0, (run.project(x, valid), cut), reverse=reverse)
+        h_n, (y, r, z, n, u) = self.backend.scan(step, h0, (run.project(x, valid), cut), reverse=reverse)
+        h_prev = self.zero_where(cut, self._before(y, h0, reverse))
         tape = LayerTape(x, h_prev, r, z, n, u, w, valid, resets, spec, reverse)
         return self.padded(spec, valid, y), h_n, tape
 
@@ -104,6 +104,12 @@ class Layer:
             reverse=not tape.reverse,
         )
         return dx, run.narrow(dh0), CellParams(*(part if part is None else run.narrow(part) for part in dw))
+
+    def _before(self, y: Any, h0: Any, reverse: bool) -> Any:
+        """The states (T, N, H) that the steps begin with, y being those they end with."""
+        if reverse:
+            return self.xp.concat([y, h0[None, ...]], axis=0)[1:, ...]
+        return self.xp.concat([h0[None, ...], y], axis=0)[:-1, ...]
 
     def zero_where(self, cut: Any, h: Any) -> Any:
         """h, zero where a boundary is crossed; `cut` broadcasts against it or is None."""
