@@ -352,6 +352,10 @@ class Code:
         """An integer as the address of reals."""
         return Pointer(self, self.b.inttoptr(address.ir, PTR), self.unit.real)
 
+    def nowhere(self) -> Value:
+        """An address of nothing."""
+        return Value(self, ir.Constant(PTR, None))
+
     def bytes_at(self, address: Value) -> Pointer:
         """An address, as a pointer or an integer, of bytes."""
         value = address.ir if address.ir.type == PTR else self.b.inttoptr(address.ir, PTR)

@@ -38,7 +38,7 @@ class Layout:
     __slots__ = ("_known", "_offsets", "alone", "alone_after", "head", "segment", "size", "threads")
 
     def __init__(self, sizes: tuple[int, int, int, int], plan: Plan, alone: Any):
-        self.alone = alone  # the kernel on one thread: alone(fields, 0, 1, 0)
+        self.alone = alone  # the kernel on one thread: alone(fields)
         self.threads, self.alone_after = plan.threads, plan.alone
         self.segment, self.size = plan.segment, plan.size
         self.head = Struct("9q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts, plan.wait, plan.pitch)
@@ -57,7 +57,7 @@ class Layout:
 
 
 class Kernel:
-    """A kernel for this target and one dtype: `layout.alone(fields, 0, 1, 0)` or `together(fields, layout)`."""
+    """A kernel for this target and one dtype: `layout.alone(fields)` or `together(fields, layout)`."""
 
     def __init__(self, kind: str, dtype: str, owner: Owner | None):
         from . import openmp, threads
@@ -65,11 +65,13 @@ class Kernel:
         from .target import current
 
         self._target, self._kind, self._dtype = current(), kind, dtype
-        self._address = machine(self._target, kind, dtype).address(kind)
-        arguments = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
+        code = machine(self._target, kind, dtype)
+        self._address, alone = code.address(kind), code.address(f"{kind}_alone")
         # to give the interpreter lock away and to queue up for it again would take longer than a very small call
-        self._quick: Any = ctypes.PYFUNCTYPE(None, *arguments)(self._address)
-        self._alone: Any = ctypes.CFUNCTYPE(None, *arguments)(self._address)
+        self._quick: Any = ctypes.PYFUNCTYPE(None, ctypes.c_char_p)(alone)
+        self._alone: Any = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(alone)
+        arguments = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
+        self._shares: Any = ctypes.CFUNCTYPE(None, *arguments)(self._address)
         team = threads if owner is None else openmp.team(owner)
         self._threads, self._run, self._nobody = team.thread_count, team.run, threads.NOBODY
         self._layouts: dict[tuple[int, ...], Layout] = {}
@@ -93,7 +95,7 @@ class Kernel:
     def together(self, fields: bytes, layout: Layout) -> None:
         """Run on several threads, or on this one in as many shares."""
         if not self._run(self._target, self._address, fields, layout.threads, layout.alone_after):
-            layout.alone(fields, 0, layout.threads, self._nobody)
+            self._shares(fields, 0, layout.threads, self._nobody)
 
 
 @cache

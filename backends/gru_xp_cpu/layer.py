@@ -207,7 +207,7 @@ def _forward(
             valid is not None and id(valid), cut is not None and id(cut),
         )  # fmt: skip
         if layout.threads == 1:
-            layout.alone(layout.head + fields + tail, 0, 1, 0)
+            layout.alone(layout.head + fields + tail)
         else:
             run.together(layout.head + fields + tail, layout)
         first = last
@@ -253,7 +253,7 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
             b and id(db_ih), b and id(db_hh),
         )  # fmt: skip
         if layout.threads == 1:
-            layout.alone(layout.head + fields + tail, 0, 1, 0)
+            layout.alone(layout.head + fields + tail)
         else:
             run.together(layout.head + fields + tail, layout)
         last = first
@@ -284,7 +284,7 @@ def pack(w: CellParams) -> PackedCell:
     tail = layout.tail(address)
     # nothing but the preparation runs when there are no steps and no rows
     fields = run.pack(0, 0, 0, STEP, 0, 0, b, 1, 0, 0, id(W_ih), id(W_hh), b and id(b_ih), b and id(b_hh), *([0] * 10))
-    layout.alone(layout.head + fields + tail, 0, 1, 0)
+    layout.alone(layout.head + fields + tail)
     packed.panels = tail[: 4 * 8]
     return packed
 

@@ -69,7 +69,7 @@ class Stream:
         self._x[0] = x
         for layout, fields in self._calls:
             if layout.threads == 1:
-                layout.alone(fields, 0, 1, 0)
+                layout.alone(fields)
             else:
                 self._together(fields, layout)
         return self._y.copy()

@@ -15,7 +15,10 @@ __all__ = ["build"]
 
 
 def build(target: Target, kind: str, dtype: str) -> Unit:
-    """The unit of one kind: "forward", "backward" or "threads"."""
+    """The unit of one kind: "forward", "backward" or "threads".
+
+    `forward_alone(fields)` and `backward_alone(fields)` are for one thread: a single argument costs Python least.
+    """
     unit = Unit(target, dtype)
     if kind == "threads":
         serve_and_launch(unit)
@@ -31,4 +34,6 @@ def build(target: Target, kind: str, dtype: str) -> Unit:
         tiles(unit, "columns", columns_shapes(unit))
         weight_tiles(unit, "weights")
         backward(unit)
+    with unit.function(f"{kind}_alone", "@fields", public=True) as c:
+        c.call(kind, c.fields, 0, 1, c.nowhere())
     return unit

@@ -97,6 +97,10 @@ class Backend:
         """What to give as `device=` to a function that creates an array to compute with beside this one."""
         return self.device_of(array)
 
+    def zeros(self, shape: tuple[int, ...], like: Any) -> Any:
+        """Zeros to compute with beside an array of the same dtype."""
+        return self.xp.zeros(shape, dtype=like.dtype, device=self.device_beside(like))
+
     def device_name(self, device: Any) -> str:
         """A device as users write it, the same in every library: "cpu", "cuda:0", "mps:0"."""
         return str(device)
@@ -205,7 +209,7 @@ class Backend:
         """What a scan over nothing puts out: (0, ...) each, found by one step over zeros."""
 
         def zeros(a: Any, shape: tuple[int, ...]) -> Any:
-            return None if a is None else self.xp.zeros(shape, dtype=a.dtype, device=self.device_beside(a))
+            return None if a is None else self.zeros(shape, a)
 
         _, out = step(carry, tuple(None if a is None else zeros(a, a.shape[1:]) for a in xs))
         return tuple(None if a is None else zeros(a, (0, *a.shape)) for a in out)

@@ -336,7 +336,7 @@ class GRU:
         rows = () if batch_size is None else (whole_number(batch_size, "batch_size", least=0),)
         shape = (own.sizes.L * own.sizes.D, *rows, own.sizes.H)
         with backend.computing(backend.device_of(like), recorded=True):
-            return backend.xp.zeros(shape, dtype=like.dtype, device=backend.device_beside(like))
+            return backend.zeros(shape, like)
 
     def step(self, x_t: Any, state: Any, *, reset: Any = None, backend: str | Backend | None = None) -> tuple[Any, Any]:
         """One step of a stream: x_t (N, I), state (L, N, H) -> y_t (N, H), next state. Without a batch (I,), (L, H).

@@ -308,8 +308,7 @@ class Request:
 
 def _zeros(x: Any, sizes: Sizes, backend: Backend) -> Any:
     """The first state (L*D, N, H) of a call with x (T, N, I) that was given none."""
-    shape = (sizes.L * sizes.D, x.shape[1], sizes.H)
-    return backend.xp.zeros(shape, dtype=x.dtype, device=backend.device_beside(x))
+    return backend.zeros((sizes.L * sizes.D, x.shape[1], sizes.H), x)
 
 
 # ---- the front doors -------------------------------------------------------------------------------------------------
