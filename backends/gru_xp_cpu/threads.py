@@ -74,7 +74,6 @@ class Pool:
     def __init__(self) -> None:
         self.turn = threading.RLock()
         self.busy = False
-        # never freed: workers look at it as long as the process lives
         self.sync, self.address = _record()
         self.launch: Any = None
 
@@ -136,9 +135,14 @@ class _Workers(Pool):
         return True
 
 
+#: workers look at their record as long as the process lives, and may wake up at any time
+_forever: list[Any] = []
+
+
 def _record() -> tuple[Any, int]:
     """Zeros for what threads tell each other, see `meeting`, aligned to cache lines; and their address."""
     memory = np.zeros(PLACES + 8, np.int64)
+    _forever.append(memory)
     sync = memory[-memory.ctypes.data % 64 // 8 :]
     return sync, sync.ctypes.data
 
