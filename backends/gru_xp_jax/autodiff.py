@@ -31,7 +31,7 @@ class DifferentiableLayer(Layer):
     def loop_back(
         self, run: Run, dh: Any, dy: Any, cut: Any, slopes: Any, saved: Any, *, reverse: bool
     ) -> tuple[Any, Any, Any]:
-        """As `Layer.loop_back`, with all that is pointwise in the loop, where XLA fuses it and reads each array once.
+        """As `Layer.loop_back` without slopes: all that is pointwise is in the loop, where XLA fuses it.
 
         `jax.checkpoint`, because JAX would otherwise take what is not linear out of the loop and keep it for all steps.
         """
@@ -42,9 +42,9 @@ class DifferentiableLayer(Layer):
         @partial(jax.checkpoint, prevent_cse=False)
         def step(dh: Any, at: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
             dy_t, cut_t, h_prev, r, z, n, u = at
-            slopes_t = cell.slopes(h_prev, r, z, n, u, run.w)
-            dh, flows = run.step_back(dh, dy_t, cut_t, slopes_t)
-            return dh, cell.gate_gradients(flows, slopes_t)
+            g = dh if dy_t is None else dh + dy_t
+            dh, dgi, dgh = cell.gradient(g, h_prev, r, z, n, u, run.w)
+            return self.zero_where(cut_t, dh), (dgi, dgh)
 
         dh, (dgi, dgh) = self.backend.scan(step, dh, (dy, cut, *saved), reverse=reverse)
         return dh, dgi, dgh

@@ -177,6 +177,10 @@ class Backend:
         T, N, K = a.shape
         return self.xp.reshape(self.xp.reshape(a, (T * N, K)) @ B, (T, N, B.shape[1]))
 
+    def sum_of_rows(self, a: Any) -> Any:
+        """a (T, N, M) -> (M,)."""
+        return self.xp.sum(a, axis=(0, 1))
+
     def right_operand(self, W: Any, T: int, N: int) -> Any:
         """W (M, K) in the layout in which T products `a @ W.T` with a (N, K) are fastest."""
         return W

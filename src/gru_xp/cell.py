@@ -154,6 +154,11 @@ class ResetAfter:
         (g,) = flows
         return times_each_gate(g, s.dgi, self.xp), times_each_gate(g, s.dgh, self.xp)
 
+    def gradient(self, g: Array, h: Array, r: Array, z: Array, n: Array, u: Array, w: CellParams) -> Arrays:
+        """One step by itself, no slopes before it: dh (N, H), dgi and dgh (N, 3H)."""
+        dgi, dgh, dh = self.gates.backward(g, h, r, z, n, u)
+        return dh + dgh @ w.W_hh, dgi, dgh
+
     def dW_hh(self, dgh: Array, h: Array, r: Array) -> Array:
         """(..., 3H), (..., H), (..., H) -> (3H, H), summed over all rows."""
         return sum_of_outer(dgh, h, self.xp)
@@ -197,6 +202,11 @@ class ResetBefore:
         g, q = flows
         da = self.xp.concat([s.da_r * q, s.da_z * g, s.da_n * g], axis=-1)
         return da, da
+
+    def gradient(self, g: Array, h: Array, r: Array, z: Array, n: Array, u: Array, w: CellParams) -> Arrays:
+        s = self.slopes(h, r, z, n, u, w)
+        dh, flows = self.backward(g, s, w)
+        return dh, *self.gate_gradients(flows, s)
 
     def dW_hh(self, dgh: Array, h: Array, r: Array) -> Array:
         H = h.shape[-1]

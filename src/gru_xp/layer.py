@@ -134,7 +134,8 @@ class Layer:
 
         def step(dh: Any, at: tuple[Any, ...]) -> tuple[Any, Arrays]:
             dy_t, cut_t, *slopes_t = at
-            return run.step_back(dh, dy_t, cut_t, Slopes(*slopes_t))
+            dh, flows = run.cell.backward(dh if dy_t is None else dh + dy_t, Slopes(*slopes_t), run.w)
+            return self.zero_where(cut_t, dh), flows
 
         dh, flows = self.backend.scan(step, dh, (dy, cut, *slopes), reverse=reverse)
         return dh, *run.cell.gate_gradients(flows, slopes)
@@ -215,13 +216,8 @@ class Run:
             dy = layer.padded(self.spec, valid, self.wide(dy))
         dh, dgi, dgh = layer.loop_back(self, dh, dy, cut, slopes, saved, reverse=reverse)
         dx = self.narrow(layer.backend.rows_times(dgi, w.W_ih))
-        db_ih, db_hh = (None, None) if w.b_ih is None else (xp.sum(dgi, axis=(0, 1)), xp.sum(dgh, axis=(0, 1)))
+        db_ih, db_hh = (None, None) if w.b_ih is None else map(layer.backend.sum_of_rows, (dgi, dgh))
         return dh, dx, (sum_of_outer(dgi, self.wide(x), xp), cell.dW_hh(dgh, h_prev, r), db_ih, db_hh)
-
-    def step_back(self, dh: Any, dy_t: Any, cut_t: Any, slopes_t: Slopes) -> tuple[Any, Arrays]:
-        """One step: dh (N, H) that leaves it, and what `gate_gradients` needs."""
-        dh, flows = self.cell.backward(dh if dy_t is None else dh + dy_t, slopes_t, self.w)
-        return self.layer.zero_where(cut_t, dh), flows
 
 
 def cut_before(valid: Any, resets: Any, reverse: bool, xp: Any) -> Any:
