@@ -180,15 +180,15 @@ def _forward(
     if packed is None:
         W_ih, W_hh, b_ih, b_hh = _compact(W_ih), _compact(W_hh), _compact(b_ih), _compact(b_hh)
     shape, dtype = (T, N, H), x.dtype
-    small = T * N * H <= SMALL_ARRAY
-    y, h_n = np.empty(shape, dtype) if small else empty(shape, dtype), np.empty((N, H), dtype)
+    new = np.empty if T * N * H <= SMALL_ARRAY else empty
+    y, h_n = new(shape, dtype), np.empty((N, H), dtype)
     clean = h_prev = r = z = n = u = None
     what = STEP
     if save == "all":
-        h_prev, r, z, n, u = np.empty((5, *shape), dtype) if small else (empty(shape, dtype) for _ in range(5))
-        what = STEP + STATES + GATES
+        h_prev, what = new(shape, dtype), STEP + STATES + GATES
+        r, z, n, u = new(shape, dtype), new(shape, dtype), new(shape, dtype), new(shape, dtype)
     elif save is not None:
-        h_prev, what = empty(shape, dtype), STEP + STATES
+        h_prev, what = new(shape, dtype), STEP + STATES
     cut = None if resets is None else _cut_before(valid, resets, reverse)
     if valid is not None:
         valid, clean = _compact(valid), empty((T, N, I), dtype)
@@ -233,7 +233,7 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
     db_ih = db_hh = None
     b = b_ih is not None
     if b:
-        db_ih, db_hh = new((2, 3 * H), dtype)
+        db_ih, db_hh = new((3 * H,), dtype), new((3 * H,), dtype)
     dy_row = dy_step = 0
     if dy is None:
         dy = np.zeros(H, dtype)
