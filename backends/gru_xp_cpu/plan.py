@@ -24,9 +24,9 @@ ROWS_FORWARD, ROWS_BACKWARD = 256, 1024
 SEGMENT = 4e9
 #: a batch is shared by rows if there are so many for each thread
 ROWS_EACH = 8
-#: bytes of weights that every core may read at each step; beyond it the units are shared, so that each reads its own
-#: part
-WEIGHTS_EACH = 1 << 20
+#: bytes of W_hh that a core may read at each step; beyond it the units are shared, so that each core reads its own part
+#: and its nearer caches hold that and what comes by
+WEIGHTS_EACH = 1 << 19
 
 
 class Plan(NamedTuple):
@@ -92,8 +92,9 @@ def _share(N: int, H: int, J: int, size: int, threads: int, least: int) -> tuple
     """Threads, and into how many parts the units go; the batch goes into threads / parts."""
     if threads == 1:
         return 1, 1
-    if ROWS_EACH * threads <= N and 3 * H * H * size <= WEIGHTS_EACH:
-        return threads, 1
+    least_parts = next((n for n in range(1, J + 1) if threads % n == 0 and 3 * H * H * size <= WEIGHTS_EACH * n), threads)
+    if ROWS_EACH * threads <= N * least_parts and least_parts <= J:
+        return threads, least_parts
     if least > 3 * N * H * H:
         return 1, 1
     if threads <= J:
