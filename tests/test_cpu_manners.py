@@ -21,7 +21,7 @@ pytest.importorskip("llvmlite")
 
 from gru_xp.errors import VariableError
 from gru_xp.params import CellParams, GRUSpec
-from gru_xp_cpu import AdaptedLayer, CpuLayer, meeting, memory, threads, warmup
+from gru_xp_cpu import AdaptedLayer, CpuLayer, kernel, meeting, memory, threads, warmup
 from gru_xp_cpu.compiler import image_of
 from gru_xp_cpu.stream import Stream
 from gru_xp_cpu.target import Target
@@ -55,7 +55,11 @@ def in_a_process(queue: Any) -> None:
 
 @pytest.fixture
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three threads at each call, faster or not."""
     monkeypatch.setenv("GRU_XP_NUM_THREADS", "3")
+    monkeypatch.setattr(kernel, "TRIED", 0)
+    for kind in ("forward", "backward"):
+        kernel.kernel(kind, "f", None)._layouts.clear()
 
 
 @pytest.mark.usefixtures("three_threads")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from struct import Struct
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .fields import BACKWARD, FORWARD
+from .pace import Pace
 from .plan import SMALL, Plan, plan
 
 if TYPE_CHECKING:
@@ -30,16 +32,18 @@ def _where_data_is() -> int:
 DATA_AT = _where_data_is()
 #: multiply-adds of a call that keeps the interpreter lock: a few microseconds
 QUICK = 100_000
+#: multiply-adds up to which it is tried whether one thread is faster than several
+TRIED = 50_000_000
 
 
 class Layout:
     """What calls of one size have in common: a plan, and the first and the last fields as bytes."""
 
-    __slots__ = ("_known", "_offsets", "alone", "alone_after", "head", "segment", "size", "threads")
+    __slots__ = ("_known", "_offsets", "alone", "alone_after", "head", "pace", "segment", "size", "threads")
 
-    def __init__(self, sizes: tuple[int, int, int, int], plan: Plan, alone: Any):
+    def __init__(self, sizes: tuple[int, int, int, int], plan: Plan, alone: Any, pace: Pace | None):
         self.alone = alone  # the kernel on one thread: alone(fields)
-        self.threads, self.alone_after = plan.threads, plan.alone
+        self.threads, self.alone_after, self.pace = plan.threads, plan.alone, pace
         self.segment, self.size = plan.segment, plan.size
         self.head = Struct("9q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts, plan.wait, plan.pitch)
         self._offsets, self._known = plan.offsets, (0, b"")
@@ -89,12 +93,24 @@ class Kernel:
             if len(self._layouts) > 1000:
                 self._layouts.clear()
             found = plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
-            layout = self._layouts[key] = Layout((T, N, I, H), found, self._quick if work < QUICK else self._alone)
+            alone, pace = self._quick if work < QUICK else self._alone, Pace() if work < TRIED else None
+            layout = self._layouts[key] = Layout((T, N, I, H), found, alone, pace)
             return layout
 
     def together(self, fields: bytes, layout: Layout) -> None:
         """Run on several threads, or on this one in as many shares."""
-        if not self._run(self._target, self._address, fields, layout.threads, layout.alone_after):
+        pace = layout.pace
+        if pace is None:
+            self._go(fields, layout, False)
+        elif pace.settled():
+            self._go(fields, layout, pace.alone)
+        else:
+            start = perf_counter_ns()
+            self._go(fields, layout, pace.alone)
+            pace.note(perf_counter_ns() - start)
+
+    def _go(self, fields: bytes, layout: Layout, alone: bool) -> None:
+        if alone or not self._run(self._target, self._address, fields, layout.threads, layout.alone_after):
             self._shares(fields, 0, layout.threads, self._nobody)
 
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SMALL", "Plan", "plan"]
 
-#: multiply-adds below which a second thread costs more than it brings
-SMALL = 400_000
+#: multiply-adds of a call below which a second thread costs more than it brings: 30 microseconds and more
+SMALL = 2_000_000
 #: multiply-adds with W_hh in one step below which its units are not shared: meeting costs 0.3 microseconds and more
 TOGETHER = {"forward": 12_000, "backward": 12_000}
 #: multiply-adds of a step from which the caller rather waits until the others are awake
@@ -92,7 +92,9 @@ def _share(N: int, H: int, J: int, size: int, threads: int, least: int) -> tuple
     """Threads, and into how many parts the units go; the batch goes into threads / parts."""
     if threads == 1:
         return 1, 1
-    least_parts = next((n for n in range(1, J + 1) if threads % n == 0 and 3 * H * H * size <= WEIGHTS_EACH * n), threads)
+    least_parts = next(
+        (n for n in range(1, J + 1) if threads % n == 0 and 3 * H * H * size <= WEIGHTS_EACH * n), threads
+    )
     if ROWS_EACH * threads <= N * least_parts and least_parts <= J:
         return threads, least_parts
     if least > 3 * N * H * H:

@@ -1,0 +1,69 @@
+"""Whether several threads are faster than one is found out, and found out again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gru_xp
+
+pytest.importorskip("llvmlite")
+from gru_xp_cpu import kernel
+from gru_xp_cpu.pace import PAUSE, TRIES, Pace
+
+
+def calls(pace: Pace, together: float, alone: float, count: int) -> float:
+    """The time of some calls, as those that use `pace` make them."""
+    total = 0.0
+    for _ in range(count):
+        settled = pace.settled()
+        time = alone if pace.alone else together
+        total += time
+        if not settled:
+            pace.note(time)
+    return total
+
+
+@pytest.mark.parametrize(("together", "alone"), [(80.0, 90.0), (125.0, 90.0), (100.0, 800.0), (90.0, 90.0)])
+def test_the_faster_way_is_taken_and_looking_for_it_costs_little(together: float, alone: float) -> None:
+    pace = Pace()
+    calls(pace, together, alone, 2 * TRIES)
+    assert calls(pace, together, alone, 10_000) < 10_000 * min(together, alone) * 1.06
+
+
+def test_what_changes_is_noticed() -> None:
+    pace = Pace()
+    calls(pace, 80.0, 90.0, 2 * TRIES)
+    assert not pace.alone
+    calls(pace, 130.0, 90.0, PAUSE + 300)
+    assert pace.alone
+    calls(pace, 80.0, 90.0, PAUSE + 600)
+    assert not pace.alone
+
+
+def test_a_single_slow_call_decides_nothing() -> None:
+    pace = Pace()
+    for time in (9000.0, 80.0, 80.0, 90.0, 90.0, 90.0):
+        assert not pace.settled()
+        pace.note(time)
+    assert not pace.alone
+
+
+def test_both_ways_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRU_XP_NUM_THREADS", "2")
+    rng = np.random.default_rng(0)
+    T, N, I, H = 41, 3, 33, 96
+    weights = [rng.standard_normal(shape).astype(np.float32) for shape in ((3 * H, I), (3 * H, H), (3 * H,), (3 * H,))]
+    x, dy = (rng.standard_normal((T, N, size)).astype(np.float32) for size in (I, H))
+
+    def everything() -> list[bytes]:
+        y, _, tape = gru_xp.gru_forward(x, ((gru_xp.CellParams(*weights),),))
+        grads = gru_xp.gru_backward(tape, dy)
+        return [a.tobytes() for a in (y, grads.x, grads.h0, *grads.params[0][0])]
+
+    run = kernel.kernel("forward", "f", None)
+    layout = run.layout(T, N, I, H, False)
+    assert layout.pace is not None
+    assert layout.threads == 2
+    found = [everything() for _ in range(2 * TRIES)]  # a trial: together, then alone
+    assert all(other == found[0] for other in found)
