@@ -37,11 +37,19 @@ def _fetch(unit: Unit) -> None:
 
 
 def _gates_forward(unit: Unit) -> None:
-    """r, z, u, n and h' = (1 - z) n + z h of some rows and groups of units; `what` says what is written."""
+    """r, z, u, n and h' = (1 - z) n + z h of some rows and groups of units; `what` says what is written.
+
+    First all r and z, in the place of the sums, then all n: so that what waits for each other is half as long, and the
+    processor, which looks some hundreds of instructions ahead, works on twice as many rows at once.
+    """
     V = unit.lanes
     arguments = "*sums rows groups *gi gi_row gi_group *h *h1 h_group left what *y y_row *h_prev *r *z *n *u row"
-    with unit.function("gates_forward", arguments) as c, c.loop(0, c.groups) as g:
+    with unit.function("gates_forward", arguments) as c:
         step, states, gates = ((c.what & bit) > 0 for bit in (STEP, SAVE_STATES, SAVE_GATES))
+        with c.loop(0, c.rows) as m, c.loop(0, c.groups) as g:
+            gh, gi = c.sums.at((m * c.groups + g) * (3 * V)), c.gi.at(m * c.gi_row + g * c.gi_group)
+            for at in (0, V):
+                gh.put(sigmoid(c, gi.vector(at) + gh.vector(at)), at)
 
         def write(mask: Value | None) -> None:
             with c.loop(0, c.rows) as m:
@@ -49,9 +57,7 @@ def _gates_forward(unit: Unit) -> None:
                 gi = c.gi.at(m * c.gi_row + g * c.gi_group)
                 place = g * c.h_group + m * V
                 h = c.h.vector(place)
-                r = sigmoid(c, gi.vector(0) + gh.vector(0))
-                z = sigmoid(c, gi.vector(V) + gh.vector(V))
-                u = gh.vector(2 * V)
+                r, z, u = (gh.vector(at) for at in (0, V, 2 * V))
                 n = tanh(c, c.fma(r, u, gi.vector(2 * V)))
                 with c.when(step):
                     h1 = c.fma(1.0 - z, n, z * h)
@@ -64,7 +70,8 @@ def _gates_forward(unit: Unit) -> None:
                     for array, value in ((c.r, r), (c.z, z), (c.n, n), (c.u, u)):
                         array.put(value, at, mask)
 
-        c.masked(c.left - g * V, write)
+        with c.loop(0, c.groups) as g:
+            c.masked(c.left - g * V, write)
 
 
 def _gates_backward(unit: Unit) -> None:
