@@ -290,7 +290,7 @@ class _Backward:
                     units, target = (a.H - unit).min(size), out.at((gate * a.H + unit) * columns + j * V)
                     D = a.D.at((q / tiles + first) * size_of_part + unit / V * ld + unit % V + k * V)
                     c.call("fetch", target, columns, units, (groups * V).min(left))
-                    c.call_from("weights", groups - 1, D, 0, ld, depth, B, ld, self.none, self.sums, B)
+                    c.call_from("weights", groups - 1, D, 0, ld, depth, B, ld, self.none, 0, self.sums, B)
                     c.call("add_weights", self.sums, units, groups, target, columns, left, again)
         with c.when(a.has_bias > 0):
             b0, b1 = share(self.J * 4, part, c.parts)

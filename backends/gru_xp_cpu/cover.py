@@ -25,6 +25,7 @@ class Tile(NamedTuple):
     place: Value  # in its table
     following: Value  # the first group of the panels that will be read next
     turn: Value  # how many tiles have read these panels before
+    before: Value  # how many other panels have been read before
 
 
 def share(whole: Value, part: Value, parts: Value) -> tuple[Value, Value]:
@@ -59,8 +60,9 @@ def cover(
     *,
     backwards: Any = 0,
     limit: int = 0,
+    only_first: bool = False,
 ) -> None:
-    """body(tile) for every tile.
+    """body(tile) for every tile, or for those that read the first panels.
 
     Groups outside, rows inside. Where the same panels are read again and again, every other time should go backwards:
     it begins with what the nearest cache still holds, while always the same order would find nothing there.
@@ -78,7 +80,7 @@ def cover(
         if limit:
             widest = widest.min(limit)
         turns = (j1 - j0 + widest - 1) / widest
-        with c.loop(0, turns) as i:
+        with c.loop(0, turns.min(1) if only_first else turns) as i:
             first, last = share(j1 - j0, c.select(backwards > 0, turns - 1 - i, i), turns)
             group, groups = j0 + first, last - first
             following = (group + c.select(backwards > 0, -1 * groups, groups)).max(j0).min(j1 - groups)
@@ -86,7 +88,7 @@ def cover(
             with c.loop_while(0, lambda m: m < rows) as row:
                 m = row.get()
                 take = least + c.select(turn.get() < extra, c.integer(1), 0)
-                body(Tile(m, take, group, groups, (take - 1) * most + groups - 1, following, turn.get()))
+                body(Tile(m, take, group, groups, (take - 1) * most + groups - 1, following, turn.get(), i))
                 turn.set(turn.get() + 1)
                 row.set(m + take)
 
@@ -101,14 +103,23 @@ def product(
     panels: Pointer,
     first: Pointer,
     dst: Pointer,
+    *,
+    first_row: Any = 0,
+    span: tuple[Value, Value] | None = None,
 ) -> None:
     """Run a tile: `left` is A, a_row and a_block, see `tiles`; `panels` are those of all groups, one behind the other.
 
-    The first four tiles that read some panels fetch the following ones, a quarter each.
+    The first four tiles that read some panels fetch the following ones, a quarter each. `span` is the column block that
+    the sums begin with and how many columns they go over, if not all K.
     """
-    between = K * (shapes.width * c.unit.lanes)
-    later = tile.following * between + tile.turn.min(3) * (tile.groups * between / 4)
-    c.call_from(table, tile.place, *left, K, panels.at(tile.group * between), between, first, dst, panels.at(later))
+    (A, a_row, a_block), lanes = left, c.unit.lanes
+    block, count = span or (c.integer(0), K)
+    between = K * (shapes.width * lanes)
+    panel = panels.at(tile.group * between + block * (shapes.width * lanes * lanes))
+    later = panels.at(tile.following * between + tile.turn.min(3) * (tile.groups * between / 4))
+    c.call_from(
+        table, tile.place, A.at(block * a_block), a_row, a_block, count, panel, between, first, first_row, dst, later
+    )
 
 
 def chunks(c: Code, rows: Value, size: int, body: Callable[[Value, Value], None]) -> None:

@@ -5,9 +5,14 @@ batch. Each projects what it will need itself. Threads that share rows meet afte
 time; time goes in blocks, so that the gates' arguments `gi` stay in the caches between their product and their use.
 
 The state is kept twice in the blocked format, one to read and one to write, with zeros beyond H.
+
+Threads that share rows need each other's units in the next step. While they wait for these they begin with their own:
+the first sums of a step go over a thread's own units before all meet, over the others' after it.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from .code import Code, Pointer, Record, Unit, Value
 from .cover import Grid, Tile, cover, product, runs, share
@@ -50,8 +55,10 @@ class _Forward:
             low = c.select(a.reverse > 0, a.T - s1, s0)
             self.project(low, s1 - s0)
             stride = c.select(self.sharing, c.integer(1), s1 - s0)
-            with c.loop(s0, s1, stride) as first, self.crew.shares() as part, c.loop(first, first + stride) as s:
-                self.step(part, s, low, s1 - s0)
+            with c.loop(s0, s1, stride) as first:
+                following = first + stride
+                with self.crew.shares(lambda part: self.begin(part, following)) as part, c.loop(first, following) as s:
+                    self.step(part, s, low, s1 - s0)
             block.set(s1)
         with c.when(a.last.equals(a.T)), self.crew.shares() as part:
             n0, n1, j0, j1 = self.grid.of(part)
@@ -76,7 +83,7 @@ class _Forward:
             c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
             c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
             c.call("pack_bias", a.has_bias, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
-        with self.crew.shares() as part:
+        with self.crew.shares(lambda part: self.begin(part, c.integer(0))) as part:
             n0, n1, j0, j1 = self.grid.of(part)
             state = self.state(c.integer(0)).at(n0 * self.V)
             c.call("to_blocked", a.h0.at(n0 * a.H), a.H, n1 - n0, a.H, state, a.N * self.V, j0, j1)
@@ -127,6 +134,48 @@ class _Forward:
 
         runs(c, a.N, n0, n1, first, last, CHUNK, rows)
 
+    def begin(self, part: Value, s: Value) -> None:
+        """The first sums of step s over the share's own units, where threads share rows."""
+        c, a, V = self.c, self.a, self.V
+        n0, n1, j0, j1 = self.grid.of(part)
+
+        def tile(here: Tile) -> None:
+            span = j0, (j1 * V).min(a.H) - j0 * V
+            self.recurrent(s, n0 + here.row, here, a.start_gh.at(here.group * (3 * V)), self.begun(part, here), 0, span)
+
+        with c.when(self.sharing), c.when(s < a.T):
+            cover(c, self.shapes, n1 - n0, j0, j1, tile, backwards=s & 1, only_first=True)
+
+    def go_on(self, part: Value, s: Value, here: Tile, sums: Pointer) -> None:
+        """The rest of what `begin` began, over the units before the share's own and behind them."""
+        c, a, V = self.c, self.a, self.V
+        n0, _, j0, j1 = self.grid.of(part)
+        begun, n, row = self.begun(part, here), n0 + here.row, here.groups * (3 * V)
+        with c.when(j0 > 0):
+            self.recurrent(s, n, here, begun, sums, row, (c.integer(0), j0 * V))
+        with c.when(j1 < self.J):
+            self.recurrent(s, n, here, c.select_pointer(j0 > 0, sums, begun), sums, row, (j1, a.H - j1 * V))
+
+    def begun(self, part: Value, here: Tile) -> Pointer:
+        """Where the first sums of a tile are kept."""
+        pointer: Pointer = self.a.begun.at((part * self.a.N + here.row) * (max(self.shapes.groups) * 3 * self.V))
+        return pointer
+
+    def recurrent(
+        self,
+        s: Value,
+        n: Value,
+        here: Tile,
+        first: Pointer,
+        sums: Pointer,
+        first_row: Any = 0,
+        span: tuple[Value, Value] | None = None,
+    ) -> None:
+        """sums = first + h @ W_hh.T for a tile whose rows begin at n."""
+        c, a, V = self.c, self.a, self.V
+        left = self.state(s).at(n * V), V, a.N * V
+        product(c, "gates", self.shapes, here, left, a.H, a.panels_hh, first, sums, first_row=first_row, span=span)
+
     def step(self, part: Value, s: Value, low: Value, steps: Value) -> None:
         """One step for the rows and units of a share."""
         c, a, V = self.c, self.a, self.V
@@ -136,8 +185,11 @@ class _Forward:
 
         def tile(here: Tile) -> None:
             n, j = n0 + here.row, here.group
-            start, left = a.start_gh.at(j * (3 * V)), (h.at(n * V), V, between)
-            product(c, "gates", self.shapes, here, left, a.H, a.panels_hh, start, self.sums)
+            c.either(
+                self.sharing & here.before.equals(0),
+                lambda: self.go_on(part, s, here, self.sums),
+                lambda: self.recurrent(s, n, here, a.start_gh.at(j * (3 * V)), self.sums),
+            )
             row, place = t * a.N + n, j * between + n * V
             at = row * a.H + j * V
             gi = a.gi.at((j * M + (t - low) * a.N + n) * (3 * V))

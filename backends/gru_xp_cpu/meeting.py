@@ -87,8 +87,11 @@ class Crew:
             self.joined.set(_read(self.sync, SYNC["joined"]))
 
     @contextmanager
-    def shares(self) -> Iterator[Value]:
-        """Write a piece of work: the body does one share, whose number it is given. All threads meet behind it."""
+    def shares(self, meanwhile: Callable[[Value], None] | None = None) -> Iterator[Value]:
+        """Write a piece of work: the body does one share, whose number it is given. All threads meet behind it.
+
+        `meanwhile(share)` is what can be done of the next piece before the others' part of this one is there.
+        """
         c = self.c
         piece = self.piece.get() + 1
         self.piece.set(piece)
@@ -100,10 +103,16 @@ class Crew:
             self._look(piece)
         together = self.joined.get() <= piece
         alone = c.select(c.part > 0, c.parts, 0)
-        with c.loop(c.select(together, c.part, alone), c.select(together, c.part + 1, c.parts)) as share:
+        first, last = c.select(together, c.part, alone), c.select(together, c.part + 1, c.parts)
+        with c.loop(first, last) as share:
             yield share
         with c.when(together & (c.parts > 1)):
-            c.call("meet", c.sync, c.part, c.parts, piece)
+            _write(self.sync, c.part * LINE + (LINES + DONE), piece)
+        if meanwhile is not None:
+            with c.loop(first, last) as share:
+                meanwhile(share)
+        with c.when(together & (c.parts > 1)):
+            c.call("meet", c.sync, c.parts, piece)
 
     def _look(self, piece: Value) -> None:
         """Whether the others are there: from this piece on they take part."""
@@ -125,10 +134,9 @@ class Crew:
 
 
 def meet(unit: Unit) -> None:
-    """Emit `meet(sync, part, parts, piece)`: say that a piece is done and wait until all have done it."""
-    with unit.function("meet", "@sync part parts piece") as c:
+    """Emit `meet(sync, parts, piece)`: wait until all have done a piece."""
+    with unit.function("meet", "@sync parts piece") as c:
         sync = c.ints_at(c.sync)
-        _write(sync, c.part * LINE + (LINES + DONE), c.piece)
         with c.loop(0, c.parts) as other:
             _until(c, sync, lambda: _read(sync, other * LINE + (LINES + DONE)) >= c.piece, barrier=True)
 

@@ -58,7 +58,7 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
     panels = (J * I * 3 * V, J * H * 3 * V, J * 3 * V, J * 3 * V)
     M = _pitch(steps * N, V * size)
     if kind == "forward":
-        parts: tuple[int, ...] = (*panels, M * J * 3 * V, 2 * J * N * V)
+        parts: tuple[int, ...] = (*panels, M * J * 3 * V, 2 * J * N * V, threads * N * 2 * 3 * V)
     else:
         units = 8 if target.registers == 32 else 4
         together = max(1, units // V)

@@ -2,12 +2,13 @@
 
 A tile is `rows` x `groups` x `width` vectors of sums over k:
 
-    dst[row][group][w] = first[group][w] + sum_k A[row, k] * B[group][k][w]
+    dst[row][group][w] = first[row][group][w] + sum_k A[row, k] * B[group][k][w]
 
 The left operand is read one number at a time, so it may lie anywhere: A[row, k] stands at row * a_row + (k / V) *
 a_block + k % V, V being the lanes of a vector. With a_block = V that is a plain matrix with rows of a_row, with a_row
 = V and a_block = V * rows it is the blocked format [column block][row][V]. The right operand is packed: `width`
-vectors for each k, groups b_group apart; `first` and `dst` are compact. While a tile runs it has a quarter of as much
+vectors for each k, groups b_group apart; `dst` is compact, and so is each row of `first`, the rows being first_row
+apart, 0 if they are the same. While a tile runs it has a quarter of as much
 fetched from `next` on, where the right operand of later tiles begins: large weights come from far away.
 
 The weights' gradients sum over rows of time instead: there k is a row of a blocked A and the tile's rows are its
@@ -26,7 +27,7 @@ __all__ = ["Shapes", "columns_shapes", "gates_shapes", "tiles", "weight_tiles", 
 
 #: how many k ahead the left operand is fetched
 AHEAD = 16
-ARGUMENTS = "*A a_row a_block K *B b_group *first *dst *next"
+ARGUMENTS = "*A a_row a_block K *B b_group *first first_row *dst *next"
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def _tile(unit: Unit, name: str, rows: int, groups: int, width: int) -> None:
     fetched = -(-columns * V * size // (4 * LINE)) if rows > 1 else 0
     with unit.function(name, ARGUMENTS) as c:
         zero = c.constant(0.0)
-        start = [c.first.vector(j * V) for j in range(columns)]
-        sums = [c.variable(start[i % columns] if i < rows * columns else zero) for i in range(rows * columns * chains)]
+        start = [c.first.vector(c.first_row * m + j * V) for m in range(rows) for j in range(columns)]
+        sums = [c.variable(start[i] if i < rows * columns else zero) for i in range(rows * columns * chains)]
         panels = [c.B.at(c.b_group * g) for g in range(groups)]
 
         def multiply(A: Pointer, block: Value, k: Value, count: int) -> None:
