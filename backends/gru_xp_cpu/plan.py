@@ -19,7 +19,7 @@ PATIENT = 4_000_000
 #: after a kernel that was held up, how many multiply-adds are done alone before the next try: some milliseconds
 ALONE = 150_000_000
 #: rows (steps times batch) of a block of time
-ROWS_FORWARD, ROWS_BACKWARD = 256, 1024
+ROWS_FORWARD, ROWS_BACKWARD = 128, 512
 #: multiply-adds of one call into native code, between two of which Python can see a Ctrl-C
 SEGMENT = 4e9
 #: a batch is shared by rows if there are so many for each thread
