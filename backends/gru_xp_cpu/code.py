@@ -426,8 +426,8 @@ class Code:
         self.b.call(self.unit.module.get_global(name), [self.integer(a).ir for a in arguments])
 
     def call_from(self, table: str, index: Value, *arguments: Any) -> None:
-        """Call a function out of a table; all of them take integers and pointers."""
-        values = [self.integer(a).ir for a in arguments]
-        kind = ir.FunctionType(ir.VoidType(), [v.type for v in values]).as_pointer()
-        place = Pointer(self, self.unit.module.get_global(table), PTR).at(index)
-        self.b.call(self.b.load(place.ir, align=8, typ=kind), values)
+        """Call a function out of a table; all of them have the same arguments."""
+        functions = self.unit.module.get_global(table)
+        place = Pointer(self, functions, PTR).at(index)
+        function = self.b.load(place.ir, align=8, typ=functions.initializer.constant[0].type)
+        self.b.call(function, [self.integer(a).ir for a in arguments])

@@ -102,7 +102,7 @@ class Kernels:
             unit.function("many", "count *A K *B *first *dst", public=True) as c,
             c.loop(0, c.count),
         ):
-            c.call_from("gates", c.integer(index), c.A, V, V * shapes.rows, c.K, c.B, 0, c.first, c.dst, c.B)
+            c.call_from("gates", c.integer(index), c.A, V, V * shapes.rows, c.K, c.B, 0, c.first, 0, c.dst, c.B)
         machine = compiler.Machine(unit.target, compiler.image_of(unit))
         many, K, turns = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(machine.address("many")), 128, 40_000
         best, count = 0.0, threads.thread_count()
