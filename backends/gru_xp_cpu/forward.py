@@ -18,6 +18,7 @@ from .code import Code, Pointer, Record, Unit, Value
 from .cover import Grid, Tile, cover, product, runs, share
 from .fields import FORWARD, PLACES_FORWARD, SIZES
 from .meeting import Crew
+from .plan import GATES_GROUPS
 from .tiles import gates_shapes
 
 __all__ = ["forward"]
@@ -158,7 +159,7 @@ class _Forward:
 
     def begun(self, part: Value, here: Tile) -> Pointer:
         """Where the first sums of a tile are kept."""
-        pointer: Pointer = self.a.begun.at((part * self.a.N + here.row) * (max(self.shapes.groups) * 3 * self.V))
+        pointer: Pointer = self.a.begun.at((part * self.a.N + here.row) * (GATES_GROUPS * 3 * self.V))
         return pointer
 
     def recurrent(

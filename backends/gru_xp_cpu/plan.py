@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from .target import Target
 
-__all__ = ["SMALL", "Plan", "plan"]
+__all__ = ["GATES_GROUPS", "SMALL", "Plan", "plan"]
 
 #: multiply-adds of a call below which a second thread costs more than it brings: 30 microseconds and more
 SMALL = 2_000_000
@@ -27,6 +27,8 @@ ROWS_EACH = 8
 #: bytes of W_hh that a core may read at each step; beyond it the units are shared, so that each core reads its own part
 #: and its nearer caches hold that and what comes by
 WEIGHTS_EACH = 1 << 19
+#: the most groups of units in a tile of the gates, see `tiles.gates_shapes`
+GATES_GROUPS = 2
 
 
 class Plan(NamedTuple):
@@ -58,7 +60,7 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
     panels = (J * I * 3 * V, J * H * 3 * V, J * 3 * V, J * 3 * V)
     M = _pitch(steps * N, V * size)
     if kind == "forward":
-        parts: tuple[int, ...] = (*panels, M * J * 3 * V, 2 * J * N * V, threads * N * 2 * 3 * V)
+        parts: tuple[int, ...] = (*panels, M * J * 3 * V, 2 * J * N * V, threads * N * GATES_GROUPS * 3 * V)
     else:
         units = 8 if target.registers == 32 else 4
         together = max(1, units // V)
@@ -92,11 +94,10 @@ def _share(N: int, H: int, J: int, size: int, threads: int, least: int) -> tuple
     """Threads, and into how many parts the units go; the batch goes into threads / parts."""
     if threads == 1:
         return 1, 1
-    least_parts = next(
-        (n for n in range(1, J + 1) if threads % n == 0 and 3 * H * H * size <= WEIGHTS_EACH * n), threads
-    )
-    if ROWS_EACH * threads <= N * least_parts and least_parts <= J:
-        return threads, least_parts
+    fitting = (n for n in range(1, J + 1) if threads % n == 0 and 3 * H * H * size <= WEIGHTS_EACH * n)
+    parts = next(fitting, threads)
+    if parts <= J and ROWS_EACH * threads <= N * parts:
+        return threads, parts
     if least > 3 * N * H * H:
         return 1, 1
     if threads <= J:
