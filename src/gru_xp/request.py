@@ -380,7 +380,7 @@ def infer(
     key = None
     if lengths is None and mask is None and resets is None and dropout_masks is None and backend is None:
         key = _kind(function, None, x, params, h0, spec)
-    found = _settled.get(key)
+    found = None if key is None else _settled.get(key)  # torch.compile would look at all that is in it
     if found is None:
         options: dict[str, Any] = {"mask": mask, "state_name": state_name}
         return Request(function, x, params, h0, lengths, resets, spec, dropout_masks, backend, **options).run(key)
@@ -409,7 +409,7 @@ def forward(
     key = None
     if lengths is None and mask is None and resets is None and dropout_masks is None and backend is None:
         key = _kind("forward", save, x, params, h0, spec)
-    found = _settled.get(key)
+    found = None if key is None else _settled.get(key)
     if found is None:
         call = Request("forward", x, params, h0, lengths, resets, spec, dropout_masks, backend, save, mask=mask)
         return call.run_forward(save, key)
@@ -451,7 +451,7 @@ def _kind_of_backward(tape: Tape, dy: Any, dh_n: Any) -> Any:
 def backward(tape: Any, dy: Any, dh_n: Any) -> GRUGrads:
     """`gru_backward`: where the tape lies, and back to the forward caller's kind of array."""
     key = _kind_of_backward(tape, dy, dh_n) if type(tape) is Tape else None
-    stack = _settled.get(key)
+    stack = None if key is None else _settled.get(key)
     if stack is not None:
         settled: GRUGrads = stack.backward(tape.layers, dy, dh_n, dropout_masks=tape.dropout_masks)
         return settled
