@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import gru_xp
 
 pytest.importorskip("llvmlite")
-from gru_xp_cpu import kernel
+from gru_xp_cpu import kernel, threads
 from gru_xp_cpu.pace import PAUSE, TRIES, Pace
 
 
@@ -61,9 +63,20 @@ def test_both_ways_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
         grads = gru_xp.gru_backward(tape, dy)
         return [a.tobytes() for a in (y, grads.x, grads.h0, *grads.params[0][0])]
 
+    def run_of_the_workers(*arguments: Any) -> bool:
+        went.append(arguments)
+        return threads.run(*arguments)
+
+    went: list[Any] = []
+    for kind in ("forward", "backward"):
+        monkeypatch.setattr(kernel.kernel(kind, "f", None), "_run", run_of_the_workers)
     run = kernel.kernel("forward", "f", None)
     layout = run.layout(T, N, I, H, False)
     assert layout.pace is not None
     assert layout.threads == 2
-    found = [everything() for _ in range(2 * TRIES)]  # a trial: together, then alone
+    found, ways = [], []
+    for _ in range(2 * TRIES):  # a trial
+        found.append(everything())
+        ways.append(len(went))
     assert all(other == found[0] for other in found)
+    assert ways == [2, 4, 6, 6, 6, 6], "forward and backward together, then alone"

@@ -108,4 +108,4 @@ def test_several_processes_have_the_gradients_of_one() -> None:
     ]
     for process in processes:
         out, err = process.communicate(timeout=120)
-        assert out.splitlines()[-1:] == ["True"], err  # above it Gloo may say something
+        assert out == "True\n", err

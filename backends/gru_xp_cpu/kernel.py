@@ -93,17 +93,16 @@ class Kernel:
             if len(self._layouts) > 1000:
                 self._layouts.clear()
             found = plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
-            alone, pace = self._quick if work < QUICK else self._alone, Pace() if work < TRIED else None
+            alone = self._quick if work < QUICK else self._alone
+            pace = Pace() if found.threads > 1 and work < TRIED else None
             layout = self._layouts[key] = Layout((T, N, I, H), found, alone, pace)
             return layout
 
     def together(self, fields: bytes, layout: Layout) -> None:
         """Run on several threads, or on this one in as many shares."""
         pace = layout.pace
-        if pace is None:
-            self._go(fields, layout, False)
-        elif pace.settled():
-            self._go(fields, layout, pace.alone)
+        if pace is None or pace.settled():
+            self._go(fields, layout, pace is not None and pace.alone)
         else:
             start = perf_counter_ns()
             self._go(fields, layout, pace.alone)

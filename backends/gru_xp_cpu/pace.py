@@ -27,16 +27,16 @@ class Pace:
     def settled(self) -> bool:
         """Count a call; False during a trial."""
         self._left -= 1
-        if self._left == 0:
-            self.alone = False  # which a trial begins with
-        return self._left > 0
+        if self._left > 0:
+            return True
+        self.alone = len(self._times) >= TRIES
+        return False
 
     def note(self, time: float) -> None:
         """The time of a call in a trial: some together, then as many alone."""
         times = self._times
         times.append(time)
         if len(times) < 2 * TRIES:
-            self.alone = len(times) >= TRIES
             return
         together, alone = (sorted(part)[TRIES // 2] for part in (times[:TRIES], times[TRIES:]))
         self.alone = alone < together

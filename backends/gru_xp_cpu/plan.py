@@ -94,6 +94,7 @@ def _share(N: int, H: int, J: int, size: int, threads: int, least: int) -> tuple
     """Threads, and into how many parts the units go; the batch goes into threads / parts."""
     if threads == 1:
         return 1, 1
+    # the fewest parts whose weights a core's caches hold, if that leaves each thread rows enough
     fitting = (n for n in range(1, J + 1) if threads % n == 0 and 3 * H * H * size <= WEIGHTS_EACH * n)
     parts = next(fitting, threads)
     if parts <= J and ROWS_EACH * threads <= N * parts:

@@ -8,8 +8,8 @@ The left operand is read one number at a time, so it may lie anywhere: A[row, k]
 a_block + k % V, V being the lanes of a vector. With a_block = V that is a plain matrix with rows of a_row, with a_row
 = V and a_block = V * rows it is the blocked format [column block][row][V]. The right operand is packed: `width`
 vectors for each k, groups b_group apart; `dst` is compact, and so is each row of `first`, the rows being first_row
-apart, 0 if they are the same. While a tile runs it has a quarter of as much
-fetched from `next` on, where the right operand of later tiles begins: large weights come from far away.
+apart, 0 if they are the same. While a tile runs it has a quarter of as much fetched from `next` on, where the right
+operand of later tiles begins: large weights come from far away.
 
 The weights' gradients sum over rows of time instead: there k is a row of a blocked A and the tile's rows are its
 columns.

@@ -59,11 +59,11 @@ class OurScan(Scan):
     """gru_xp.gru in the place of the hand-written scan."""
 
     def __init__(self, problem: Problem):
-        super().__init__(problem)
         import jax
 
         import gru_xp
 
+        super().__init__(problem)
         self.gradient = jax.jit(jax.grad(lambda x, params: (gru_xp.gru(x, params)[0] * self.dy).sum(), (0, 1)))
 
 
