@@ -242,8 +242,9 @@ class NarrowInside(HonestLayer):
             return super().forward(x, h0, w, **options)
         narrow = CellParams(*(None if a is None else a.astype(np.float32) for a in w))
         y, h_n, tape = super().forward(x.astype(np.float32), h0.astype(np.float32), narrow, **options)
-        wide = {name: a.astype(np.float64) for name, a in vars(tape).items() if getattr(a, "dtype", None) == np.float32}
-        return y.astype(np.float64), h_n.astype(np.float64), replace(tape, **wide, w=w)
+        saved = tape._asdict().items()
+        wide = {name: a.astype(np.float64) for name, a in saved if getattr(a, "dtype", None) == np.float32}
+        return y.astype(np.float64), h_n.astype(np.float64), tape._replace(**wide, w=w)
 
 
 class NarrowResult(HonestStack):
@@ -402,7 +403,7 @@ class ClippedWithGradient(HonestLayer):
     """The gradient passes where arguments are clipped."""
 
     def backward(self, tape: Any, dy: Any, dh_n: Any, /) -> Any:
-        return super().backward(replace(tape, spec=replace(tape.spec, clip=None)), dy, dh_n)
+        return super().backward(tape._replace(spec=replace(tape.spec, clip=None)), dy, dh_n)
 
 
 class CandidateGradientLinear(BrokenSlopes):
@@ -461,7 +462,7 @@ class RecurrentGradientFromLater(HonestLayer):
 
     def backward(self, tape: Any, dy: Any, dh_n: Any, /) -> Any:
         dx, dh0, dw = super().backward(tape, dy, dh_n)
-        shifted = super().backward(replace(tape, h_prev=np.roll(tape.h_prev, -1, axis=0)), dy, dh_n)[2]
+        shifted = super().backward(tape._replace(h_prev=np.roll(tape.h_prev, -1, axis=0)), dy, dh_n)[2]
         return dx, dh0, dw._replace(W_hh=shifted.W_hh)
 
 
@@ -523,7 +524,7 @@ class BlocksApart(HonestLayer):
         if len(tape.h_prev) > 1024 and dy is not None:
             names = ("x", "h_prev", "r", "z", "n", "u", "valid", "resets")
             first, last = (
-                replace(tape, **{name: None if (a := getattr(tape, name)) is None else a[part] for name in names})
+                tape._replace(**{name: None if (a := getattr(tape, name)) is None else a[part] for name in names})
                 for part in (slice(0, 1024), slice(1024, None))
             )
             dx_last, _, dw_last = super().backward(last, dy[1024:], dh_n)
@@ -571,7 +572,7 @@ class ResetsForgottenBackward(HonestLayer):
     """Resets ignored on the way back."""
 
     def backward(self, tape: Any, dy: Any, dh_n: Any, /) -> Any:
-        return super().backward(replace(tape, resets=None), dy, dh_n)
+        return super().backward(tape._replace(resets=None), dy, dh_n)
 
 
 class ReverseResetsOneOff(HonestLayer):
@@ -608,7 +609,7 @@ class HeldWithoutGradient(HonestLayer):
     """A gradient that is zero in the padding, where y holds the state."""
 
     def backward(self, tape: Any, dy: Any, dh_n: Any, /) -> Any:
-        return super().backward(replace(tape, spec=replace(tape.spec, padding="zero")), dy, dh_n)
+        return super().backward(tape._replace(spec=replace(tape.spec, padding="zero")), dy, dh_n)
 
 
 class SigmoidThatOverflows(HonestGates):

@@ -149,8 +149,7 @@ def _bound(clip: Any) -> float | None:
     return bound
 
 
-@dataclass(frozen=True, eq=False)
-class LayerTape:
+class LayerTape(NamedTuple):
     """What the forward pass of one layer and direction leaves for the backward pass, all in input order.
 
     The gates are None where they were not saved. With 16-bit arrays they stand in the type that they were computed in.
@@ -169,8 +168,7 @@ class LayerTape:
     reverse: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Tape:
+class Tape(NamedTuple):
     """What `gru_forward` leaves for `gru_backward`. It stays where it was computed."""
 
     layers: tuple[tuple[LayerTape, ...], ...]  # [layer][direction]
