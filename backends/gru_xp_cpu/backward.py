@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from .code import Code, Pointer, Record, Unit, Value
 from .cover import Grid, Tile, chunks, cover, product, runs, share
-from .fields import BACKWARD, PLACES_BACKWARD, SIZES
+from .fields import ARRAYS_BACKWARD, BACKWARD, PLACES_BACKWARD, SIZES
 from .meeting import Crew
 from .pointwise import SAVE_GATES
 from .tiles import columns_shapes, gates_shapes, weight_units
@@ -27,7 +27,7 @@ CHUNK, DEPTH = 64, 512
 def backward(unit: Unit) -> None:
     """Emit `backward(fields, part, parts, sync)`."""
     with unit.function("backward", "@fields part parts @sync", public=True) as c:
-        _Backward(c, c.record(c.fields, " ".join((SIZES, BACKWARD, PLACES_BACKWARD)))).write()
+        _Backward(c, c.record(c.fields, " ".join((SIZES, BACKWARD, PLACES_BACKWARD)), ARRAYS_BACKWARD)).write()
 
 
 class _Backward:
@@ -47,6 +47,7 @@ class _Backward:
         self.J, self.K = (a.H + (V - 1)) / V, (a.I + (V - 1)) / V
         together = max(1, self.units // V)  # blocks that one tile of the weights' gradients reads
         self.JD = (self.J + (together - 1)) / together * together
+        self.again = a.has_r.equals(0)  # whether the gates have to be computed again
         self.between, self.ld = a.N * V, a.pitch * V
         self.grid = Grid(c, a.N, self.J, c.parts, a.unit_parts)
         self.crew = Crew(c, a.wait)
@@ -55,7 +56,7 @@ class _Backward:
 
     def write(self) -> None:
         c, a = self.c, self.a
-        with c.when(a.fresh > 0):
+        with c.when(a.last.equals(a.T)):
             self.prepare()
         with c.loop_while(a.last, lambda s: s > a.first) as block:
             s1 = block.get()
@@ -94,11 +95,11 @@ class _Backward:
                     c.call("zero_block_rows", begin, self.ld, a.pitch, 0, JD - self.J)
         with self.crew.shares() as part:
             self.pack_columns(part, a.W_ih, a.I, a.columns_ih, self.K, (0, 1, 2))
-            with c.when(a.recompute > 0):
+            with c.when(self.again):
                 j0, j1 = share(self.J, part, c.parts)
                 c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
                 c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
-                c.call("pack_bias", a.has_bias, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
+                c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
 
     def pack_columns(
         self, part: Value, W: Pointer, columns: Value, target: Pointer, blocks: Value, order: tuple[int, ...]
@@ -133,7 +134,7 @@ class _Backward:
                     dy = a.dy.at((low + i) * a.dy_step + n0 * a.dy_row + first)
                     valid, target = c.bytes_at(a.valid).at(low * a.N + m), a.dy_clean.at(m * a.H + first)
                     c.call("copy_valid", dy, a.dy_row, n1 - n0, columns, valid, target, a.H)
-        with c.when(a.recompute > 0), self.crew.shares() as part:
+        with c.when(self.again), self.crew.shares() as part:
             self.recompute(part, low, steps)
 
     def recompute(self, part: Value, low: Value, steps: Value) -> None:
@@ -236,10 +237,10 @@ class _Backward:
         t = self.time(s)
         row, column = (t - low) * a.N + n, j * V
         at = (t * a.N + n) * a.H + column
-        again, dy = a.recompute > 0, a.dy.at(t * a.dy_step + n * a.dy_row + column)
+        dy = a.dy.at(t * a.dy_step + n * a.dy_row + column)
         size, local = a.steps * a.N * a.H, row * a.H + column
         gates = [
-            c.select_pointer(again, a.gates.at(size * i + local), saved.at(at))
+            c.select_pointer(self.again, a.gates.at(size * i + local), saved.at(at))
             for i, saved in enumerate((a.r, a.z, a.n, a.u))
         ]
         clean = a.has_valid > 0
@@ -292,7 +293,7 @@ class _Backward:
                     c.call("fetch", target, columns, units, (groups * V).min(left))
                     c.call_from("weights", groups - 1, D, 0, ld, depth, B, ld, self.none, 0, self.sums, B)
                     c.call("add_weights", self.sums, units, groups, target, columns, left, again)
-        with c.when(a.has_bias > 0):
+        with c.when(a.has_b_ih > 0):
             b0, b1 = share(self.J * 4, part, c.parts)
             with c.loop(b0, b1) as q:
                 c.call("sum_rows", a.D.at(q / self.J * size_of_part + q % self.J * ld), rows, a.totals.at(q * V), more)

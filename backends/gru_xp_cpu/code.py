@@ -225,25 +225,25 @@ class Variable:
 
 
 class Record:
-    """What a kernel is called with: one integer for each field.
+    """What a kernel is called with: one integer for each field; a star before a name makes it an address of reals.
 
-    A star before a name makes it the address of reals, an at that of something else. A circumflex stands before arrays
-    of NumPy: there the integer is the address of the array object, in which the address of the data stands `data_at`
-    bytes on; asking NumPy for it takes longer than a small kernel. Zero stays zero.
+    The field `arrays` is the address of a tuple of NumPy's arrays or None; each becomes the address of its data, None
+    that of nothing, and for each name there is `has_name`. The tuple's items stand `items_at` bytes on in the tuple,
+    the address of the data `data_at` bytes on in the array: to ask Python and NumPy for all of them takes longer than a
+    small kernel.
     """
 
-    def __init__(self, code: Code, integers: Pointer, fields: str):
+    def __init__(self, code: Code, integers: Pointer, fields: str, arrays: str):
         for i, word in enumerate(fields.split()):
             value = integers.load(i)
-            if word[0] == "^":
-                place = code.ints_at(value + code.select(value.equals(0), 0, integers.load(0)))
-                loaded = code.variable(value)
-                with code.when(value > 0):
-                    loaded.set(place.load())
-                value = loaded.get()
-            if word[0] in "^*":
-                value = code.reals_at(value)
-            setattr(self, word.lstrip("^*"), value)
+            setattr(self, word.lstrip("*"), code.reals_at(value) if word[0] == "*" else value)
+        items = code.ints_at(self.arrays + self.items_at)
+        for i, name in enumerate(arrays.split()):
+            array = items.load(i)
+            missing = array.equals(self.none)
+            data = code.ints_at(array + code.select(missing, 0, self.data_at)).load()
+            setattr(self, name, code.reals_at(code.select(missing, 0, data)))
+            setattr(self, f"has_{name}", code.select(missing, code.integer(0), 1))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"no field {name}")
@@ -366,9 +366,9 @@ class Code:
         value = address.ir if address.ir.type == PTR else self.b.inttoptr(address.ir, PTR)
         return Pointer(self, value, I64)
 
-    def record(self, address: Value, fields: str) -> Record:
-        """The fields of a record of integers, by name; see `Record`."""
-        return Record(self, self.ints_at(address), fields)
+    def record(self, address: Value, fields: str, arrays: str) -> Record:
+        """The fields of a record of integers and the arrays, by name; see `Record`."""
+        return Record(self, self.ints_at(address), fields, arrays)
 
     # ---- control ----------------------------------------------------------------------------------------------------
 

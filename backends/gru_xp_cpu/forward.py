@@ -16,7 +16,7 @@ from typing import Any
 
 from .code import Code, Pointer, Record, Unit, Value
 from .cover import Grid, Tile, cover, product, runs, share
-from .fields import FORWARD, PLACES_FORWARD, SIZES
+from .fields import ARRAYS_FORWARD, FORWARD, PLACES_FORWARD, SIZES
 from .meeting import Crew
 from .plan import GATES_GROUPS
 from .tiles import gates_shapes
@@ -32,7 +32,7 @@ PIECES = 4
 def forward(unit: Unit) -> None:
     """Emit `forward(fields, part, parts, sync)`."""
     with unit.function("forward", "@fields part parts @sync", public=True) as c:
-        _Forward(c, c.record(c.fields, " ".join((SIZES, FORWARD, PLACES_FORWARD)))).write()
+        _Forward(c, c.record(c.fields, " ".join((SIZES, FORWARD, PLACES_FORWARD)), ARRAYS_FORWARD)).write()
 
 
 class _Forward:
@@ -79,11 +79,11 @@ class _Forward:
         """Pack the weights, and take up the first state."""
         c, a = self.c, self.a
         # packed in pieces, so that those who are still waking up can take part sooner
-        with c.when(a.pack > 0), c.loop(0, PIECES) as piece, self.crew.shares() as part:
+        with c.when(a.has_W_ih > 0), c.loop(0, PIECES) as piece, self.crew.shares() as part:
             j0, j1 = share(self.J, piece * c.parts + part, c.parts * PIECES)
             c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
             c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
-            c.call("pack_bias", a.has_bias, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
+            c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
         with self.crew.shares(lambda part: self.begin(part, c.integer(0))) as part:
             n0, n1, j0, j1 = self.grid.of(part)
             state = self.state(c.integer(0)).at(n0 * self.V)

@@ -17,19 +17,24 @@ from .plan import SMALL, Plan, plan
 if TYPE_CHECKING:
     from .layer import Owner
 
-__all__ = ["DATA_AT", "Kernel", "Layout", "kernel"]
+__all__ = ["Kernel", "Layout", "kernel"]
 
 
-def _where_data_is() -> int:
-    """At which byte of an array object the address of its data stands."""
-    a, b = np.empty(3), np.empty((2, 5), np.float32)
-    for at in range(8, 128, 8):
-        if all(ctypes.c_int64.from_address(id(array) + at).value == array.ctypes.data for array in (a, b)):
-            return at
-    raise RuntimeError("the layout of NumPy's arrays is unknown")
+def _where_they_are() -> tuple[int, int]:
+    """At which byte of a tuple its first item stands, and of an array object the address of its data."""
+    arrays = np.empty(3), np.empty((2, 5), np.float32)
+
+    def found(what: str, holders: tuple[Any, ...], integers: list[int]) -> int:
+        for at in range(8, 128, 8):
+            if [ctypes.c_int64.from_address(id(holder) + at).value for holder in holders] == integers:
+                return at
+        raise RuntimeError(f"the layout of {what} is unknown")
+
+    items_at = found("Python's tuples", (arrays, arrays[::-1]), [id(arrays[0]), id(arrays[1])])
+    return items_at, found("NumPy's arrays", arrays, [array.ctypes.data for array in arrays])
 
 
-DATA_AT = _where_data_is()
+WHERE = (*_where_they_are(), id(None))
 #: multiply-adds of a call that keeps the interpreter lock: a few microseconds
 QUICK = 100_000
 #: multiply-adds up to which it is tried whether one thread is faster than several
@@ -45,7 +50,7 @@ class Layout:
         self.alone = alone  # the kernel on one thread: alone(fields)
         self.threads, self.alone_after, self.pace = plan.threads, plan.alone, pace
         self.segment, self.size = plan.segment, plan.size
-        self.head = Struct("9q").pack(DATA_AT, *sizes, plan.steps, plan.unit_parts, plan.wait, plan.pitch)
+        self.head = Struct("11q").pack(*WHERE, *sizes, plan.steps, plan.unit_parts, plan.wait, plan.pitch)
         self._offsets, self._known = plan.offsets, (0, b"")
 
     def places(self, address: int) -> tuple[int, ...]:
@@ -79,7 +84,7 @@ class Kernel:
         team = threads if owner is None else openmp.team(owner)
         self._threads, self._run, self._nobody = team.thread_count, team.run, threads.NOBODY
         self._layouts: dict[tuple[int, ...], Layout] = {}
-        #: packs the fields between a layout's head and its tail
+        #: packs the fields between a layout's head and its tail, the last one being the address of the arrays
         self.pack = Struct(f"{len((FORWARD if kind == 'forward' else BACKWARD).split())}q").pack
 
     def layout(self, T: int, N: int, I: int, H: int, recompute: bool) -> Layout:

@@ -196,16 +196,12 @@ def _forward(
     piece = scratch(layout.size)
     tail = layout.tail(piece[1])
     if packed is not None:
-        tail = packed + tail[len(packed) :]
-    first, b = 0, b_ih is not None
+        tail, W_ih = packed + tail[len(packed) :], None
+    arrays = x, h0, W_ih, W_hh, b_ih, b_hh, y, h_n, h_prev, r, z, n, u, clean, valid, cut
+    first = 0
     while True:
         last = min(T, first + layout.segment)
-        fields = run.pack(
-            first, last, reverse, what, valid is not None, cut is not None, b, packed is None, id(x), id(h0), id(W_ih),
-            id(W_hh), b and id(b_ih), b and id(b_hh), id(y), id(h_n), what > STEP and id(h_prev), *(
-                (id(r), id(z), id(n), id(u)) if r is not None else NOTHING), clean is not None and id(clean),
-            valid is not None and id(valid), cut is not None and id(cut),
-        )  # fmt: skip
+        fields = run.pack(first, last, reverse, what, id(arrays))
         if layout.threads == 1:
             layout.alone(layout.head + fields + tail)
         else:
@@ -231,27 +227,22 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
     dx, dh0 = new((T, N, I), dtype), np.empty((N, H), dtype)
     dW_ih, dW_hh = new((3 * H, I), dtype), new((3 * H, H), dtype)
     db_ih = db_hh = None
-    b = b_ih is not None
-    if b:
+    if b_ih is not None:
         db_ih, db_hh = new((3 * H,), dtype), new((3 * H,), dtype)
     dy_row = dy_step = 0
     if dy is None:
         dy = np.zeros(H, dtype)
     else:
         dy, dy_row, dy_step = _steps(dy)
-    saved = r is not None
-    layout = run.layout(T, N, I, H, not saved)
+    layout = run.layout(T, N, I, H, r is None)
     piece = scratch(layout.size)
     tail, last = layout.tail(piece[1]), T
+    arrays = (
+        x, h_prev, r, z, n, u, W_ih, W_hh, b_ih, b_hh, dy, dh_n, valid, cut, dx, dh0, dW_ih, dW_hh, db_ih, db_hh,
+    )  # fmt: skip
     while True:
         first = max(0, last - layout.segment)
-        fields = run.pack(
-            first, last, tape.reverse, valid is not None, cut is not None, b, not saved, dh_n is not None, last == T,
-            id(x), id(h_prev), *((id(r), id(z), id(n), id(u)) if saved else NOTHING), id(W_ih), id(W_hh),
-            b and id(b_ih), b and id(b_hh), id(dy), dy_row, dy_step, dh_n is not None and id(dh_n),
-            valid is not None and id(valid), cut is not None and id(cut), id(dx), id(dh0), id(dW_ih), id(dW_hh),
-            b and id(db_ih), b and id(db_hh),
-        )  # fmt: skip
+        fields = run.pack(first, last, tape.reverse, dy_row, dy_step, id(arrays))
         if layout.threads == 1:
             layout.alone(layout.head + fields + tail)
         else:
@@ -263,7 +254,6 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
     return dx, dh0, CellParams(dW_ih, dW_hh, db_ih, db_hh)
 
 
-NOTHING = (0, 0, 0, 0)
 #: flags of an array: in C order, and aligned
 COMPACT = 0x1 | 0x100
 #: elements of an array that is surely too small to be worth keeping
@@ -277,14 +267,14 @@ def pack(w: CellParams) -> PackedCell:
         if array is not None:
             array.flags.writeable = False
     W_ih, W_hh, b_ih, b_hh = packed
-    (_, I), H, b = W_ih.shape, W_hh.shape[1], b_ih is not None
+    (_, I), H = W_ih.shape, W_hh.shape[1]
     run = kernel("forward", W_ih.dtype.char)
     layout = run.layout(0, 0, I, H, False)
     address, packed.memory = block(layout.size)
     tail = layout.tail(address)
     # nothing but the preparation runs when there are no steps and no rows
-    fields = run.pack(0, 0, 0, STEP, 0, 0, b, 1, 0, 0, id(W_ih), id(W_hh), b and id(b_ih), b and id(b_hh), *([0] * 10))
-    layout.alone(layout.head + fields + tail)
+    arrays = None, None, W_ih, W_hh, b_ih, b_hh, *([None] * 10)
+    layout.alone(layout.head + run.pack(0, 0, 0, STEP, id(arrays)) + tail)
     packed.panels = tail[: 4 * 8]
     return packed
 

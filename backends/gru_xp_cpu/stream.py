@@ -48,11 +48,10 @@ class Stream:
         for w, h, y in zip(cells, self.state, self._outputs, strict=True):
             layout = run.layout(1, N, x.shape[2], H, False)
             address, memory = block(layout.size)
-            b = w.b_ih is not None
-            weights = id(w.W_ih), id(w.W_hh), b and id(w.b_ih), b and id(w.b_hh)
-            fields = run.pack(0, 1, 0, STEP, 0, 0, b, 0, id(x), id(h), *weights, id(y), id(h), *([0] * 8))
+            arrays = x, h, None, None, None, None, y, h, *([None] * 8)
+            fields = run.pack(0, 1, 0, STEP, id(arrays))
             whole = layout.head + fields + w.panels + layout.tail(address)[len(w.panels) :]
-            self._kept += [memory, x, h]
+            self._kept += [memory, arrays]
             self._calls.append((layout, whole))
             x = y
         self._together = run.together
