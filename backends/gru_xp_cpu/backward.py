@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from .code import Code, Pointer, Record, Unit, Value
 from .cover import Grid, Tile, chunks, cover, product, runs, share
-from .fields import ARRAYS_BACKWARD, BACKWARD, PLACES_BACKWARD, SIZES
 from .meeting import Crew
 from .pointwise import SAVE_GATES
 from .tiles import columns_shapes, gates_shapes, weight_units
@@ -27,7 +26,7 @@ CHUNK, DEPTH = 64, 512
 def backward(unit: Unit) -> None:
     """Emit `backward(fields, part, parts, sync)`."""
     with unit.function("backward", "@fields part parts @sync", public=True) as c:
-        _Backward(c, c.record(c.fields, " ".join((SIZES, BACKWARD, PLACES_BACKWARD)), ARRAYS_BACKWARD)).write()
+        _Backward(c, c.record(c.fields, "backward")).write()
 
 
 class _Backward:

@@ -13,12 +13,15 @@ from typing import Any
 
 from llvmlite import ir
 
+from .fields import ARRAYS, CALL, PLACES, SIZES
 from .target import Target
 
 __all__ = ["Code", "Pointer", "Record", "Unit", "Value", "Variable"]
 
 #: bytes of a cache line
 LINE = 64
+#: flags of an array: in C order, and aligned
+COMPACT = 0x1 | 0x100
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 PTR = ir.PointerType()
 SIZE = {I8: 1, I64: 8, PTR: 8, ir.FloatType(): 4, ir.DoubleType(): 8}
@@ -40,10 +43,13 @@ class Unit:
         self.mantissa = 23 if dtype == "float32" else 52
 
     @contextmanager
-    def function(self, name: str, arguments: str, *, public: bool = False) -> Iterator[Code]:
-        """Write a function; arguments with a star are pointers to reals, those with an at other pointers."""
+    def function(self, name: str, arguments: str, *, public: bool = False, gives: bool = False) -> Iterator[Code]:
+        """Write a function; arguments with a star are pointers to reals, those with an at other pointers.
+
+        One that `gives` an integer ends with `code.give`.
+        """
         kinds = [PTR if word[0] in "*@" else I64 for word in arguments.split()]
-        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
+        function = ir.Function(self.module, ir.FunctionType(I64 if gives else ir.VoidType(), kinds), name)
         function.attributes.add("nounwind")
         function.attributes.add("noinline")
         if not public:
@@ -53,7 +59,8 @@ class Unit:
             value = Pointer(code, argument, self.real) if word[0] == "*" else Value(code, argument)
             setattr(code, word.lstrip("*@"), value)
         yield code
-        code.b.ret_void()
+        if not gives:
+            code.b.ret_void()
         code.finish()
 
     def table(self, name: str, functions: Sequence[str]) -> None:
@@ -225,25 +232,31 @@ class Variable:
 
 
 class Record:
-    """What a kernel is called with: one integer for each field; a star before a name makes it an address of reals.
+    """What a kernel is called with, see `fields`: one integer each; a star before a name makes it an address of reals.
 
-    The field `arrays` is the address of a tuple of NumPy's arrays or None; each becomes the address of its data, None
-    that of nothing, and for each name there is `has_name`. The tuple's items stand `items_at` bytes on in the tuple,
-    the address of the data `data_at` bytes on in the array: to ask Python and NumPy for all of them takes longer than a
-    small kernel.
+    Of the tuple of arrays, some of which may be None, each becomes the address of its data, None
+    that of nothing, and for each name there is `has_name`. `loose` says how many arrays are not compact, apart from
+    those with a tilde before the name. The tuple's items stand `items_at` bytes on in the tuple, and the address of the
+    data `data_at` and the flags `flags_at` bytes on in the array: to ask Python and NumPy for all that takes longer
+    than a small kernel.
     """
 
-    def __init__(self, code: Code, integers: Pointer, fields: str, arrays: str):
-        for i, word in enumerate(fields.split()):
+    def __init__(self, code: Code, integers: Pointer, kind: str):
+        for i, word in enumerate(f"{SIZES} {CALL[kind]} {PLACES[kind]}".split()):
             value = integers.load(i)
             setattr(self, word.lstrip("*"), code.reals_at(value) if word[0] == "*" else value)
         items = code.ints_at(self.arrays + self.items_at)
-        for i, name in enumerate(arrays.split()):
-            array = items.load(i)
+        self.loose = code.integer(0)
+        for i, word in enumerate(ARRAYS[kind].split()):
+            array, name = items.load(i), word.lstrip("~")
             missing = array.equals(self.none)
             data = code.ints_at(array + code.select(missing, 0, self.data_at)).load()
             setattr(self, name, code.reals_at(code.select(missing, 0, data)))
             setattr(self, f"has_{name}", code.select(missing, code.integer(0), 1))
+            if name == word:
+                flags = code.ints_at(array + code.select(missing, 0, self.flags_at)).load()
+                compact = missing | (flags & COMPACT).equals(COMPACT)
+                self.loose = self.loose + code.select(compact, code.integer(0), 1)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"no field {name}")
@@ -366,9 +379,9 @@ class Code:
         value = address.ir if address.ir.type == PTR else self.b.inttoptr(address.ir, PTR)
         return Pointer(self, value, I64)
 
-    def record(self, address: Value, fields: str, arrays: str) -> Record:
-        """The fields of a record of integers and the arrays, by name; see `Record`."""
-        return Record(self, self.ints_at(address), fields, arrays)
+    def record(self, address: Value, kind: str) -> Record:
+        """What a kernel is called with, by name; see `Record`."""
+        return Record(self, self.ints_at(address), kind)
 
     # ---- control ----------------------------------------------------------------------------------------------------
 
@@ -406,7 +419,7 @@ class Code:
         self.b.branch(done)
         self.b.position_at_end(done)
 
-    def either(self, condition: Value, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+    def either(self, condition: Value, then: Callable[[], object], otherwise: Callable[[], object]) -> None:
         """if condition: then() else: otherwise()"""
         yes, no, done = (self.function.append_basic_block(name) for name in ("then", "else", "done"))
         self.b.cbranch(condition.ir, yes, no)
@@ -421,9 +434,13 @@ class Code:
         full = count >= self.unit.lanes
         self.either(full, lambda: write(None), lambda: write(self.first_lanes(count)))
 
-    def call(self, name: str, *arguments: Any) -> None:
-        """Call another function of the unit."""
-        self.b.call(self.unit.module.get_global(name), [self.integer(a).ir for a in arguments])
+    def call(self, name: str, *arguments: Any) -> Value:
+        """Call another function of the unit; what it gives, if it gives anything."""
+        return Value(self, self.b.call(self.unit.module.get_global(name), [self.integer(a).ir for a in arguments]))
+
+    def give(self, value: Value) -> None:
+        """The function's result."""
+        self.b.ret(value.ir)
 
     def call_from(self, table: str, index: Value, *arguments: Any) -> None:
         """Call a function out of a table; all of them have the same arguments."""

@@ -16,7 +16,6 @@ from typing import Any
 
 from .code import Code, Pointer, Record, Unit, Value
 from .cover import Grid, Tile, cover, product, runs, share
-from .fields import ARRAYS_FORWARD, FORWARD, PLACES_FORWARD, SIZES
 from .meeting import Crew
 from .plan import GATES_GROUPS
 from .tiles import gates_shapes
@@ -32,7 +31,7 @@ PIECES = 4
 def forward(unit: Unit) -> None:
     """Emit `forward(fields, part, parts, sync)`."""
     with unit.function("forward", "@fields part parts @sync", public=True) as c:
-        _Forward(c, c.record(c.fields, " ".join((SIZES, FORWARD, PLACES_FORWARD)), ARRAYS_FORWARD)).write()
+        _Forward(c, c.record(c.fields, "forward")).write()
 
 
 class _Forward:

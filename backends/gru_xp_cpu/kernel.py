@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .fields import BACKWARD, FORWARD
+from .fields import CALL
 from .pace import Pace
 from .plan import SMALL, Plan, plan
 
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 __all__ = ["Kernel", "Layout", "kernel"]
 
 
-def _where_they_are() -> tuple[int, int]:
-    """At which byte of a tuple its first item stands, and of an array object the address of its data."""
-    arrays = np.empty(3), np.empty((2, 5), np.float32)
+def _where_they_are() -> tuple[int, int, int]:
+    """At which byte of a tuple its first item stands, and of an array the address of its data and its flags."""
+    arrays = np.empty(3), np.empty((2, 5), np.float32).T
 
-    def found(what: str, holders: tuple[Any, ...], integers: list[int]) -> int:
+    def found(what: str, kind: Any, holders: tuple[Any, ...], integers: list[int]) -> int:
         for at in range(8, 128, 8):
-            if [ctypes.c_int64.from_address(id(holder) + at).value for holder in holders] == integers:
+            if [kind.from_address(id(holder) + at).value for holder in holders] == integers:
                 return at
         raise RuntimeError(f"the layout of {what} is unknown")
 
-    items_at = found("Python's tuples", (arrays, arrays[::-1]), [id(arrays[0]), id(arrays[1])])
-    return items_at, found("NumPy's arrays", arrays, [array.ctypes.data for array in arrays])
+    items_at = found("Python's tuples", ctypes.c_int64, (arrays, arrays[::-1]), [id(arrays[0]), id(arrays[1])])
+    data_at = found("NumPy's arrays", ctypes.c_int64, arrays, [array.ctypes.data for array in arrays])
+    flags_at = found("NumPy's arrays", ctypes.c_int32, arrays, [array.flags.num for array in arrays])
+    return items_at, data_at, flags_at
 
 
 WHERE = (*_where_they_are(), id(None))
@@ -50,7 +52,7 @@ class Layout:
         self.alone = alone  # the kernel on one thread: alone(fields)
         self.threads, self.alone_after, self.pace = plan.threads, plan.alone, pace
         self.segment, self.size = plan.segment, plan.size
-        self.head = Struct("11q").pack(*WHERE, *sizes, plan.steps, plan.unit_parts, plan.wait, plan.pitch)
+        self.head = Struct("12q").pack(*WHERE, *sizes, plan.steps, plan.unit_parts, plan.wait, plan.pitch)
         self._offsets, self._known = plan.offsets, (0, b"")
 
     def places(self, address: int) -> tuple[int, ...]:
@@ -66,7 +68,10 @@ class Layout:
 
 
 class Kernel:
-    """A kernel for this target and one dtype: `layout.alone(fields)` or `together(fields, layout)`."""
+    """A kernel for this target and one dtype: `layout.alone(fields)` or `together(fields, layout)`.
+
+    They do nothing but say how many there are if some arrays are not compact.
+    """
 
     def __init__(self, kind: str, dtype: str, owner: Owner | None):
         from . import openmp, threads
@@ -77,15 +82,16 @@ class Kernel:
         code = machine(self._target, kind, dtype)
         self._address, alone = code.address(kind), code.address(f"{kind}_alone")
         # to give the interpreter lock away and to queue up for it again would take longer than a very small call
-        self._quick: Any = ctypes.PYFUNCTYPE(None, ctypes.c_char_p)(alone)
-        self._alone: Any = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(alone)
+        self._quick: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(alone)
+        self._alone: Any = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(alone)
+        self._loose: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(code.address("loose"))
         arguments = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
         self._shares: Any = ctypes.CFUNCTYPE(None, *arguments)(self._address)
         team = threads if owner is None else openmp.team(owner)
         self._threads, self._run, self._nobody = team.thread_count, team.run, threads.NOBODY
         self._layouts: dict[tuple[int, ...], Layout] = {}
         #: packs the fields between a layout's head and its tail, the last one being the address of the arrays
-        self.pack = Struct(f"{len((FORWARD if kind == 'forward' else BACKWARD).split())}q").pack
+        self.pack = Struct(f"{len(CALL[kind].split())}q").pack
 
     def layout(self, T: int, N: int, I: int, H: int, recompute: bool) -> Layout:
         """How to run a call of this size."""
@@ -103,8 +109,11 @@ class Kernel:
             layout = self._layouts[key] = Layout((T, N, I, H), found, alone, pace)
             return layout
 
-    def together(self, fields: bytes, layout: Layout) -> None:
+    def together(self, fields: bytes, layout: Layout) -> int:
         """Run on several threads, or on this one in as many shares."""
+        loose: int = self._loose(fields)
+        if loose:
+            return loose
         pace = layout.pace
         if pace is None or pace.settled():
             self._go(fields, layout, pace is not None and pace.alone)
@@ -112,6 +121,7 @@ class Kernel:
             start = perf_counter_ns()
             self._go(fields, layout, pace.alone)
             pace.note(perf_counter_ns() - start)
+        return 0
 
     def _go(self, fields: bytes, layout: Layout, alone: bool) -> None:
         if alone or not self._run(self._target, self._address, fields, layout.threads, layout.alone_after):

@@ -174,11 +174,8 @@ def _forward(
     """y, h_n and, if something is saved, x, h_prev and (r, z, n, u) for the tape."""
     run = kernel("forward", x.dtype.char, owner)
     (T, N, I), H = x.shape, h0.shape[1]
-    x, h0 = _compact(x), _compact(h0)
     W_ih, W_hh, b_ih, b_hh = w
     packed = w.panels if type(w) is PackedCell else None
-    if packed is None:
-        W_ih, W_hh, b_ih, b_hh = _compact(W_ih), _compact(W_hh), _compact(b_ih), _compact(b_hh)
     shape, dtype = (T, N, H), x.dtype
     new = np.empty if T * N * H <= SMALL_ARRAY else empty
     y, h_n = new(shape, dtype), np.empty((N, H), dtype)
@@ -191,36 +188,34 @@ def _forward(
         h_prev, what = new(shape, dtype), STEP + STATES
     cut = None if resets is None else _cut_before(valid, resets, reverse)
     if valid is not None:
-        valid, clean = _compact(valid), empty((T, N, I), dtype)
+        clean = empty((T, N, I), dtype)
     layout = run.layout(T, N, I, H, False)
     piece = scratch(layout.size)
     tail = layout.tail(piece[1])
     if packed is not None:
         tail, W_ih = packed + tail[len(packed) :], None
     arrays = x, h0, W_ih, W_hh, b_ih, b_hh, y, h_n, h_prev, r, z, n, u, clean, valid, cut
-    first = 0
-    while True:
+    first, loose = 0, int(not dtype.isnative)
+    while not loose:
         last = min(T, first + layout.segment)
-        fields = run.pack(first, last, reverse, what, id(arrays))
-        if layout.threads == 1:
-            layout.alone(layout.head + fields + tail)
-        else:
-            run.together(layout.head + fields + tail, layout)
+        fields = layout.head + run.pack(first, last, reverse, what, id(arrays)) + tail
+        loose = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
         first = last
         if first == T:
             break
     keep(piece)
+    if loose:
+        w = w if type(w) is PackedCell else CellParams(*map(_compact, w))
+        return _forward(_compact(x), _compact(h0), w, _compact(valid), resets, reverse, save, owner)
     return y, h_n, x if clean is None else clean, h_prev, (r, z, n, u)
 
 
 def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -> tuple[Any, Any, CellParams]:
-    x, h_prev, w = _compact(tape.x), _compact(tape.h_prev), tape.w
+    x, h_prev, r, z, n, u, w, valid, resets, spec, reverse = tape
+    W_ih, W_hh, b_ih, b_hh = w
     run = kernel("backward", x.dtype.char, owner)
     (T, N, I), H, dtype = x.shape, h_prev.shape[2], x.dtype
-    r, z, n, u = _compact(tape.r), _compact(tape.z), _compact(tape.n), _compact(tape.u)
-    W_ih, W_hh, b_ih, b_hh = _compact(w[0]), _compact(w[1]), _compact(w[2]), _compact(w[3])
-    valid, dh_n = _compact(tape.valid), _compact(dh_n)
-    cut = None if tape.resets is None else _cut_before(valid, tape.resets, tape.reverse)
+    cut = None if resets is None else _cut_before(valid, resets, reverse)
     new = np.empty if max(T * N * I, 3 * H * I, 3 * H * H) <= SMALL_ARRAY else empty
     if T * N == 0:
         new = np.zeros
@@ -240,22 +235,22 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
     arrays = (
         x, h_prev, r, z, n, u, W_ih, W_hh, b_ih, b_hh, dy, dh_n, valid, cut, dx, dh0, dW_ih, dW_hh, db_ih, db_hh,
     )  # fmt: skip
-    while True:
+    loose = int(not dtype.isnative)
+    while not loose:
         first = max(0, last - layout.segment)
-        fields = run.pack(first, last, tape.reverse, dy_row, dy_step, id(arrays))
-        if layout.threads == 1:
-            layout.alone(layout.head + fields + tail)
-        else:
-            run.together(layout.head + fields + tail, layout)
+        fields = layout.head + run.pack(first, last, reverse, dy_row, dy_step, id(arrays)) + tail
+        loose = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
         last = first
         if last == 0:
             break
     keep(piece)
+    if loose:
+        w, valid = CellParams(*map(_compact, w)), _compact(valid)
+        compact = (*map(_compact, tape[:6]), w, valid, resets, spec, reverse)
+        return _backward(LayerTape._make(compact), dy, _compact(dh_n), owner)
     return dx, dh0, CellParams(dW_ih, dW_hh, db_ih, db_hh)
 
 
-#: flags of an array: in C order, and aligned
-COMPACT = 0x1 | 0x100
 #: elements of an array that is surely too small to be worth keeping
 SMALL_ARRAY = LARGE // 8
 
@@ -284,11 +279,7 @@ def pack(w: CellParams) -> PackedCell:
 
 def _compact(a: Any) -> Any:
     """An array in C order, aligned and of native byte order, itself if possible."""
-    if a is None:
-        return a
-    if a.flags.num & COMPACT == COMPACT and a.dtype.isnative:
-        return a
-    return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
+    return a if a is None else np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 
 
 def _steps(a: Any) -> tuple[Any, int, int]:

@@ -17,7 +17,8 @@ __all__ = ["build"]
 def build(target: Target, kind: str, dtype: str) -> Unit:
     """The unit of one kind: "forward", "backward" or "threads".
 
-    `forward_alone(fields)` and `backward_alone(fields)` are for one thread: a single argument costs Python least.
+    `forward_alone(fields)` and `backward_alone(fields)` are for one thread: a single argument costs Python least. They
+    do nothing but say how many there are if some arrays are not compact; `loose(fields)` says the same.
     """
     unit = Unit(target, dtype)
     if kind == "threads":
@@ -34,6 +35,11 @@ def build(target: Target, kind: str, dtype: str) -> Unit:
         tiles(unit, "columns", columns_shapes(unit))
         weight_tiles(unit, "weights")
         backward(unit)
-    with unit.function(f"{kind}_alone", "@fields", public=True) as c:
-        c.call(kind, c.fields, 0, 1, c.nowhere())
+    with unit.function("loose", "@fields", public=True, gives=True) as c:
+        c.give(c.record(c.fields, kind).loose)
+    with unit.function(f"{kind}_alone", "@fields", public=True, gives=True) as c:
+        loose = c.call("loose", c.fields)
+        with c.when(loose.equals(0)):
+            c.call(kind, c.fields, 0, 1, c.nowhere())
+        c.give(loose)
     return unit
