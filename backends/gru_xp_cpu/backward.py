@@ -55,6 +55,34 @@ class _Backward:
 
     def write(self) -> None:
         c, a = self.c, self.a
+        plain = a.has_valid.equals(0) & a.has_cut.equals(0) & c.parts.equals(1) & (a.has_r > 0)
+        c.either((a.T * a.N).equals(1) & plain, self.one_row, self.all_rows)
+
+    def one_row(self) -> None:
+        """One step of one row, with the weights as they lie; D's parts are plain vectors."""
+        c, a, H, J = self.c, self.a, self.a.H, self.J
+        zero, one = c.integer(0), c.integer(1)
+        self.begin_with(zero, one, zero, J)
+        with c.loop(0, J) as j:
+            self.gate_gradients(self.none, zero, zero, zero, one, j, one)
+        parts = [a.D.at(self.JD * self.ld * part) for part in range(4)]
+        for part, gate in ((0, 2), (1, 0), (2, 1)):
+            place, D = H * gate, parts[part]
+            c.call("row_times", D, a.W_hh.at(place * H), H, H, a.carry, 1)
+            c.call("outer", D, a.h_prev, H, H, a.dW_hh.at(place * H))
+            with c.when(a.has_b_ih > 0):
+                c.call("from_blocked", D, self.ld, 1, H, a.db_hh.at(place), H, 0, J)
+        for part, gate in ((1, 0), (2, 1), (3, 2)):
+            place, D = H * gate, parts[part]
+            c.call("row_times", D, a.W_ih.at(place * a.I), H, a.I, a.dx, gate)
+            c.call("outer", D, a.x, H, a.I, a.dW_ih.at(place * a.I))
+            with c.when(a.has_b_ih > 0):
+                c.call("from_blocked", D, self.ld, 1, H, a.db_ih.at(place), H, 0, J)
+        c.call("from_blocked", a.carry, self.between, 1, H, a.dh0, H, 0, J)
+
+    def all_rows(self) -> None:
+        """Every step, in blocks of time."""
+        c, a = self.c, self.a
         with c.when(a.last.equals(a.T)):
             self.prepare()
         with c.loop_while(a.last, lambda s: s > a.first) as block:
@@ -78,16 +106,10 @@ class _Backward:
 
     def prepare(self) -> None:
         """Pack the weights, take up the gradient of the last state, and zero what is read but never written."""
-        c, a, V, JD = self.c, self.a, self.V, self.JD
+        c, a, JD = self.c, self.a, self.JD
         with self.crew.shares() as part:
             self.pack_columns(part, a.W_hh, a.H, a.columns_hh, self.J, (2, 0, 1))
-            n0, n1, j0, j1 = self.grid.of(part)
-            carry, rows = a.carry.at(n0 * V), n1 - n0
-            c.either(
-                a.has_dh_n > 0,
-                lambda: c.call("to_blocked", a.dh_n.at(n0 * a.H), a.H, rows, a.H, carry, self.between, j0, j1),
-                lambda: c.call("zero_block_rows", carry, self.between, rows, j0, j1),
-            )
+            self.begin_with(*self.grid.of(part))
             with c.when(part.equals(0)), c.when(self.J < JD):
                 for gate in range(4):
                     begin = a.D.at((JD * gate + self.J) * self.ld)
@@ -99,6 +121,16 @@ class _Backward:
                 c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
                 c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
                 c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
+
+    def begin_with(self, n0: Value, n1: Value, j0: Value, j1: Value) -> None:
+        """The gradient of the last state, which is zero unless it is given, for some rows and units."""
+        c, a = self.c, self.a
+        carry, rows = a.carry.at(n0 * self.V), n1 - n0
+        c.either(
+            a.has_dh_n > 0,
+            lambda: c.call("to_blocked", a.dh_n.at(n0 * a.H), a.H, rows, a.H, carry, self.between, j0, j1),
+            lambda: c.call("zero_block_rows", carry, self.between, rows, j0, j1),
+        )
 
     def pack_columns(
         self, part: Value, W: Pointer, columns: Value, target: Pointer, blocks: Value, order: tuple[int, ...]

@@ -47,6 +47,36 @@ class _Forward:
 
     def write(self) -> None:
         c, a = self.c, self.a
+        plain = a.has_valid.equals(0) & a.has_cut.equals(0) & c.parts.equals(1) & (a.has_W_ih > 0)
+        c.either((a.T * a.N).equals(1) & plain, self.one_row, self.all_rows)
+
+    def one_row(self) -> None:
+        """One step of one row, with the weights as they lie."""
+        c, a, V = self.c, self.a, self.V
+        h, h1 = self.state(c.integer(0)), self.state(c.integer(1))
+        c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, 0, self.J)
+        c.call("to_blocked", a.h0, a.H, 1, a.H, h, V, 0, self.J)
+        with c.loop(0, self.J) as j:
+            column = j * V
+            left = a.H - column
+            for left_operand, W, columns, start, sums in (
+                (a.x, a.W_ih, a.I, a.start_gi, a.gi),
+                (a.h0, a.W_hh, a.H, a.start_gh, self.sums),
+            ):
+                for gate in range(3):
+                    rows, at = W.at((a.H * gate + column) * columns), gate * V
+                    first = start.at(column * 3 + at)
+                    c.call("row_times_transposed", left_operand, rows, left.min(V), columns, first, sums.at(at))
+            tape = (array.at(column) for array in (a.h_prev, a.r, a.z, a.n, a.u))
+            c.call(
+                "gates_forward", self.sums, 1, 1, a.gi, 0, 0, h.at(column), h1.at(column), 0, left, a.what,
+                a.y.at(column), 0, *tape, 0,
+            )  # fmt: skip
+        c.call("from_blocked", h1, V, 1, a.H, a.h_n, a.H, 0, self.J)
+
+    def all_rows(self) -> None:
+        """Every step, in blocks of time."""
+        c, a = self.c, self.a
         with c.when(a.first.equals(0)):
             self.prepare()
         with c.loop_while(a.first, lambda s: s < a.last) as block:
