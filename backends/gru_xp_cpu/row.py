@@ -27,7 +27,7 @@ def products_of_one_row(unit: Unit, kind: str) -> None:
 def _row_times_transposed(unit: Unit) -> None:
     """dst = first + a @ W.T, one vector: a (columns,), and no more rows of W than a vector has lanes."""
     V = unit.lanes
-    at_once = min(V, 8 if unit.target.registers == 32 else 4)
+    at_once = min(V, 16 if unit.target.registers == 32 else 4)
     with unit.function("row_times_transposed", "*a *W rows columns *first *dst") as c:
         place = c.room(V)
         whole, rest = c.columns / V * V, c.columns % V
