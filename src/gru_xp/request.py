@@ -389,7 +389,7 @@ def infer(
         h0 = _zeros(x, sizes, place.backend)
     if isinstance(params, PreparedParams):
         params = params.packed_for(kernel)
-    result: tuple[Any, Any] = stack.inference(x, h0, params, spec=spec, **ALL_STEPS)
+    result: tuple[Any, Any] = stack.inference(x, h0, params, spec=spec, valid=None, resets=None, dropout_masks=None)
     return result
 
 
@@ -418,12 +418,8 @@ def forward(
         h0 = _zeros(x, sizes, place.backend)
     if isinstance(params, PreparedParams):
         params = params.params
-    y, h_n, layers = stack.forward(x, h0, params, spec=spec, save=save, **ALL_STEPS)
+    y, h_n, layers = stack.forward(x, h0, params, spec=spec, valid=None, resets=None, dropout_masks=None, save=save)
     return y, h_n, Tape(layers, params, None, None, None, spec, True, place, place)
-
-
-#: what a call has that takes every step of every row as it is
-ALL_STEPS: dict[str, Any] = {"valid": None, "resets": None, "dropout_masks": None}
 
 
 def _kind_of_backward(tape: Tape, dy: Any, dh_n: Any) -> Any:

@@ -31,6 +31,11 @@ class Stack:
         self, x: Array, h0: Array, params: Params, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any
     ) -> tuple[Any, Any]:
         """x (T, N, I), h0 (L*D, N, H) -> y (T, N, D*H), h_n (L*D, N, H)."""
+        if len(params) == 1 == len(params[0]):  # in a small call the loops below would take as long as the rest
+            y, h_n = self.layer.inference(
+                x, h0[0, ...], params[0][0], spec=spec, valid=valid, resets=resets, reverse=spec.reverse
+            )
+            return y, self._stacked([h_n], y)
         states = []
         for index, directions in enumerate(params):
             outs = []
@@ -57,6 +62,11 @@ class Stack:
         save: str,
     ) -> tuple[Any, Any, tuple[tuple[LayerTape, ...], ...]]:
         """As `inference`, and the layers' tapes."""
+        if len(params) == 1 == len(params[0]):
+            y, h_n, tape = self.layer.forward(
+                x, h0[0, ...], params[0][0], spec=spec, valid=valid, resets=resets, reverse=spec.reverse, save=save
+            )
+            return y, self._stacked([h_n], y), ((tape,),)
         states, tapes = [], []
         for index, directions in enumerate(params):
             outs, layer_tapes = [], []
@@ -77,6 +87,9 @@ class Stack:
         self, tapes: tuple[tuple[LayerTape, ...], ...], dy: Any, dh_n: Any, /, *, dropout_masks: Any
     ) -> GRUGrads:
         """dy (T, N, D*H) or None, dh_n (L*D, N, H) or None -> the gradients."""
+        if len(tapes) == 1 == len(tapes[0]):
+            dx, dh, dw = self.layer.backward(tapes[0][0], dy, None if dh_n is None else dh_n[0, ...])
+            return GRUGrads(dx, self._stacked([dh], dx), ((dw,),))
         D, H = len(tapes[0]), tapes[0][0].w.W_hh.shape[1]
         dh0: list[Any] = [None] * (len(tapes) * D)
         dparams = []
@@ -94,11 +107,7 @@ class Stack:
 
     def _stacked(self, states: list[Any], y: Any) -> Any:
         """States (N, H), or their gradients, as (L*D, N, H). Without steps they are the caller's own: then a copy."""
-        return self._rows(states) if y.shape[0] > 0 else self.xp.stack(states)
-
-    def _rows(self, states: list[Any]) -> Any:
-        """New arrays (N, H) as (L*D, N, H)."""
-        return states[0][None, ...] if len(states) == 1 else self.xp.stack(states)
+        return states[0][None, ...] if len(states) == 1 and len(y) > 0 else self.xp.stack(states)
 
     def _between(self, outs: list[Any], index: int, dropout_masks: Any) -> Any:
         """The directions' outputs (T, N, H) side by side, and through the dropout above this layer, if any."""
