@@ -107,7 +107,7 @@ class Stack:
 
     def _stacked(self, states: list[Any], y: Any) -> Any:
         """States (N, H), or their gradients, as (L*D, N, H). Without steps they are the caller's own: then a copy."""
-        return states[0][None, ...] if len(states) == 1 and len(y) > 0 else self.xp.stack(states)
+        return states[0][None, ...] if len(states) == 1 and y.shape[0] > 0 else self.xp.stack(states)
 
     def _between(self, outs: list[Any], index: int, dropout_masks: Any) -> Any:
         """The directions' outputs (T, N, H) side by side, and through the dropout above this layer, if any."""
