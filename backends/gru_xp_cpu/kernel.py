@@ -93,10 +93,10 @@ class Kernel:
         #: packs the fields between a layout's head and its tail, the last one being the address of the arrays
         self.pack = Struct(f"{len(CALL[kind].split())}q").pack
 
-    def layout(self, T: int, N: int, I: int, H: int, recompute: bool) -> Layout:
-        """How to run a call of this size."""
+    def layout(self, T: int, N: int, I: int, H: int, recompute: bool = False, packed: bool = False) -> Layout:
+        """How to run a call of this size; one row without packed weights is for one thread, see `row`."""
         work = T * N * 3 * H * (I + H)
-        threads = 1 if work < SMALL else self._threads()
+        threads = 1 if work < SMALL or (T * N == 1 and not packed) else self._threads()
         key = (T, N, I, H, threads, recompute)
         try:
             return self._layouts[key]

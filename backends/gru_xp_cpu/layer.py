@@ -189,7 +189,7 @@ def _forward(
     cut = None if resets is None else _cut_before(valid, resets, reverse)
     if valid is not None:
         clean = empty((T, N, I), dtype)
-    layout = run.layout(T, N, I, H, False)
+    layout = run.layout(T, N, I, H, False, packed is not None)
     piece = scratch(layout.size)
     tail = layout.tail(piece[1])
     if packed is not None:
@@ -264,7 +264,7 @@ def pack(w: CellParams) -> PackedCell:
     W_ih, W_hh, b_ih, b_hh = packed
     (_, I), H = W_ih.shape, W_hh.shape[1]
     run = kernel("forward", W_ih.dtype.char)
-    layout = run.layout(0, 0, I, H, False)
+    layout = run.layout(0, 0, I, H)
     address, packed.memory = block(layout.size)
     tail = layout.tail(address)
     # nothing but the preparation runs when there are no steps and no rows

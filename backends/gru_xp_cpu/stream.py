@@ -46,7 +46,7 @@ class Stream:
         self._kept: list[Any] = []
         x = self._x
         for w, h, y in zip(cells, self.state, self._outputs, strict=True):
-            layout = run.layout(1, N, x.shape[2], H, False)
+            layout = run.layout(1, N, x.shape[2], H, packed=True)
             address, memory = block(layout.size)
             arrays = x, h, None, None, None, None, y, h, *([None] * 8)
             fields = run.pack(0, 1, 0, STEP, id(arrays))
