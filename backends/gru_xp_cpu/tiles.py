@@ -53,7 +53,7 @@ def gates_shapes(unit: Unit) -> Shapes:
 
 def columns_shapes(unit: Unit) -> Shapes:
     """Plain columns."""
-    return Shapes((8, 6, 4, 3, 3, 3, 3, 3) if unit.target.registers == 32 else (6, 4, 3, 3), 1)
+    return Shapes((4, 6, 4, 3, 3, 3, 3, 3) if unit.target.registers == 32 else (6, 4, 3, 3), 1)
 
 
 def tiles(unit: Unit, name: str, shapes: Shapes) -> None:
