@@ -197,34 +197,50 @@ def test_against_the_reference() -> None:
             close(name, got[name], want, want, "float64")
 
 
-def test_arrays_of_any_layout() -> None:
+def odd(a: Any) -> Any:
+    """The same numbers, which neither begin at the array's address nor follow each other; a bias with strides."""
+    return np.asfortranarray(a)[..., ::-1].copy(order="F")[..., ::-1]
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 6, 10), (5, 3, 6, 10), (40, 16, 40, 64)], ids=str)
+def test_arrays_of_any_layout(sizes: tuple[int, int, int, int]) -> None:
     """Strides, read-only memory, foreign byte order: taken as they are or copied, never written to."""
-    case = Case((5, 3, 6, 10), "float32")
+    case = Case(sizes, "float32")
+    T, N, _, H = sizes
     options: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "reverse": False}
     y, h_n, tape = FUSED.forward(case.x, case.h0, case.w, save="all", **options)
-    grads = FUSED.backward(tape, case.dy, case.dh_n)
+    dx, dh0, dw = FUSED.backward(tape, case.dy, case.dh_n)
     for a in (case.x, case.h0, case.dy, case.dh_n, *case.w):
         a.flags.writeable = False
 
-    def odd(a: Any) -> Any:
-        return np.asfortranarray(a)[..., ::-1].copy(order="F")[..., ::-1]
+    def same(got: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_array_equal(a, b)
 
-    wide = np.zeros((5, 3, 30), np.float32)
-    wide[..., 10:20] = case.dy
+    wide = np.zeros((T, N, 3 * H), np.float32)
+    wide[..., H : 2 * H] = case.dy
     views = CellParams(*map(odd, case.w))
     y2, h2, tape2 = FUSED.forward(odd(case.x), odd(case.h0), views, save="all", **options)
-    grads2 = FUSED.backward(tape2, wide[..., 10:20], odd(case.dh_n))
+    same((y2, h2), (y, h_n))
+    dx2, dh2, dw2 = FUSED.backward(tape2, wide[..., H : 2 * H], odd(case.dh_n))
+    same((dx2, dh2, *dw2), (dx, dh0, *dw))
     swapped = CellParams(*(a.astype(a.dtype.newbyteorder()) for a in case.w))
-    y3, h3 = FUSED.inference(case.x.astype(">f4"), case.h0, swapped, **options)
-    for a, b in (
-        (y, y2),
-        (h_n, h2),
-        (y, y3),
-        (h_n, h3),
-        *zip((*grads[:2], *grads[2]), (*grads2[:2], *grads2[2]), strict=True),
-    ):
-        np.testing.assert_array_equal(a, b)
+    same(FUSED.inference(case.x.astype(">f4"), case.h0, swapped, **options), (y, h_n))
     assert y.flags.c_contiguous and y.flags.writeable
+
+    # one at a time, so that each is looked at
+    for name in ("x", "h0", *CellParams._fields):
+        given = {"x": case.x, "h0": case.h0, **case.w._asdict()}
+        given[name] = odd(given[name])
+        x, h0, *weights = given.values()
+        same(FUSED.inference(x, h0, CellParams(*weights), **options), (y, h_n))
+    for name in ("x", "h_prev", "r", "z", "n", "u"):
+        grads = FUSED.backward(tape._replace(**{name: odd(getattr(tape, name))}), case.dy, case.dh_n)
+        same((*grads[:2], *grads[2]), (dx, dh0, *dw))
+    for name in CellParams._fields:
+        w = case.w._replace(**{name: odd(getattr(case.w, name))})
+        grads = FUSED.backward(tape._replace(w=w), case.dy, case.dh_n)
+        same((*grads[:2], *grads[2]), (dx, dh0, *dw))
 
 
 def test_tapes_are_exchanged_with_the_plain_path() -> None:
