@@ -12,9 +12,10 @@ and transposed for the weights' gradients, whose right operands are x and h_prev
 from __future__ import annotations
 
 from .code import Code, Pointer, Record, Unit, Value
-from .cover import Grid, Tile, chunks, cover, product, runs, share
+from .cover import Grid, Splits, Tile, chunks, cover, product, runs, share, split
 from .meeting import Crew
 from .pointwise import SAVE_GATES
+from .row import backward_of_one_row, is_one_row
 from .tiles import columns_shapes, gates_shapes, weight_units
 
 __all__ = ["backward"]
@@ -26,7 +27,9 @@ CHUNK, DEPTH = 64, 512
 def backward(unit: Unit) -> None:
     """Emit `backward(fields, part, parts, sync)`."""
     with unit.function("backward", "@fields part parts @sync", public=True) as c:
-        _Backward(c, c.record(c.fields, "backward")).write()
+        a = c.record(c.fields, "backward")
+        one_row = is_one_row(c, a) & (a.has_r > 0)
+        c.either(one_row, lambda: backward_of_one_row(c, a), lambda: _Backward(c, a).write())
 
 
 class _Backward:
@@ -49,39 +52,12 @@ class _Backward:
         self.again = a.has_r.equals(0)  # whether the gates have to be computed again
         self.between, self.ld = a.N * V, a.pitch * V
         self.grid = Grid(c, a.N, self.J, c.parts, a.unit_parts)
+        self.tiles = Splits(c, self.columns, self.grid, c.parts)
         self.crew = Crew(c, a.wait)
         # threads that share rows meet after each step, others after each block of time
         self.sharing = a.unit_parts > 1
 
     def write(self) -> None:
-        c, a = self.c, self.a
-        plain = a.has_valid.equals(0) & a.has_cut.equals(0) & c.parts.equals(1) & (a.has_r > 0)
-        c.either((a.T * a.N).equals(1) & plain, self.one_row, self.all_rows)
-
-    def one_row(self) -> None:
-        """One step of one row, with the weights as they lie; D's parts are plain vectors."""
-        c, a, H, J = self.c, self.a, self.a.H, self.J
-        zero, one = c.integer(0), c.integer(1)
-        self.begin_with(zero, one, zero, J)
-        with c.loop(0, J) as j:
-            self.gate_gradients(self.none, zero, zero, zero, one, j, one)
-        parts = [a.D.at(self.JD * self.ld * part) for part in range(4)]
-        for part, gate in ((0, 2), (1, 0), (2, 1)):
-            place, D = H * gate, parts[part]
-            c.call("row_times", D, a.W_hh.at(place * H), H, H, a.carry, 1)
-            c.call("outer", D, a.h_prev, H, H, a.dW_hh.at(place * H))
-            with c.when(a.has_b_ih > 0):
-                c.call("from_blocked", D, self.ld, 1, H, a.db_hh.at(place), H, 0, J)
-        for part, gate in ((1, 0), (2, 1), (3, 2)):
-            place, D = H * gate, parts[part]
-            c.call("row_times", D, a.W_ih.at(place * a.I), H, a.I, a.dx, gate)
-            c.call("outer", D, a.x, H, a.I, a.dW_ih.at(place * a.I))
-            with c.when(a.has_b_ih > 0):
-                c.call("from_blocked", D, self.ld, 1, H, a.db_ih.at(place), H, 0, J)
-        c.call("from_blocked", a.carry, self.between, 1, H, a.dh0, H, 0, J)
-
-    def all_rows(self) -> None:
-        """Every step, in blocks of time."""
         c, a = self.c, self.a
         with c.when(a.last.equals(a.T)):
             self.prepare()
@@ -109,7 +85,13 @@ class _Backward:
         c, a, JD = self.c, self.a, self.JD
         with self.crew.shares() as part:
             self.pack_columns(part, a.W_hh, a.H, a.columns_hh, self.J, (2, 0, 1))
-            self.begin_with(*self.grid.of(part))
+            n0, n1, j0, j1 = self.grid.of(part)
+            carry, rows = a.carry.at(n0 * self.V), n1 - n0
+            c.either(
+                a.has_dh_n > 0,
+                lambda: c.call("to_blocked", a.dh_n.at(n0 * a.H), a.H, rows, a.H, carry, self.between, j0, j1),
+                lambda: c.call("zero_block_rows", carry, self.between, rows, j0, j1),
+            )
             with c.when(part.equals(0)), c.when(self.J < JD):
                 for gate in range(4):
                     begin = a.D.at((JD * gate + self.J) * self.ld)
@@ -121,16 +103,6 @@ class _Backward:
                 c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
                 c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
                 c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
-
-    def begin_with(self, n0: Value, n1: Value, j0: Value, j1: Value) -> None:
-        """The gradient of the last state, which is zero unless it is given, for some rows and units."""
-        c, a = self.c, self.a
-        carry, rows = a.carry.at(n0 * self.V), n1 - n0
-        c.either(
-            a.has_dh_n > 0,
-            lambda: c.call("to_blocked", a.dh_n.at(n0 * a.H), a.H, rows, a.H, carry, self.between, j0, j1),
-            lambda: c.call("zero_block_rows", carry, self.between, rows, j0, j1),
-        )
 
     def pack_columns(
         self, part: Value, W: Pointer, columns: Value, target: Pointer, blocks: Value, order: tuple[int, ...]
@@ -196,7 +168,7 @@ class _Backward:
                     a.H - j * V, SAVE_GATES, self.gi, 0, self.gi, *gates, a.H,
                 )  # fmt: skip
 
-            cover(c, self.gates, count, j0, j1, tile)
+            cover(c, self.gates, split(c, self.gates, count, j1 - j0), j0, tile)
 
         runs(c, a.N, n0, n1, c.integer(0), steps, CHUNK, rows)
 
@@ -206,12 +178,12 @@ class _Backward:
         """dh of each step, from the last to the first, and the gates' gradients."""
         c, last = self.c, s1 - 1
         with self.crew.shares() as part:
-            n0, n1, j0, j1 = self.grid.of(part)
+            n0, _, j0, _ = self.grid.of(part)
 
             def begin(here: Tile) -> None:
                 self.gate_gradients(self.none, last, low, n0 + here.row, here.rows, here.group, here.groups)
 
-            cover(c, self.columns, n1 - n0, j0, j1, begin)
+            cover(c, self.columns, self.tiles.of(part), j0, begin)
         stride = c.select(self.sharing, c.integer(1), s1 - s0)
         with c.loop(0, s1 - s0, stride) as first, self.crew.shares() as part, c.loop(first, first + stride) as i:
             self.step(part, last - i, s0, low)
@@ -235,7 +207,7 @@ class _Backward:
                 lambda: c.call("add_to_carry", self.sums, take, groups, carry, self.between),
             )
 
-        cover(c, self.columns, n1 - n0, j0, j1, tile, backwards=s & 1)
+        cover(c, self.columns, self.tiles.of(part), j0, tile, backwards=s & 1)
         with (
             c.when(a.has_cut > 0),
             c.loop(n0, n1) as n,
@@ -297,7 +269,7 @@ class _Backward:
                 out = a.dx.at((low * a.N + row) * a.I + column)
                 c.call("write_rows", self.sums, here.rows, here.groups, out, a.I, a.I - column)
 
-            cover(c, self.columns, count, 0, self.K, tile)
+            cover(c, self.columns, split(c, self.columns, count, self.K), 0, tile)
 
         chunks(c, m1 - m0, CHUNK, rows)
 

@@ -12,7 +12,7 @@ from .code import Code, Pointer, Value
 from .meeting import MOST
 from .tiles import Shapes
 
-__all__ = ["Grid", "Tile", "chunks", "cover", "product", "runs", "share"]
+__all__ = ["Grid", "Split", "Splits", "Tile", "chunks", "cover", "product", "runs", "share", "split"]
 
 
 class Tile(NamedTuple):
@@ -50,47 +50,75 @@ class Grid:
         return n0, n1, j0, j1
 
 
+class Split(NamedTuple):
+    """How rows and blocks go into tiles: into so many, each with that many at least, the first ones with one more."""
+
+    rows: Value
+    rows_least: Value
+    rows_more: Value
+    turns: Value
+    groups_least: Value
+    groups_more: Value
+
+
+def split(c: Code, shapes: Shapes, rows: Value, blocks: Value, limit: int = 0) -> Split:
+    """As evenly as tiles allow; `limit` is the most groups of a tile."""
+    count = (rows + (shapes.rows - 1)) / shapes.rows
+    least = rows / count.max(1)
+    more = rows - least * count
+    largest = least + c.select(more > 0, c.integer(1), 0)
+    widest = c.integer(shapes.groups[-1])
+    for fewer in range(shapes.rows - 1, 0, -1):
+        widest = c.select(largest <= fewer, c.integer(shapes.groups[fewer - 1]), widest)
+    if limit:
+        widest = widest.min(limit)
+    turns = (blocks + widest - 1) / widest
+    groups = blocks / turns.max(1)
+    return Split(count, least, more, turns, groups, blocks - groups * turns)
+
+
+class Splits:
+    """Those of the shares of a grid: divisions are slow, so once for all steps."""
+
+    def __init__(self, c: Code, shapes: Shapes, grid: Grid, parts: Value):
+        self._numbers = c.room_for_integers(len(Split._fields) * MOST)
+        with c.loop(0, parts) as part:
+            n0, n1, j0, j1 = grid.of(part)
+            for i, number in enumerate(split(c, shapes, n1 - n0, j1 - j0)):
+                self._numbers.store(number, part * len(Split._fields) + i)
+
+    def of(self, part: Value) -> Split:
+        """How the rows and blocks of a share go into tiles."""
+        return Split(*(self._numbers.load(part * len(Split._fields) + i) for i in range(len(Split._fields))))
+
+
 def cover(
     c: Code,
     shapes: Shapes,
-    rows: Any,
+    into: Split,
     j0: Any,
-    j1: Any,
     body: Callable[[Tile], None],
     *,
     backwards: Any = 0,
-    limit: int = 0,
     only_first: bool = False,
 ) -> None:
-    """body(tile) for every tile, or for those that read the first panels.
+    """body(tile) for every tile of some rows and of the blocks from j0 on, or for those that read the first panels.
 
     Groups outside, rows inside. Where the same panels are read again and again, every other time should go backwards:
     it begins with what the nearest cache still holds, while always the same order would find nothing there.
-    `limit` is the most groups of a tile.
     """
-    rows, j0, j1, backwards = (c.integer(value) for value in (rows, j0, j1, backwards))
-    most = max(shapes.groups)
-    with c.when(rows > 0):
-        count = (rows + (shapes.rows - 1)) / shapes.rows
-        least, extra = rows / count, rows % count
-        largest = least + c.select(extra > 0, c.integer(1), 0)
-        widest = c.integer(shapes.groups[-1])
-        for fewer in range(shapes.rows - 1, 0, -1):
-            widest = c.select(largest <= fewer, c.integer(shapes.groups[fewer - 1]), widest)
-        if limit:
-            widest = widest.min(limit)
-        turns = (j1 - j0 + widest - 1) / widest
-        with c.loop(0, turns.min(1) if only_first else turns) as i:
-            first, last = share(j1 - j0, c.select(backwards > 0, turns - 1 - i, i), turns)
-            group, groups = j0 + first, last - first
-            following = (group + c.select(backwards > 0, -1 * groups, groups)).max(j0).min(j1 - groups)
-            turn = c.variable(0)
-            with c.loop_while(0, lambda m: m < rows) as row:
-                m = row.get()
-                take = least + c.select(turn.get() < extra, c.integer(1), 0)
-                body(Tile(m, take, group, groups, (take - 1) * most + groups - 1, following, turn.get(), i))
-                turn.set(turn.get() + 1)
-                row.set(m + take)
+    j0, back = c.integer(j0), c.integer(backwards) > 0
+    j1 = j0 + into.turns * into.groups_least + into.groups_more
+    most, turns = max(shapes.groups), into.turns.min(1) if only_first else into.turns
+    with c.when(into.rows > 0), c.loop(0, turns) as i:
+        index = c.select(back, into.turns - 1 - i, i)
+        group = j0 + index * into.groups_least + index.min(into.groups_more)
+        groups = into.groups_least + c.select(index < into.groups_more, c.integer(1), 0)
+        following = (group + c.select(back, -1 * groups, groups)).max(j0).min(j1 - groups)
+        with c.loop(0, into.rows) as turn:
+            row = turn * into.rows_least + turn.min(into.rows_more)
+            take = into.rows_least + c.select(turn < into.rows_more, c.integer(1), 0)
+            body(Tile(row, take, group, groups, (take - 1) * most + groups - 1, following, turn, i))
 
 
 def product(

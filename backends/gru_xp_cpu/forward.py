@@ -15,9 +15,10 @@ from __future__ import annotations
 from typing import Any
 
 from .code import Code, Pointer, Record, Unit, Value
-from .cover import Grid, Tile, cover, product, runs, share
+from .cover import Grid, Splits, Tile, cover, product, runs, share, split
 from .meeting import Crew
 from .plan import GATES_GROUPS
+from .row import forward_of_one_row, is_one_row
 from .tiles import gates_shapes
 
 __all__ = ["forward"]
@@ -31,7 +32,9 @@ PIECES = 4
 def forward(unit: Unit) -> None:
     """Emit `forward(fields, part, parts, sync)`."""
     with unit.function("forward", "@fields part parts @sync", public=True) as c:
-        _Forward(c, c.record(c.fields, "forward")).write()
+        a = c.record(c.fields, "forward")
+        one_row = is_one_row(c, a) & (a.has_W_ih > 0)
+        c.either(one_row, lambda: forward_of_one_row(c, a), lambda: _Forward(c, a).write())
 
 
 class _Forward:
@@ -41,41 +44,12 @@ class _Forward:
         self.sums = c.room(max(3 * groups * rows for rows, groups in enumerate(self.shapes.groups, 1)))
         self.J = (a.H + (self.V - 1)) / self.V
         self.grid = Grid(c, a.N, self.J, c.parts, a.unit_parts)
+        self.tiles = Splits(c, self.shapes, self.grid, c.parts)
         self.crew = Crew(c, a.wait)
         # threads that share rows meet after each step, others after each block of time
         self.sharing = a.unit_parts > 1
 
     def write(self) -> None:
-        c, a = self.c, self.a
-        plain = a.has_valid.equals(0) & a.has_cut.equals(0) & c.parts.equals(1) & (a.has_W_ih > 0)
-        c.either((a.T * a.N).equals(1) & plain, self.one_row, self.all_rows)
-
-    def one_row(self) -> None:
-        """One step of one row, with the weights as they lie."""
-        c, a, V = self.c, self.a, self.V
-        h, h1 = self.state(c.integer(0)), self.state(c.integer(1))
-        c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, 0, self.J)
-        c.call("to_blocked", a.h0, a.H, 1, a.H, h, V, 0, self.J)
-        with c.loop(0, self.J) as j:
-            column = j * V
-            left = a.H - column
-            for left_operand, W, columns, start, sums in (
-                (a.x, a.W_ih, a.I, a.start_gi, a.gi),
-                (a.h0, a.W_hh, a.H, a.start_gh, self.sums),
-            ):
-                for gate in range(3):
-                    rows, at = W.at((a.H * gate + column) * columns), gate * V
-                    first = start.at(column * 3 + at)
-                    c.call("row_times_transposed", left_operand, rows, left.min(V), columns, first, sums.at(at))
-            tape = (array.at(column) for array in (a.h_prev, a.r, a.z, a.n, a.u))
-            c.call(
-                "gates_forward", self.sums, 1, 1, a.gi, 0, 0, h.at(column), h1.at(column), 0, left, a.what,
-                a.y.at(column), 0, *tape, 0,
-            )  # fmt: skip
-        c.call("from_blocked", h1, V, 1, a.H, a.h_n, a.H, 0, self.J)
-
-    def all_rows(self) -> None:
-        """Every step, in blocks of time."""
         c, a = self.c, self.a
         with c.when(a.first.equals(0)):
             self.prepare()
@@ -153,7 +127,7 @@ class _Forward:
                 start = a.start_gi.at(at.group * (3 * V))
                 product(c, "gates", self.shapes, at, (x, a.I, V), a.I, a.panels_ih, start, gi)
 
-            cover(c, self.shapes, count, j0, j1, tile, limit=1)
+            cover(c, self.shapes, split(c, self.shapes, count, j1 - j0, limit=1), j0, tile)
             with (
                 c.when(a.has_valid > 0),
                 c.loop(begin, begin + count) as m,
@@ -167,14 +141,14 @@ class _Forward:
     def begin(self, part: Value, s: Value) -> None:
         """The first sums of step s over the share's own units, where threads share rows."""
         c, a, V = self.c, self.a, self.V
-        n0, n1, j0, j1 = self.grid.of(part)
+        n0, _, j0, j1 = self.grid.of(part)
 
         def tile(here: Tile) -> None:
             span = j0, (j1 * V).min(a.H) - j0 * V
             self.recurrent(s, n0 + here.row, here, a.start_gh.at(here.group * (3 * V)), self.begun(part, here), 0, span)
 
         with c.when(self.sharing), c.when(s < a.T):
-            cover(c, self.shapes, n1 - n0, j0, j1, tile, backwards=s & 1, only_first=True)
+            cover(c, self.shapes, self.tiles.of(part), j0, tile, backwards=s & 1, only_first=True)
 
     def go_on(self, part: Value, s: Value, here: Tile, sums: Pointer) -> None:
         """The rest of what `begin` began, over the units before the share's own and behind them."""
@@ -229,7 +203,7 @@ class _Forward:
                 between, a.H - j * V, a.what, a.y.at(at), a.H, *tape, a.H,
             )  # fmt: skip
 
-        cover(c, self.shapes, n1 - n0, j0, j1, tile, backwards=s & 1)
+        cover(c, self.shapes, self.tiles.of(part), j0, tile, backwards=s & 1)
         self.cut(part, s + 1)
         with c.when(a.has_valid > 0):  # y = 0 where a row is padding
             first, row = (j0 * V).min(a.H), t * a.N + n0

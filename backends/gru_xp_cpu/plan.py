@@ -86,8 +86,6 @@ def _pitch(rows: int, width: int) -> int:
     A product reads the same row of one block after the other. Powers of two apart they would all compete for the same
     few places of a cache.
     """
-    if rows == 1:
-        return 1
     in_line = max(1, 64 // width)
     return in_line * (-(-rows // in_line) | 1)
 

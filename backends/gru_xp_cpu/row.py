@@ -1,18 +1,81 @@
-"""Products with the weights as they lie, for one row: to pack them first would take longer than the whole step.
+"""One step of one row, with the weights as they lie: to pack them first would take longer than the whole step.
 
-W (rows, columns) is a plain matrix whose last vectors may be masked.
+W (rows, columns) is a plain matrix whose last vectors may be masked; all that has but one row is a plain vector.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from .code import Code, Unit, Value
+from .code import Code, Record, Unit, Value
 
-__all__ = ["products_of_one_row"]
+__all__ = ["backward_of_one_row", "forward_of_one_row", "is_one_row", "products_of_one_row"]
 
 #: vectors of columns at once, and partial sums of each where there is but one
 TOGETHER, CHAINS = 4, 4
+
+
+def is_one_row(c: Code, a: Record) -> Value:
+    """Whether a call is such a step, without padding and resets, and for one thread."""
+    return (a.T * a.N).equals(1) & a.has_valid.equals(0) & a.has_cut.equals(0) & c.parts.equals(1)
+
+
+def forward_of_one_row(c: Code, a: Record) -> None:
+    """The whole forward pass."""
+    V = c.unit.lanes
+    J = (a.H + (V - 1)) / V
+    h, h1, gh = a.state, a.state.at(J * V), c.room(3)
+    c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, 0, J)
+    c.call("to_blocked", a.h0, a.H, 1, a.H, h, V, 0, J)
+    with c.loop(0, J) as j:
+        column = j * V
+        left = a.H - column
+        for operand, W, columns, start, sums in (
+            (a.x, a.W_ih, a.I, a.start_gi, a.gi),
+            (a.h0, a.W_hh, a.H, a.start_gh, gh),
+        ):
+            for gate in range(3):
+                rows, at = W.at((a.H * gate + column) * columns), gate * V
+                first = start.at(column * 3 + at)
+                c.call("row_times_transposed", operand, rows, left.min(V), columns, first, sums.at(at))
+        tape = (array.at(column) for array in (a.h_prev, a.r, a.z, a.n, a.u))
+        c.call(
+            "gates_forward", gh, 1, 1, a.gi, 0, 0, h.at(column), h1.at(column), 0, left, a.what, a.y.at(column), 0,
+            *tape, 0,
+        )  # fmt: skip
+    c.call("from_blocked", h1, V, 1, a.H, a.h_n, a.H, 0, J)
+
+
+def backward_of_one_row(c: Code, a: Record) -> None:
+    """The whole backward pass; the parts of D as `gates_backward` has them."""
+    H, V = a.H, c.unit.lanes
+    J = (H + (V - 1)) / V
+    nothing = c.room(1)
+    nothing.put(c.constant(0.0))
+    c.either(
+        a.has_dh_n > 0,
+        lambda: c.call("to_blocked", a.dh_n, H, 1, H, a.carry, V, 0, J),
+        lambda: c.call("zero_block_rows", a.carry, V, 1, 0, J),
+    )
+    with c.loop(0, J) as j:
+        column = j * V
+        tape = (array.at(column) for array in (a.h_prev, a.r, a.z, a.n, a.u))
+        c.call(
+            "gates_backward", nothing, 1, 1, a.carry.at(column), 0, a.dy.at(column), 0, *tape, 0, a.D.at(column), 0,
+            J * V, H - column,
+        )  # fmt: skip
+    for first, W, dW, db, operand, columns, out in (
+        (0, a.W_hh, a.dW_hh, a.db_hh, a.h_prev, H, a.carry),
+        (1, a.W_ih, a.dW_ih, a.db_ih, a.x, a.I, a.dx),
+    ):
+        for part in range(first, first + 3):
+            D, place = a.D.at(J * V * part), H * ((part + 2) % 3)
+            more = 1 if first == 0 or part > first else 0  # to the carry, or to what the parts before have given
+            c.call("row_times", D, W.at(place * columns), H, columns, out, more)
+            c.call("outer", D, operand, H, columns, dW.at(place * columns))
+            with c.when(a.has_b_ih > 0):
+                c.call("from_blocked", D, V, 1, H, db.at(place), H, 0, J)
+    c.call("from_blocked", a.carry, V, 1, H, a.dh0, H, 0, J)
 
 
 def products_of_one_row(unit: Unit, kind: str) -> None:
