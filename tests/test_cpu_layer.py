@@ -228,6 +228,15 @@ def test_arrays_of_any_layout(sizes: tuple[int, int, int, int]) -> None:
     same(FUSED.inference(case.x.astype(">f4"), case.h0, swapped, **options), (y, h_n))
     assert y.flags.c_contiguous and y.flags.writeable
 
+    swapped_tape = tape._replace(x=case.x.astype(">f4"), h_prev=tape.h_prev.astype(">f4"), w=swapped)
+    gates = {name: getattr(tape, name).astype(">f4") for name in "rznu"}
+    grads = FUSED.backward(swapped_tape._replace(**gates), case.dy.astype(">f4"), case.dh_n.astype(">f4"))
+    same((*grads[:2], *grads[2]), (dx, dh0, *dw))
+    for odd_tape in (tape2, tape):
+        grads = FUSED.backward(odd_tape._replace(w=views), None, case.dh_n)
+        wanted = FUSED.backward(tape, None, case.dh_n)
+        same((*grads[:2], *grads[2]), (*wanted[:2], *wanted[2]))
+
     # one at a time, so that each is looked at
     for name in ("x", "h0", *CellParams._fields):
         given = {"x": case.x, "h0": case.h0, **case.w._asdict()}

@@ -13,15 +13,13 @@ from typing import Any
 
 from llvmlite import ir
 
-from .fields import ARRAYS, CALL, PLACES, SIZES
+from .fields import ARRAYS, CALL, COMPACT, PLACES, SIZES
 from .target import Target
 
 __all__ = ["Code", "Pointer", "Record", "Unit", "Value", "Variable"]
 
 #: bytes of a cache line
 LINE = 64
-#: flags of an array: in C order, and aligned
-COMPACT = 0x1 | 0x100
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 PTR = ir.PointerType()
 SIZE = {I8: 1, I64: 8, PTR: 8, ir.FloatType(): 4, ir.DoubleType(): 8}

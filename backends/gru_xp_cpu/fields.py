@@ -4,7 +4,10 @@ SIZES are the same for all calls of one size, CALL is one call's own, PLACES are
 them out. The field `arrays` is the address of a tuple of NumPy's arrays, the ARRAYS.
 """
 
-__all__ = ["ARRAYS", "CALL", "PLACES", "SIZES"]
+__all__ = ["ARRAYS", "CALL", "COMPACT", "PLACES", "SIZES"]
+
+#: flags of an array: in C order, and aligned
+COMPACT = 0x1 | 0x100
 
 SIZES = "items_at data_at flags_at none T N I H steps unit_parts wait pitch"
 CALL = {"forward": "first last reverse what arrays", "backward": "first last reverse dy_row dy_step arrays"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .fields import CALL
+from .memory import LARGE, empty
 from .pace import Pace
 from .plan import SMALL, Plan, plan
 
@@ -46,12 +47,15 @@ TRIED = 50_000_000
 class Layout:
     """What calls of one size have in common: a plan, and the first and the last fields as bytes."""
 
-    __slots__ = ("_known", "_offsets", "alone", "alone_after", "head", "pace", "segment", "size", "threads")
+    __slots__ = ("_known", "_offsets", "alone", "alone_after", "empty", "head", "pace", "segment", "size", "threads")
 
     def __init__(self, sizes: tuple[int, int, int, int], plan: Plan, alone: Any, pace: Pace | None):
         self.alone = alone  # the kernel on one thread: alone(fields)
         self.threads, self.alone_after, self.pace = plan.threads, plan.alone, pace
         self.segment, self.size = plan.segment, plan.size
+        T, N, I, H = sizes
+        most = max(T * N * max(I, H), 3 * H * max(I, H))  # elements of the largest array
+        self.empty = np.empty if most * 8 < LARGE else empty  # one call deep where no array is worth keeping
         self.head = Struct("12q").pack(*WHERE, *sizes, plan.steps, plan.unit_parts, plan.wait, plan.pitch)
         self._offsets, self._known = plan.offsets, (0, b"")
 

@@ -13,8 +13,9 @@ import numpy as np
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 
+from .fields import COMPACT
 from .kernel import kernel
-from .memory import LARGE, block, empty, keep, scratch
+from .memory import block, keep, scratch
 
 if TYPE_CHECKING:
     from gru_xp.kernels import Call, Level
@@ -176,8 +177,8 @@ def _forward(
     (T, N, I), H = x.shape, h0.shape[1]
     W_ih, W_hh, b_ih, b_hh = w
     packed = w.panels if type(w) is PackedCell else None
-    shape, dtype = (T, N, H), x.dtype
-    new = np.empty if T * N * H <= SMALL_ARRAY else empty
+    layout = run.layout(T, N, I, H, False, packed is not None)
+    shape, dtype, new = (T, N, H), x.dtype, layout.empty
     y, h_n = new(shape, dtype), np.empty((N, H), dtype)
     clean = h_prev = r = z = n = u = None
     what = STEP
@@ -188,8 +189,7 @@ def _forward(
         h_prev, what = new(shape, dtype), STEP + STATES
     cut = None if resets is None else _cut_before(valid, resets, reverse)
     if valid is not None:
-        clean = empty((T, N, I), dtype)
-    layout = run.layout(T, N, I, H, False, packed is not None)
+        clean = new((T, N, I), dtype)
     piece = scratch(layout.size)
     tail = layout.tail(piece[1])
     if packed is not None:
@@ -197,7 +197,9 @@ def _forward(
     arrays = x, h0, W_ih, W_hh, b_ih, b_hh, y, h_n, h_prev, r, z, n, u, clean, valid, cut
     first, loose = 0, int(not dtype.isnative)
     while not loose:
-        last = min(T, first + layout.segment)
+        last = first + layout.segment
+        if last > T:
+            last = T
         fields = layout.head + run.pack(first, last, reverse, what, id(arrays)) + tail
         loose = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
         first = last
@@ -216,28 +218,24 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
     run = kernel("backward", x.dtype.char, owner)
     (T, N, I), H, dtype = x.shape, h_prev.shape[2], x.dtype
     cut = None if resets is None else _cut_before(valid, resets, reverse)
-    new = np.empty if max(T * N * I, 3 * H * I, 3 * H * H) <= SMALL_ARRAY else empty
-    if T * N == 0:
-        new = np.zeros
+    layout = run.layout(T, N, I, H, r is None)
+    new = layout.empty if T * N > 0 else np.zeros
     dx, dh0 = new((T, N, I), dtype), np.empty((N, H), dtype)
     dW_ih, dW_hh = new((3 * H, I), dtype), new((3 * H, H), dtype)
     db_ih = db_hh = None
     if b_ih is not None:
         db_ih, db_hh = new((3 * H,), dtype), new((3 * H,), dtype)
-    dy_row = dy_step = 0
-    if dy is None:
-        dy = np.zeros(H, dtype)
-    else:
-        dy, dy_row, dy_step = _steps(dy)
-    layout = run.layout(T, N, I, H, r is None)
+    flow, dy_row, dy_step = _steps(dy, N, H, dtype)
     piece = scratch(layout.size)
     tail, last = layout.tail(piece[1]), T
     arrays = (
-        x, h_prev, r, z, n, u, W_ih, W_hh, b_ih, b_hh, dy, dh_n, valid, cut, dx, dh0, dW_ih, dW_hh, db_ih, db_hh,
+        x, h_prev, r, z, n, u, W_ih, W_hh, b_ih, b_hh, flow, dh_n, valid, cut, dx, dh0, dW_ih, dW_hh, db_ih, db_hh,
     )  # fmt: skip
     loose = int(not dtype.isnative)
     while not loose:
-        first = max(0, last - layout.segment)
+        first = last - layout.segment
+        if first < 0:
+            first = 0
         fields = layout.head + run.pack(first, last, reverse, dy_row, dy_step, id(arrays)) + tail
         loose = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
         last = first
@@ -249,10 +247,6 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
         compact = (*map(_compact, tape[:6]), w, valid, resets, spec, reverse)
         return _backward(LayerTape._make(compact), dy, _compact(dh_n), owner)
     return dx, dh0, CellParams(dW_ih, dW_hh, db_ih, db_hh)
-
-
-#: elements of an array that is surely too small to be worth keeping
-SMALL_ARRAY = LARGE // 8
 
 
 def pack(w: CellParams) -> PackedCell:
@@ -282,14 +276,18 @@ def _compact(a: Any) -> Any:
     return a if a is None else np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 
 
-def _steps(a: Any) -> tuple[Any, int, int]:
-    """(T, N, H) with compact rows, the elements from row to row and from step to step."""
-    size = a.itemsize
-    step, row, one = a.strides
-    if one != size or step % size or row % size or step < 0 or row < 0 or not a.flags.aligned or not a.dtype.isnative:
-        a = _compact(a)
-        step, row, one = a.strides
-    return a, row // size, step // size
+def _steps(dy: Any, N: int, H: int, dtype: Any) -> tuple[Any, int, int]:
+    """dy (T, N, H) with compact rows, and the elements from row to row and from step to step; None is zero."""
+    if dy is None:
+        return np.zeros(H, dtype), 0, 0
+    if dy.flags.num & COMPACT == COMPACT and dy.dtype.isnative:
+        return dy, H, N * H
+    size = dy.itemsize
+    step, row, one = dy.strides
+    apart = one != size or step % size or row % size or step < 0 or row < 0
+    if apart or not dy.flags.aligned or not dy.dtype.isnative:
+        return _compact(dy), H, N * H
+    return dy, row // size, step // size
 
 
 def _cut_before(valid: Any, resets: Any, reverse: bool) -> Any:

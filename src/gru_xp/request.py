@@ -354,7 +354,7 @@ def _kind(function: Function, save: str | None, x: Any, params: Any, h0: Any, sp
             for w in layer:
                 for a in w:
                     if a is not None:
-                        if type(a) is not kind or a.dtype != dtype:
+                        if type(a) is not kind or (a.dtype is not dtype and a.dtype != dtype):
                             return None
                         shapes.append(a.shape)
         weights = tuple(shapes)
