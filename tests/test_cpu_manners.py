@@ -290,9 +290,10 @@ def test_tensors_of_another_library() -> None:
     assert same([y, h_n], [a.numpy() for a in layer.inference(x, h0, layer.pack(tensors), **options)])
 
 
-def test_memory_is_used_again() -> None:
+@pytest.mark.parametrize("N", [4, 40])
+def test_memory_is_used_again(N: int) -> None:
     """A loop of training gets the large arrays of the turn before last; an array that somebody holds is left alone."""
-    x, h0, w = problem(T=60, N=40, I=64, H=128)
+    x, h0, w = problem(T=100, N=N, I=64, H=128)
     LAYER.forward(x, h0, w, save="all", **OPTIONS)
     held, _, tape = LAYER.forward(x, h0, w, save="all", **OPTIONS)
     value, seen = held.copy(), set()
@@ -341,6 +342,30 @@ def test_code_for_other_processors() -> None:
 
 
 # ---- processes of their own -----------------------------------------------------------------------------------------
+
+LOOP = """
+import resource
+import numpy as np, gru_xp
+rng = np.random.default_rng(0)
+x = rng.standard_normal((100, 8, 64), np.float32)
+W_ih, W_hh = rng.standard_normal((384, 64), np.float32), rng.standard_normal((384, 128), np.float32)
+params = ((gru_xp.CellParams(W_ih, W_hh),),)
+for turn in range(60):
+    if turn == 20:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    y, _, tape = gru_xp.gru_forward(x, params)
+    gru_xp.gru_backward(tape, y)
+    del y, tape
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 40)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts as Linux does")
+def test_a_training_loop_touches_no_new_pages() -> None:
+    """Arrays of 400 kB, whose memory the C library would give back to the system and fetch again in each turn."""
+    out = subprocess.run([sys.executable, "-c", LOOP], capture_output=True, text=True, check=True, timeout=120)
+    assert float(out.stdout) < 100  # one new array would be as much, and there are nine
+
 
 PROGRAM = """
 import sys, time
