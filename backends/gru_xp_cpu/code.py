@@ -232,11 +232,10 @@ class Variable:
 class Record:
     """What a kernel is called with, see `fields`: one integer each; a star before a name makes it an address of reals.
 
-    Of the tuple of arrays, some of which may be None, each becomes the address of its data, None
-    that of nothing, and for each name there is `has_name`. `loose` says how many arrays are not compact, apart from
-    those with a tilde before the name. The tuple's items stand `items_at` bytes on in the tuple, and the address of the
-    data `data_at` and the flags `flags_at` bytes on in the array: to ask Python and NumPy for all that takes longer
-    than a small kernel.
+    Of the tuple of arrays each becomes the address of its data, None that of nothing, and for each name there is
+    `has_name`, 1 or 0. `loose` says how many arrays are not compact, apart from those with a tilde before the name.
+    Items stand `items_at` bytes on in a tuple, the address of the data `data_at` and the flags `flags_at` bytes on in
+    an array: to ask Python and NumPy for all that takes longer than a small kernel.
     """
 
     def __init__(self, code: Code, integers: Pointer, kind: str):
