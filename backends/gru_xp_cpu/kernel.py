@@ -55,7 +55,7 @@ class Layout:
         self.segment, self.size = plan.segment, plan.size
         T, N, I, H = sizes
         most = max(T * N * max(I, H), 3 * H * max(I, H))  # elements of the largest array
-        self.empty = np.empty if most * 8 < LARGE else empty  # one call deep where no array is worth keeping
+        self.empty = np.empty if most * 8 < LARGE else empty  # which `empty` would come to for each of them
         self.head = Struct("12q").pack(*WHERE, *sizes, plan.steps, plan.unit_parts, plan.wait, plan.pitch)
         self._offsets, self._known = plan.offsets, (0, b"")
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .code import Code, Record, Unit, Value
+from .tiles import chains_of, sum_chains
 
 __all__ = ["backward_of_one_row", "forward_of_one_row", "is_one_row", "products_of_one_row"]
 
-#: vectors of columns at once, and partial sums of each where there is but one
-TOGETHER, CHAINS = 4, 4
+#: vectors of columns at once
+TOGETHER = 4
 
 
 def is_one_row(c: Code, a: Record) -> Value:
@@ -125,14 +126,14 @@ def _sums_of_lanes(c: Code, vectors: list[Value]) -> Value:
     return vectors[0]
 
 
-def _over_columns(c: Code, write: Callable[[Value, int, int, Value | None], None]) -> None:
-    """write(column, vectors, chains, mask) for all of c.columns: some vectors at once, the rest one by one."""
+def _over_columns(c: Code, write: Callable[[Value, int, Value | None], None]) -> None:
+    """write(column, vectors, mask) for all of c.columns: some vectors at once, the rest one by one."""
     V = c.unit.lanes
     wide = c.columns / (TOGETHER * V) * (TOGETHER * V)
     with c.loop(0, wide, TOGETHER * V) as k:
-        write(k, TOGETHER, 2, None)
+        write(k, TOGETHER, None)
     with c.loop(wide, c.columns, V) as k:
-        c.masked(c.columns - k, lambda mask: write(k, 1, CHAINS, mask))
+        c.masked(c.columns - k, lambda mask: write(k, 1, mask))
 
 
 def _row_times(unit: Unit) -> None:
@@ -140,8 +141,8 @@ def _row_times(unit: Unit) -> None:
     V = unit.lanes
     with unit.function("row_times", "*a *W rows columns *out more") as c:
 
-        def write(k: Value, groups: int, chains: int, mask: Value | None) -> None:
-            nothing = c.constant(0.0)
+        def write(k: Value, groups: int, mask: Value | None) -> None:
+            chains, nothing = chains_of(unit, groups), c.constant(0.0)
             sums = [c.variable(nothing) for _ in range(groups * chains)]
             for g in range(groups):
                 sums[g].set(c.select(c.more > 0, c.out.vector(k + g * V, mask), nothing))
@@ -157,10 +158,7 @@ def _row_times(unit: Unit) -> None:
                     multiply(row + i, i)
             with c.loop(whole, c.rows) as row:
                 multiply(row, 0)
-            for g in range(groups):
-                total = sums[g].get()
-                for chain in range(1, chains):
-                    total = total + sums[chain * groups + g].get()
+            for g, total in enumerate(sum_chains(sums, groups)):
                 c.out.put(total, k + g * V, mask)
 
         _over_columns(c, write)
@@ -171,7 +169,7 @@ def _outer(unit: Unit) -> None:
     V = unit.lanes
     with unit.function("outer", "*left *right rows columns *out") as c:
 
-        def write(k: Value, groups: int, _: int, mask: Value | None) -> None:
+        def write(k: Value, groups: int, mask: Value | None) -> None:
             right = [c.right.vector(k + g * V, mask) for g in range(groups)]
             with c.loop(0, c.rows) as row:
                 left, out = c.splat(c.left.load(row)), c.out.at(row * c.columns + k)

@@ -23,7 +23,16 @@ from dataclasses import dataclass
 
 from .code import LINE, Pointer, Unit, Value, Variable
 
-__all__ = ["Shapes", "columns_shapes", "gates_shapes", "tiles", "weight_tiles", "weight_units"]
+__all__ = [
+    "Shapes",
+    "chains_of",
+    "columns_shapes",
+    "gates_shapes",
+    "sum_chains",
+    "tiles",
+    "weight_tiles",
+    "weight_units",
+]
 
 #: how many k ahead the left operand is fetched
 AHEAD = 16
@@ -68,14 +77,14 @@ def tiles(unit: Unit, name: str, shapes: Shapes) -> None:
     unit.table(name, names)
 
 
-def _chains(unit: Unit, sums: int) -> int:
+def chains_of(unit: Unit, sums: int) -> int:
     """Independent sums over k that hide the latency where a tile has few."""
     return 1 if sums >= 8 else min(unit.lanes, 2 if sums >= 4 else 4 if sums >= 2 else 8)
 
 
 def _tile(unit: Unit, name: str, rows: int, groups: int, width: int) -> None:
     V, columns, size = unit.lanes, groups * width, unit.lanes * unit.size
-    chains = _chains(unit, rows * columns)
+    chains = chains_of(unit, rows * columns)
     unroll = max(chains, min(V, 1 if rows * columns >= 16 else 2))
     # a single row reads each weight once, as fast as it can be had
     fetched = -(-columns * V * size // (4 * LINE)) if rows > 1 else 0
@@ -141,11 +150,16 @@ def _weight_tile(unit: Unit, name: str, units: int, groups: int) -> None:
         _finish(c.dst, sums, units * groups, V)
 
 
-def _finish(dst: Pointer, sums: list[Variable], count: int, V: int) -> None:
-    """Add the chains pairwise and store what is left."""
+def sum_chains(sums: list[Variable], count: int) -> list[Value]:
+    """The chains of `count` sums, one behind the other, added pairwise."""
     values = [total.get() for total in sums]
     while len(values) > count:
         half = len(values) // 2
         values = [a + b for a, b in zip(values[:half], values[half:], strict=True)]
-    for i, value in enumerate(values):
+    return values
+
+
+def _finish(dst: Pointer, sums: list[Variable], count: int, V: int) -> None:
+    """Store the sums."""
+    for i, value in enumerate(sum_chains(sums, count)):
         dst.put(value, i * V)
