@@ -33,10 +33,12 @@ class Torch:
         with self.torch.inference_mode():
             return self.module(self.x)[0].numpy()
 
-    def training(self) -> Any:
+    def training(self) -> None:
         self.module.zero_grad()
         self.x_grad.grad = None
         self.module(self.x_grad)[0].backward(self.dy)
+
+    def gradients(self, _: None) -> Any:
         weights = [weight.grad for directions in self.module.all_weights for weight in directions]
         return [self.x_grad.grad, *weights]
 
@@ -79,7 +81,10 @@ class Jax:
         return self.block(self.run(self.x, self.params))
 
     def training(self) -> Any:
-        dx, dparams = self.block(self.gradient(self.x, self.params))
+        return self.block(self.gradient(self.x, self.params))
+
+    def gradients(self, trained: Any) -> Any:
+        dx, dparams = trained
         return [dx, *(a for directions in dparams for dw in directions for a in dw)]
 
 

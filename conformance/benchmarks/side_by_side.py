@@ -83,7 +83,9 @@ class Kernels:
 
     def training(self) -> Any:
         _, _, tapes = self.stack.forward(self.x, self.h0, self.params, save="all", **self.options)
-        grads = self.stack.backward(tapes, self.dy, None, dropout_masks=None)
+        return self.stack.backward(tapes, self.dy, None, dropout_masks=None)
+
+    def gradients(self, grads: Any) -> Any:
         return [grads.x, *(a for directions in grads.params for dw in directions for a in dw)]
 
     def peak(self) -> float:

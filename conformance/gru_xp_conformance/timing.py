@@ -104,8 +104,9 @@ def serve(make: Callable[[Problem], Any]) -> None:
     """Be an engine: do what comes in on stdin, a line of JSON each, and answer.
 
     `make(problem)` returns an object with `inference() -> y` and, if it can, `training() -> [dx, dW_ih, dW_hh, db_ih,
-    db_hh, ... of all layers and directions]`; both return when everything has been computed. `to_numpy`, if there,
-    makes an array of NumPy of a result. It raises AbsentError or ImportError if it cannot run.
+    db_hh, ... of all layers and directions]`; both return when everything has been computed. `gradients`, if there,
+    makes that list of what `training` returned; it is not timed. `to_numpy`, if there, makes an array of NumPy of a
+    result. It raises AbsentError or ImportError if it cannot run.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints goes elsewhere
@@ -147,7 +148,8 @@ def _time(run: Callable[[], Any]) -> float:
 def _check(engine: Any, task: str, folder: Path) -> float:
     """The largest error, as a fraction of what is allowed."""
     result = getattr(engine, task)()
-    got = [getattr(engine, "to_numpy", np.asarray)(a) for a in (result if task == "training" else [result])]
+    results = getattr(engine, "gradients", list)(result) if task == "training" else [result]
+    got = [getattr(engine, "to_numpy", np.asarray)(a) for a in results]
     with np.load(folder / f"{task}.npz") as known:
         wanted, bounds = [known[f"{i}"] for i in range(len(known) - 1)], known["bounds"]
     if [a.shape for a in got] != [a.shape for a in wanted]:
