@@ -37,9 +37,10 @@ class Grid:
     """The batch and the blocks of units, dealt out: `unit_parts` shares side by side, the rest over the batch."""
 
     def __init__(self, c: Code, N: Value, J: Value, parts: Value, unit_parts: Value):
+        self._unit_parts, self._row_parts = unit_parts, parts / unit_parts
         self._bounds = c.room_for_integers(4 * MOST)  # divisions are slow: once for all steps
         with c.loop(0, parts) as part:
-            rows = share(N, part / unit_parts, parts / unit_parts)
+            rows = share(N, part / unit_parts, self._row_parts)
             units = share(J, part % unit_parts, unit_parts)
             for i, bound in enumerate((*rows, *units)):
                 self._bounds.store(bound, part * 4 + i)
@@ -48,6 +49,15 @@ class Grid:
         """The first and the last row, and the first and the last block, of a share."""
         n0, n1, j0, j1 = (self._bounds.load(part * 4 + i) for i in range(4))
         return n0, n1, j0, j1
+
+    def blocks_of(self, part: Value, piece: Any = 0, pieces: int = 1) -> tuple[Value, Value]:
+        """Blocks of the share's own, so that all shares have all blocks, each one once; or a piece of them.
+
+        What a thread makes of the weights it will read itself: fetched from another core, that takes longer.
+        """
+        _, _, j0, j1 = self.of(part)
+        first, last = share(j1 - j0, self._row_parts * piece + part / self._unit_parts, self._row_parts * pieces)
+        return j0 + first, j0 + last
 
 
 class Split(NamedTuple):
