@@ -84,7 +84,8 @@ class _Backward:
         """Pack the weights, take up the gradient of the last state, and zero what is read but never written."""
         c, a, JD = self.c, self.a, self.JD
         with self.crew.shares() as part:
-            self.pack_columns(part, a.W_hh, a.H, a.columns_hh, self.J, (2, 0, 1))
+            own = share(self.J, self.grid.by_units(part), c.parts)
+            self.pack_columns(a.W_hh, a.H, a.columns_hh, own, (2, 0, 1))
             n0, n1, j0, j1 = self.grid.of(part)
             carry, rows = a.carry.at(n0 * self.V), n1 - n0
             c.either(
@@ -97,26 +98,23 @@ class _Backward:
                     begin = a.D.at((JD * gate + self.J) * self.ld)
                     c.call("zero_block_rows", begin, self.ld, a.pitch, 0, JD - self.J)
         with self.crew.shares() as part:
-            self.pack_columns(part, a.W_ih, a.I, a.columns_ih, self.K, (0, 1, 2))
+            self.pack_columns(a.W_ih, a.I, a.columns_ih, share(self.K, part, c.parts), (0, 1, 2))
             with c.when(self.again):
-                j0, j1 = share(self.J, part, c.parts)
+                j0, j1 = share(self.J, self.grid.by_units(part), c.parts)
                 c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
                 c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
                 c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
 
     def pack_columns(
-        self, part: Value, W: Pointer, columns: Value, target: Pointer, blocks: Value, order: tuple[int, ...]
+        self, W: Pointer, columns: Value, target: Pointer, blocks: tuple[Value, Value], order: tuple[int, ...]
     ) -> None:
-        """A share of a weight's rows in the blocked format, its gates in the order of D's parts."""
+        """Some column blocks of a weight in the blocked format, its gates in the order of D's parts."""
         c, a, V, JD = self.c, self.a, self.V, self.JD
-        k0, k1 = share(a.H, part, c.parts)
         depth = JD * V * (3 * V)
         for position, gate in enumerate(order):
-            begin = target.at(JD * V * (position * V))
-            source = W.at((a.H * gate + k0) * columns)
-            c.call("to_blocked", source, columns, k1 - k0, columns, begin.at(k0 * V), depth, 0, blocks)
-            with c.when(part.equals(0)):
-                c.call("zero_block_rows", begin.at(a.H * V), depth, JD * V - a.H, 0, blocks)
+            begin, source = target.at(JD * V * (position * V)), W.at(a.H * gate * columns)
+            c.call("to_blocked", source, columns, a.H, columns, begin, depth, *blocks)
+            c.call("zero_block_rows", begin.at(a.H * V), depth, JD * V - a.H, *blocks)
 
     # ---- before the loop over a block of time -----------------------------------------------------------------------
 

@@ -50,14 +50,12 @@ class Grid:
         n0, n1, j0, j1 = (self._bounds.load(part * 4 + i) for i in range(4))
         return n0, n1, j0, j1
 
-    def blocks_of(self, part: Value, piece: Any = 0, pieces: int = 1) -> tuple[Value, Value]:
-        """Blocks of the share's own, so that all shares have all blocks, each one once; or a piece of them.
+    def by_units(self, part: Value) -> Value:
+        """Where a share comes if the blocks are dealt out to all: it then gets some of its own.
 
-        What a thread makes of the weights it will read itself: fetched from another core, that takes longer.
+        What a thread has made itself it finds in its own caches, where another core's would have to come over first.
         """
-        _, _, j0, j1 = self.of(part)
-        first, last = share(j1 - j0, self._row_parts * piece + part / self._unit_parts, self._row_parts * pieces)
-        return j0 + first, j0 + last
+        return part % self._unit_parts * self._row_parts + part / self._unit_parts
 
 
 class Split(NamedTuple):

@@ -83,7 +83,7 @@ class _Forward:
         c, a = self.c, self.a
         # packed in pieces, so that those who are still waking up can take part sooner
         with c.when(a.has_W_ih > 0), c.loop(0, PIECES) as piece, self.crew.shares() as part:
-            j0, j1 = self.grid.blocks_of(part, piece, PIECES)
+            j0, j1 = share(self.J, self.grid.by_units(part) * PIECES + piece, c.parts * PIECES)
             c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
             c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
             c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
