@@ -13,7 +13,7 @@ from .checks import assert_shape, sizes_of, structured
 from .dispatch import owner, place_for, selection
 from .errors import ShapeError, StructureError
 from .params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
-from .request import Function, PreparedParams, Request, backward, forward, infer, owned_at, place_of
+from .request import Function, PreparedParams, Request, backward, forward, infer, owned_at, place_of, settles
 
 __all__ = [
     "Explanation",
@@ -148,21 +148,29 @@ def gru_cell(x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backe
     >>> gru_xp.gru_cell(rng.normal(size=(2, 3)), np.zeros((2, 4)), w).shape
     (2, 4)
     """
-    return _cell_request("gru", x, h, params, spec, backend).run()[1][0, ...]
+    return _cell("gru", x, h, params, spec, backend)
 
 
 def gru_cell_inference(
     x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
 ) -> Any:
     """As `gru_cell`, but nothing is recorded for a gradient."""
-    return _cell_request("inference", x, h, params, spec, backend).run()[1][0, ...]
+    return _cell("inference", x, h, params, spec, backend)
 
 
 def gru_cell_forward(
     x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
 ) -> tuple[Any, Tape]:
     """As `gru_cell`, and the tape, which is that of a sequence of one step."""
-    _, h_n, tape = _cell_request("forward", x, h, params, spec, backend).run_forward("all")
+
+    def request() -> Request:
+        return _cell_request("forward", x, h, params, spec, backend)
+
+    if type(params) is CellParams and settles(x, h):
+        whole = x[None, ...], ((params,),), h[None, ...], None, None, None
+        _, h_n, tape = forward(*whole, spec, None, backend, "all", request)
+    else:
+        _, h_n, tape = request().run_forward("all")
     return h_n[0, ...], tape
 
 
@@ -175,6 +183,18 @@ def gru_cell_backward(tape: Tape, dh1: Any) -> CellGrads:
     assert_shape(dh1, "dh1", letters, shape, "as gru_cell_forward returned it")
     grads = gru_backward(tape, dh_n=dh1[None, ...])
     return CellGrads(grads.x[0, ...], grads.h0[0, ...], grads.params[0][0])
+
+
+def _cell(function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, backend: str | Backend | None) -> Any:
+    """A sequence of one step, if it is like one that was right before; else checked as what it is."""
+
+    def request() -> Request:
+        return _cell_request(function, x, h, params, spec, backend)
+
+    if type(params) is CellParams and settles(x, h):
+        whole = x[None, ...], ((params,),), h[None, ...], None, None, None
+        return infer(function, *whole, spec, None, backend, request=request)[1][0, ...]
+    return request().run()[1][0, ...]
 
 
 def _cell_request(

@@ -9,6 +9,7 @@ on, where that is little: for a library such as NumPy the shapes and dtypes, see
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -49,6 +50,7 @@ __all__ = [
     "infer",
     "owned_at",
     "place_of",
+    "settles",
 ]
 
 Function: TypeAlias = Literal["gru", "inference", "forward"]
@@ -363,6 +365,13 @@ def _kind(function: Function, save: str | None, x: Any, params: Any, h0: Any, sp
     return function, save, spec.text, kind, dtype, shape, state, weights, variables()
 
 
+def settles(*arrays: Any) -> bool:
+    """Whether these are arrays of one library, one that has been met before and whose calls can be remembered."""
+    kind = type(arrays[0])
+    source = owner_of_type(kind)
+    return source is not None and source.settles and all(type(array) is kind for array in arrays)
+
+
 def infer(
     function: Function,
     x: Any,
@@ -375,13 +384,19 @@ def infer(
     dropout_masks: Any,
     backend: str | Backend | None,
     state_name: str = "h0",
+    request: Callable[[], Request] | None = None,
 ) -> tuple[Any, Any]:
-    """`gru` and `gru_inference`; errors call h0 by `state_name`."""
+    """`gru` and `gru_inference`; errors call h0 by `state_name`.
+
+    `request` makes the request, if the call is not like one that was right before and needs other checks than these.
+    """
     key = None
     if lengths is None and mask is None and resets is None and dropout_masks is None and backend is None:
         key = _kind(function, None, x, params, h0, spec)
     found = None if key is None else _settled.get(key)  # torch.compile would look at all that is in it
     if found is None:
+        if request is not None:
+            return request().run(key)
         options: dict[str, Any] = {"mask": mask, "state_name": state_name}
         return Request(function, x, params, h0, lengths, resets, spec, dropout_masks, backend, **options).run(key)
     stack, kernel, place, sizes = found
@@ -404,13 +419,16 @@ def forward(
     dropout_masks: Any,
     backend: str | Backend | None,
     save: str,
+    request: Callable[[], Request] | None = None,
 ) -> tuple[Any, Any, Tape]:
-    """`gru_forward`."""
+    """`gru_forward`; `request` as in `infer`."""
     key = None
     if lengths is None and mask is None and resets is None and dropout_masks is None and backend is None:
         key = _kind("forward", save, x, params, h0, spec)
     found = None if key is None else _settled.get(key)
     if found is None:
+        if request is not None:
+            return request().run_forward(save, key)
         call = Request("forward", x, params, h0, lengths, resets, spec, dropout_masks, backend, save, mask=mask)
         return call.run_forward(save, key)
     stack, _, place, sizes = found
