@@ -124,6 +124,25 @@ class Kernels:
             best = max(best, count * turns * shapes.rows * 3 * V * K / (time.perf_counter() - start))
         return best
 
+    def meeting(self) -> float:
+        """Seconds in which all threads meet, as those do that share a row after each step."""
+        from gru_xp_cpu import compiler, meeting, target, threads
+        from gru_xp_cpu.code import Unit
+
+        unit, turns = Unit(target.current(), "float32"), 20_000
+        meeting.meet(unit)
+        with unit.function("meetings", "@fields part parts @sync", public=True) as c:
+            crew = meeting.Crew(c, c.integer(1))
+            with c.loop(0, turns), crew.shares():
+                pass
+            crew.finish()
+        machine, times = compiler.Machine(unit.target, compiler.image_of(unit)), []
+        for _ in range(5):
+            start = time.perf_counter()
+            threads.run(unit.target, machine.address("meetings"), b"", threads.thread_count(), 0)
+            times.append((time.perf_counter() - start) / turns)
+        return min(times)
+
 
 OURS = ("gru_xp", "kernels", "plain")
 ENGINES = {
@@ -159,17 +178,19 @@ def best_peer(timings: Sequence[Timing], size: Size, task: str) -> float | None:
     return min(found, default=None)
 
 
-def print_ratios(console: Console, timings: Sequence[Timing], peaks: dict[str, float]) -> None:
-    """How much faster than the best peer, and the share of the multiply-add peak."""
+def print_ratios(console: Console, timings: Sequence[Timing], known: dict[str, Any]) -> None:
+    """How much faster than the best peer, the share of the multiply-add peak, and how far away the cores are."""
     for name, size in POINTS.items():
         for task in TASKS:
             best = best_peer(timings, size, task)
             for one in timings:
                 if (one.size, one.task) == (size, task) and one.engine in ("gru_xp", "kernels") and best is not None:
                     line = f"{name:14s}{task:10s}{one.engine:8s}{best / one.median:6.2f} times as fast as the best peer"
-                    peak = peaks.get(f"{name} {task}")
+                    peak, meeting = (known[what].get(f"{name} {task}") for what in ("peaks", "meetings"))
                     if peak is not None:
                         line += f", {size.multiply_adds(task) / one.median / peak:4.0%} of the peak"
+                    if meeting is not None:
+                        line += f", threads meet in {meeting * 1e6:.2f} us"
                     console.print(line, highlight=False)
 
 
@@ -219,14 +240,15 @@ def main() -> None:
         return
     console = Console(width=150)
     kept = options.show or options.json
-    known = json.loads(kept.read_text()) if kept is not None and kept.exists() else {"timings": [], "peaks": {}}
+    known = json.loads(kept.read_text()) if kept is not None and kept.exists() else {"timings": []}
+    known = {"peaks": {}, "meetings": {}, **known}
     if options.show is None:
         known = measured(console, options, known)
         if options.json:
             options.json.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     timings = [Timing(**{**one, "size": Size(*one["size"])}) for one in known["timings"]]
     print_timings(console, timings, {})
-    print_ratios(console, timings, known["peaks"])
+    print_ratios(console, timings, known)
     if options.readme:
         put_between(options.readme, "speed", f"{markdown(timings)}\n\n{measured_on(known['about'])}")
     if options.picture:
@@ -235,28 +257,29 @@ def main() -> None:
 
 def measured(console: Console, options: argparse.Namespace, known: dict[str, Any]) -> dict[str, Any]:
     """The points that were asked for, beside those that are known."""
-    names, peaks = options.engines.split(","), dict(known["peaks"])
+    names, peaks, meetings = options.engines.split(","), dict(known["peaks"]), dict(known["meetings"])
     commands = {
         name: Command(
             [sys.executable, __file__, "--engine", name], {"GRU_XP_KERNELS": "off" if name == "plain" else "auto"}
         )
         for name in names
     }
-    ask = [("kernels", "peak")] if "kernels" in names else []
+    ask = [("kernels", "peak"), ("kernels", "meeting")] if "kernels" in names else []
     points = options.points.split(",")
     sizes = [POINTS[point] for point in points]
     fresh, left_out, answers = compare(commands, sizes, rounds=options.rounds, ask_too=ask)
     for name, reason in left_out.items():
         console.print(f"{name}: {reason}", highlight=False)
-    seen = iter(answers.get("peak", []))
-    for (point, task), before, after in zip(product(points, TASKS), seen, seen, strict=False):
-        peaks[f"{point} {task}"] = max(before, after)
+    for what, kept, better in (("peak", peaks, max), ("meeting", meetings, max)):
+        seen = iter(answers.get(what, []))
+        for (point, task), before, after in zip(product(points, TASKS), seen, seen, strict=False):
+            kept[f"{point} {task}"] = better(before, after)
     done = {one.size for one in fresh}
     timings = [one for one in known["timings"] if Size(*one["size"]) not in done] + as_json(fresh)
     order = list(POINTS.values())
     timings.sort(key=lambda one: order.index(Size(*one["size"])))
     rounds = min(options.rounds, known.get("about", {}).get("rounds", options.rounds))
-    return {"about": {**machine(), "rounds": rounds}, "peaks": peaks, "timings": timings}
+    return {"about": {**machine(), "rounds": rounds}, "peaks": peaks, "meetings": meetings, "timings": timings}
 
 
 if __name__ == "__main__":
