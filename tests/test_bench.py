@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -108,3 +109,25 @@ def test_the_picture_without_an_engine_of_ours(tmp_path: Path) -> None:
         tmp_path / "a.svg",
     )
     assert "training" in (tmp_path / "a.svg").read_text()
+
+
+def test_the_phases_of_the_kernels() -> None:
+    pytest.importorskip("llvmlite")
+    script = Path(__file__).parents[1] / "conformance" / "benchmarks" / "phases.py"
+    words = [sys.executable, str(script), "7,3,5,20", "--training"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    lines = {line.split("│")[1].strip(): line.split("│") for line in ended.stdout.splitlines() if line.count("│") > 4}
+    products = [
+        "gates in project_share",
+        "gates in recurrent",
+        "columns in step",
+        "columns in dx",
+        "weights in weights",
+    ]
+    for phase in [*products, "gates_forward", "gates_backward", "all of forward", "all of backward"]:
+        assert float(lines[phase][2]) > 0 and int(lines[phase][-3]) > 0
+    for phase in products:
+        assert lines[phase][-2].strip().endswith("%")
+    for kind in ("forward", "backward"):
+        assert int(lines[f"all of {kind}"][-3]) == 1

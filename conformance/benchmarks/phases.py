@@ -1,0 +1,155 @@
+"""Where the time goes inside the fused CPU kernels, by thread; float32.
+
+    python conformance/benchmarks/phases.py 100,8,128,256 [--training]
+
+Around every call that a kernel makes, the processor's clock is read. For that the kernels are compiled anew, in this
+process only; reading costs some 25 cycles a call. The products are also given as a share of one core's multiply-add
+peak, which is measured first: what is missing there they wait for memory, for each other's results or for their sums.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import inspect
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+os.environ["GRU_XP_CACHE_DIR"] = "off"  # these kernels are for nobody else
+
+import numpy as np
+from llvmlite import ir
+from rich.console import Console
+from rich.table import Table
+from side_by_side import Kernels
+
+from gru_xp_conformance.timing import Size, problem
+from gru_xp_cpu import compiler, target, threads
+from gru_xp_cpu.code import I64, Code, Unit, Value
+
+#: methods of the kernels that products are written by, and how many multiply-adds they do with sizes T, N, I, H
+PRODUCTS: dict[str, Callable[[int, int, int, int], int]] = {
+    "project_share": lambda T, N, I, H: T * N * 3 * H * I,
+    "recurrent": lambda T, N, I, H: T * N * 3 * H * H,
+    "recompute": lambda T, N, I, H: T * N * 3 * H * (I + H),
+    "step": lambda T, N, I, H: T * N * 3 * H * H,
+    "dx": lambda T, N, I, H: T * N * 3 * H * I,
+    "weights": lambda T, N, I, H: T * N * 3 * H * (I + H),
+}
+KERNELS, MOST = ("forward", "backward"), 64
+SECONDS = 1.0
+phases: list[str] = []
+
+
+def clock(c: Code) -> Any:
+    """The processor's clock."""
+    return c.b.call(c.intrinsic("llvm.readcyclecounter", ir.FunctionType(I64, [])), [])
+
+
+@contextmanager
+def counted(c: Code, phase: str) -> Iterator[None]:
+    """What the body writes is counted, for each thread by itself: how often it ran and how long."""
+    if c.function.name not in KERNELS:
+        yield
+        return
+    if phase not in phases:
+        phases.append(phase)
+    table = c.unit.module.globals.get("phases")
+    if table is None:
+        kind = ir.ArrayType(I64, threads.thread_count() * MOST * 2)
+        table = ir.GlobalVariable(c.unit.module, kind, "phases")
+        table.initializer = ir.Constant(kind, None)
+    start = clock(c)
+    yield
+    ticks = Value(c, c.b.sub(clock(c), start))
+    counters = c.ints_at(Value(c, c.b.ptrtoint(table, I64)))
+    at = (c.part * MOST + phases.index(phase)) * 2
+    for place, more in ((at, ticks), (at + 1, c.integer(1))):
+        counters.store(counters.load(place) + more, place)
+
+
+def count_all() -> None:
+    """Have all calls of the kernels that are compiled from now on counted, and the kernels as a whole."""
+    call, call_from, function = Code.call, Code.call_from, Unit.function
+
+    def counted_call(c: Code, name: str, *arguments: Any) -> Any:
+        with counted(c, name):
+            return call(c, name, *arguments)
+
+    def counted_call_from(c: Code, table: str, index: Value, *arguments: Any) -> None:
+        writer = next((frame.function for frame in inspect.stack() if frame.function in PRODUCTS), "")
+        with counted(c, f"{table} in {writer}"):
+            call_from(c, table, index, *arguments)
+
+    @contextmanager
+    def counted_function(unit: Unit, name: str, arguments: str, **options: Any) -> Iterator[Code]:
+        with function(unit, name, arguments, **options) as c, counted(c, f"all of {name}"):
+            yield c
+
+    Code.call, Code.call_from, Unit.function = counted_call, counted_call_from, counted_function  # type: ignore[assignment, method-assign]
+
+
+def counters(kind: str) -> Any:
+    """(threads, phases, 2): ticks and calls."""
+    address = compiler.machine(target.current(), kind, "float32").address("phases")
+    count = threads.thread_count() * MOST * 2
+    return np.ctypeslib.as_array((ctypes.c_int64 * count).from_address(address)).reshape(-1, MOST, 2)
+
+
+def ticks_per_second() -> float:
+    """How fast the processor's clock goes."""
+    unit = Unit(target.current(), "float32")
+    with unit.function("now", "", public=True, gives=True) as c:
+        c.give(Value(c, clock(c)))
+    machine = compiler.Machine(unit.target, compiler.image_of(unit))
+    now, start = ctypes.CFUNCTYPE(ctypes.c_int64)(machine.address("now")), time.perf_counter()
+    first = now()
+    time.sleep(0.1)
+    return float((now() - first) / (time.perf_counter() - start))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("size", type=Size.parse, help="T,N,I,H")
+    parser.add_argument("--training", action="store_true")
+    options = parser.parse_args()
+    size, kinds = options.size, KERNELS if options.training else KERNELS[:1]
+    one = problem(size, "float32")
+    peak = Kernels.peak(None) / threads.thread_count()  # type: ignore[arg-type]
+    a_second = ticks_per_second()
+    count_all()
+    engine = Kernels(one)
+    run = engine.training if options.training else engine.inference
+    for _ in range(20):
+        run()
+    for kind in kinds:
+        counters(kind)[:] = 0
+    start, turns = time.perf_counter(), 0
+    while time.perf_counter() < start + SECONDS:
+        run()
+        turns += 1
+    whole = (time.perf_counter() - start) / turns
+    console = Console()
+    for kind in kinds:
+        found = counters(kind) / turns
+        table = Table(title=f"{kind}, {size}; a call takes {whole * 1e6:.1f} us with the counting")
+        table.add_column("phase")
+        for part in range(len(found)):
+            table.add_column(f"thread {part}, us", justify="right")
+        for name in ("calls", "of the peak"):
+            table.add_column(name, justify="right")
+        for index, phase in enumerate(phases):
+            ticks, calls = found[:, index, 0], found[:, index, 1].sum()
+            if calls:
+                macs = PRODUCTS.get(phase.partition(" in ")[2])
+                share = f"{macs(*size[:4]) / (ticks.sum() / a_second) / peak:.0%}" if macs else ""
+                table.add_row(phase, *(f"{each / a_second * 1e6:.1f}" for each in ticks), f"{calls:.0f}", share)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
