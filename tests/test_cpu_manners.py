@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
 import tracemalloc
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -232,6 +234,34 @@ def test_the_number_of_threads_is_checked(monkeypatch: pytest.MonkeyPatch) -> No
         everything(*problem())
 
 
+VERSION_1 = {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "250000", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "250000 100000\n"}, 2),
+        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/b/cpu.max": "50000 100000\n"}, 1),
+        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "max 100000\n"}, meeting.MOST),
+        ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n", **VERSION_1}, 2),
+        ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n0::/\n", **VERSION_1}, 2),
+        ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n"}, meeting.MOST),
+        ({}, meeting.MOST),
+    ],
+)
+def test_the_cores_that_a_control_group_grants(
+    files: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Files(PurePosixPath):
+        def read_text(self) -> str:
+            if str(self) not in files:
+                raise FileNotFoundError(str(self))
+            return files[str(self)]
+
+    monkeypatch.setattr(threads, "Path", Files)
+    assert threads._quota.__wrapped__() == cores
+
+
 def test_the_number_of_threads_hardly_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for count in ("1", "2", "5"):
@@ -271,6 +301,23 @@ def test_prepared_weights_are_a_copy() -> None:
     assert not np.array_equal(LAYER.inference(x, h0, w, **OPTIONS)[0], expected)
     with pytest.raises(ValueError, match="read-only"):
         prepared.W_hh[...] = 0
+
+
+def test_packed_weights_can_be_copied() -> None:
+    x, h0, w = problem()
+    packed = LAYER.pack(w)
+    y, _ = LAYER.inference(x, h0, packed, **OPTIONS)
+    copies = [
+        copy.copy(packed),
+        copy.deepcopy(packed),
+        pickle.loads(pickle.dumps(packed)),
+        packed._replace(b_ih=w.b_ih),
+    ]
+    del packed
+    for other in copies:
+        np.testing.assert_array_equal(LAYER.inference(x, h0, other, **OPTIONS)[0], y)
+    others = copies[0]._replace(W_hh=0 * w.W_hh)
+    assert not np.array_equal(LAYER.inference(x, h0, others, **OPTIONS)[0], y)
 
 
 def test_tensors_of_another_library() -> None:

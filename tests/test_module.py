@@ -299,6 +299,41 @@ def test_bad_steps() -> None:
         model(X.astype("f8"))
 
 
+@pytest.mark.parametrize("policy", ["auto", "off"])
+def test_steps_take_any_byte_order(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRU_XP_KERNELS", policy)
+    model, x = gru_xp.GRU(4, 5, seed=0), RNG.normal(size=(6, 3, 4)).astype("f4")
+    state = swapped = model.initial_state(3)
+    for step in x:
+        y, state = model.step(step, state)
+        other, swapped = model.step(step.astype(">f4"), swapped)
+        np.testing.assert_array_equal(other, y)
+        swapped = swapped.astype(">f4")
+
+
+def test_errors_call_the_arguments_of_a_step_by_their_names() -> None:
+    model = gru_xp.GRU(4, 5, seed=0)
+    x, state = np.zeros((3, 4), "f4"), model.initial_state(3)
+    for _ in range(2):
+        for x_t, before, reset, error, message in (
+            (x, state.astype("f8"), None, gru_xp.DTypeError, "state: expected float32, as x_t has, got float64"),
+            (x.astype("f8"), state, None, gru_xp.DTypeError, "state: expected float64, as x_t has, got float32"),
+            (x.astype(int), state, None, gru_xp.DTypeError, "x_t: expected a floating-point dtype"),
+            (x, state, [True], gru_xp.ShapeError, r"reset: expected \(N,\) = \(3,\), got 1 values; as x_t has"),
+            (x[0], state[:, 0], [True], gru_xp.ShapeError, r"reset: expected \(\) = \(\), got 1 values; as x_t has"),
+            (x, state, [1, 0, 1], gru_xp.DTypeError, "reset: expected booleans, got 1, a int"),
+            (x, state, np.ones(3), gru_xp.DTypeError, "reset: expected booleans, got float64"),
+        ):
+            with pytest.raises(error, match=message):
+                model.step(x_t, before, reset=reset)
+        model.step(x, state)
+
+
+def test_a_state_is_floating_point() -> None:
+    with pytest.raises(gru_xp.DTypeError, match=r"like: expected a floating-point dtype .*, got int64; pass x"):
+        gru_xp.GRU(4, 5).initial_state(2, like=np.zeros(1, "i8"))
+
+
 def test_parameters_assigned_in_the_middle_of_a_step_are_those_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     model = gru_xp.GRU(3, 4, seed=0)
     other, x, state = gru_xp.GRU(3, 4, seed=1), np.ones((2, 3), "f4"), np.zeros((1, 2, 4), "f4")
@@ -334,6 +369,15 @@ def test_batch_first_errors_are_in_the_callers_order() -> None:
         model(np.zeros((3, 6, 7), "f4"))
     with pytest.raises(gru_xp.ShapeError, match=r"resets: expected \(N, T\) = \(3, 6\), got \(6, 3\)"):
         model(np.zeros((3, 6, 4), "f4"), resets=np.zeros((6, 3), bool))
+    y, _, tape = model.forward(np.zeros((3, 6, 4), "f4"))
+    with pytest.raises(
+        gru_xp.ShapeError, match=r"dy: expected \(N, T, D\*H\) = \(3, 6, 5\), got \(6, 3, 5\); as forward"
+    ):
+        model.backward(tape, y.transpose(1, 0, 2))
+    with pytest.raises(gru_xp.StructureError, match="dy: expected an array"):
+        model.backward(tape, y.tolist())
+    with pytest.raises(gru_xp.StructureError, match="tape: expected what gru_forward returned last"):
+        model.backward(y, y)
 
 
 def test_numbers_of_numpy_will_do() -> None:

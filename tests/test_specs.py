@@ -320,7 +320,11 @@ def call(**options: Any) -> Any:
         (lambda: GRUSpec(clip=True), gru_xp.StructureError, "clip: expected a number, got True"),
         (lambda: GRUSpec(gate_activation=3), gru_xp.StructureError, "gate_activation: expected an Activation or its"),
         (lambda: GRUSpec(candidate_activation=np.tanh), gru_xp.StructureError, "candidate_activation: expected an Act"),
-        (lambda: GRUSpec(gate_activation="sigmoyd"), gru_xp.StructureError, "activation: expected one of sigmoid, "),
+        (
+            lambda: GRUSpec(gate_activation="sigmoyd"),
+            gru_xp.StructureError,
+            "gate_activation: expected one of sigmoid, ",
+        ),
         (call(spec=GRUSpec(reverse=True), D=2), gru_xp.StructureError, "spec: expected reverse=False for two direct"),
         (call(mask=..., lengths=[1, 2, 3, 4]), gru_xp.StructureError, "mask: expected lengths or mask, got both"),
         (call(mask=np.ones((6, 4))), gru_xp.DTypeError, "mask: expected booleans, got float64"),

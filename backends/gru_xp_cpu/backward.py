@@ -1,8 +1,9 @@
 """The backward pass of one layer and direction, for one of the threads that work on it together.
 
 Time goes backwards in blocks. In a block, first the loop over its steps: one product with W_hh each, and from its sums
-at once the gates' gradients of the step before, so dh is never stored and threads meet once in a step. Then all at
-once what does not depend on time: dx, and the weights' gradients as products over all rows of the block.
+at once the gates' gradients of the step before, so dh is never stored and threads that share rows meet once in a step,
+others after each block. Then all at once what does not depend on time: dx, and the weights' gradients as products over
+all rows of the block.
 
 One format serves all of it, blocked [column block][row][V]. The gates' gradients D are written so, in four parts da_n
 r, da_r, da_z, da_n: the first three are dgh, the last three dgi. They are left operands as they stand, for dh and dx,
@@ -13,8 +14,9 @@ from __future__ import annotations
 
 from .code import Code, Pointer, Record, Unit, Value
 from .cover import Grid, Splits, Tile, chunks, cover, product, runs, share, split
+from .fields import GATES
 from .meeting import Crew
-from .pointwise import SAVE_GATES
+from .packing import pack_gates
 from .row import backward_of_one_row, is_one_row
 from .tiles import columns_shapes, gates_shapes, weight_units
 
@@ -54,7 +56,6 @@ class _Backward:
         self.grid = Grid(c, a.N, self.J, c.parts, a.unit_parts)
         self.tiles = Splits(c, self.columns, self.grid, c.parts)
         self.crew = Crew(c, a.wait)
-        # threads that share rows meet after each step, others after each block of time
         self.sharing = a.unit_parts > 1
 
     def write(self) -> None:
@@ -84,8 +85,7 @@ class _Backward:
         """Pack the weights, take up the gradient of the last state, and zero what is read but never written."""
         c, a, JD = self.c, self.a, self.JD
         with self.crew.shares() as part:
-            own = share(self.J, self.grid.by_units(part), c.parts)
-            self.pack_columns(a.W_hh, a.H, a.columns_hh, own, (2, 0, 1))
+            self.pack_columns(a.W_hh, a.H, a.columns_hh, self.grid.own_blocks(part), (2, 0, 1))
             n0, n1, j0, j1 = self.grid.of(part)
             carry, rows = a.carry.at(n0 * self.V), n1 - n0
             c.either(
@@ -100,10 +100,7 @@ class _Backward:
         with self.crew.shares() as part:
             self.pack_columns(a.W_ih, a.I, a.columns_ih, share(self.K, part, c.parts), (0, 1, 2))
             with c.when(self.again):
-                j0, j1 = share(self.J, self.grid.by_units(part), c.parts)
-                c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
-                c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
-                c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
+                pack_gates(c, a, *self.grid.own_blocks(part))
 
     def pack_columns(
         self, W: Pointer, columns: Value, target: Pointer, blocks: tuple[Value, Value], order: tuple[int, ...]
@@ -163,7 +160,7 @@ class _Backward:
                 gates = (a.gates.at(size * i + at) for i in range(4))
                 c.call(
                     "gates_forward", self.sums, take, groups, self.gi, block, 3 * V, h.at(place), h.at(place), ld,
-                    a.H - j * V, SAVE_GATES, self.gi, 0, self.gi, *gates, a.H,
+                    a.H - j * V, GATES, self.gi, 0, self.gi, *gates, a.H,
                 )  # fmt: skip
 
             cover(c, self.gates, split(c, self.gates, count, j1 - j0), j0, tile)
@@ -292,7 +289,7 @@ class _Backward:
                     units, target = (a.H - unit).min(size), out.at((gate * a.H + unit) * columns + j * V)
                     D = a.D.at((q / tiles + first) * size_of_part + unit / V * ld + unit % V + k * V)
                     c.call("fetch", target, columns, units, (groups * V).min(left))
-                    c.call_from("weights", groups - 1, D, 0, ld, depth, B, ld, self.none, 0, self.sums, B)
+                    c.call_from("weights", groups - 1, D, ld, depth, B, ld, self.sums)
                     c.call("add_weights", self.sums, units, groups, target, columns, left, again)
         with c.when(a.has_b_ih > 0):
             b0, b1 = share(self.J * 4, part, c.parts)

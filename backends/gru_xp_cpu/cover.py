@@ -37,7 +37,7 @@ class Grid:
     """The batch and the blocks of units, dealt out: `unit_parts` shares side by side, the rest over the batch."""
 
     def __init__(self, c: Code, N: Value, J: Value, parts: Value, unit_parts: Value):
-        self._unit_parts, self._row_parts = unit_parts, parts / unit_parts
+        self._J, self._unit_parts, self._row_parts = J, unit_parts, parts / unit_parts
         self._bounds = c.room_for_integers(4 * MOST)  # divisions are slow: once for all steps
         with c.loop(0, parts) as part:
             rows = share(N, part / unit_parts, self._row_parts)
@@ -46,16 +46,20 @@ class Grid:
                 self._bounds.store(bound, part * 4 + i)
 
     def of(self, part: Value) -> tuple[Value, Value, Value, Value]:
-        """The first and the last row, and the first and the last block, of a share."""
+        """Where the rows and the blocks of a share begin and end."""
         n0, n1, j0, j1 = (self._bounds.load(part * 4 + i) for i in range(4))
         return n0, n1, j0, j1
 
-    def by_units(self, part: Value) -> Value:
-        """Where a share comes if the blocks are dealt out to all: it then gets some of its own.
+    def own_blocks(self, part: Value, piece: Any = 0, pieces: int = 1) -> tuple[Value, Value]:
+        """Where what a share gets begins and ends if the blocks, or a piece of them, are dealt out once to all shares.
 
-        What a thread has made itself it finds in its own caches, where another core's would have to come over first.
+        They are some of its own: what a thread has made itself lies in its caches, another's would have to come over.
         """
-        return part % self._unit_parts * self._row_parts + part / self._unit_parts
+        rank, parts = (
+            part % self._unit_parts * self._row_parts + part / self._unit_parts,
+            self._unit_parts * self._row_parts,
+        )
+        return share(self._J, rank * pieces + piece, parts * pieces)
 
 
 class Split(NamedTuple):
@@ -145,8 +149,8 @@ def product(
 ) -> None:
     """Run a tile: `left` is A, a_row and a_block, see `tiles`; `panels` are those of all groups, one behind the other.
 
-    The first four tiles that read some panels fetch the following ones, a quarter each. `span` is the column block that
-    the sums begin with and how many columns they go over, if not all K.
+    The first four tiles that read some panels fetch the following ones, a quarter each, or as much of it as their sums
+    are long. `span` is the column block that the sums begin with and how many columns they go over, if not all K.
     """
     (A, a_row, a_block), lanes = left, c.unit.lanes
     block, count = span or (c.integer(0), K)

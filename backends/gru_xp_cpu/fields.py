@@ -4,13 +4,16 @@ SIZES are the same for all calls of one size, CALL is one call's own, PLACES are
 them out. The field `arrays` is the address of a tuple of NumPy's arrays, the ARRAYS.
 """
 
-__all__ = ["ARRAYS", "CALL", "COMPACT", "PLACES", "SIZES"]
+__all__ = ["ARRAYS", "CALL", "COMPACT", "GATES", "PLACES", "SIZES", "STATES", "STEP"]
 
 #: flags of an array: in C order, and aligned
 COMPACT = 0x1 | 0x100
+#: what the forward pass writes, in its field `what`: y and the next state; the states before each step; the gates
+STEP, STATES, GATES = 1, 2, 4
 
 SIZES = "items_at data_at flags_at none T N I H steps unit_parts wait pitch"
 CALL = {"forward": "first last reverse what arrays", "backward": "first last reverse dy_row dy_step arrays"}
+#: the first four of the forward pass are those of packed weights, see `layer.pack`
 PLACES = {
     "forward": "*panels_ih *panels_hh *start_gi *start_gh *gi *state *begun",
     "backward": """*columns_ih *columns_hh *panels_ih *panels_hh *start_gi *start_gh

@@ -17,6 +17,7 @@ from typing import Any
 from .code import Code, Pointer, Record, Unit, Value
 from .cover import Grid, Splits, Tile, cover, product, runs, share, split
 from .meeting import Crew
+from .packing import pack_gates
 from .plan import GATES_GROUPS
 from .row import forward_of_one_row, is_one_row
 from .tiles import gates_shapes
@@ -46,7 +47,6 @@ class _Forward:
         self.grid = Grid(c, a.N, self.J, c.parts, a.unit_parts)
         self.tiles = Splits(c, self.shapes, self.grid, c.parts)
         self.crew = Crew(c, a.wait)
-        # threads that share rows meet after each step, others after each block of time
         self.sharing = a.unit_parts > 1
 
     def write(self) -> None:
@@ -83,10 +83,7 @@ class _Forward:
         c, a = self.c, self.a
         # packed in pieces, so that those who are still waking up can take part sooner
         with c.when(a.has_W_ih > 0), c.loop(0, PIECES) as piece, self.crew.shares() as part:
-            j0, j1 = share(self.J, self.grid.by_units(part) * PIECES + piece, c.parts * PIECES)
-            c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
-            c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
-            c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
+            pack_gates(c, a, *self.grid.own_blocks(part, piece, PIECES))
         with self.crew.shares(lambda part: self.begin(part, c.integer(0))) as part:
             n0, n1, j0, j1 = self.grid.of(part)
             state = self.state(c.integer(0)).at(n0 * self.V)

@@ -13,7 +13,7 @@ import numpy as np
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 
-from .fields import COMPACT
+from .fields import COMPACT, GATES, STATES, STEP
 from .kernel import kernel
 from .memory import block, keep, scratch
 
@@ -28,8 +28,13 @@ DTYPES = ("float32", "float64")
 class PackedCell(CellParams):
     """Weights of which the kernels' panels have been made; copies, so that they cannot become stale."""
 
-    panels: bytes  # the first of the places that a call needs, see `fields.PLACES_FORWARD`
+    panels: bytes  # the first of the places that a call needs, see `fields.PLACES`
     memory: Any
+    _make = CellParams._make  # type: ignore[assignment] # what `_replace` gives is not packed
+
+    def __reduce__(self) -> Any:
+        """For pickle and copy: the panels are addresses of this process."""
+        return pack, (CellParams(*self),)
 
 
 class CpuLayer:
@@ -166,8 +171,6 @@ def unusable() -> str | None:
 
 # ---- the calls ------------------------------------------------------------------------------------------------------
 
-STEP, STATES, GATES = 1, 2, 4
-
 
 def _forward(
     x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: bool, save: str | None, owner: Owner | None = None
@@ -177,7 +180,7 @@ def _forward(
     (T, N, I), H = x.shape, h0.shape[1]
     W_ih, W_hh, b_ih, b_hh = w
     packed = w.panels if type(w) is PackedCell else None
-    layout = run.layout(T, N, I, H, False, packed is not None)
+    layout = run.layout(T, N, I, H, bare=packed is None is valid is resets)
     shape, dtype, new = (T, N, H), x.dtype, layout.empty
     y, h_n = new(shape, dtype), np.empty((N, H), dtype)
     clean = h_prev = r = z = n = u = None
@@ -218,7 +221,7 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
     run = kernel("backward", x.dtype.char, owner)
     (T, N, I), H, dtype = x.shape, h_prev.shape[2], x.dtype
     cut = None if resets is None else _cut_before(valid, resets, reverse)
-    layout = run.layout(T, N, I, H, r is None)
+    layout = run.layout(T, N, I, H, r is None, r is not None and valid is None is resets)
     new = layout.empty if T * N > 0 else np.zeros
     dx, dh0 = new((T, N, I), dtype), np.empty((N, H), dtype)
     dW_ih, dW_hh = new((3 * H, I), dtype), new((3 * H, H), dtype)
@@ -257,7 +260,7 @@ def pack(w: CellParams) -> PackedCell:
             array.flags.writeable = False
     W_ih, W_hh, b_ih, b_hh = packed
     (_, I), H = W_ih.shape, W_hh.shape[1]
-    run = kernel("forward", W_ih.dtype.char)
+    run = kernel("forward", W_ih.dtype.char, None)
     layout = run.layout(0, 0, I, H)
     address, packed.memory = block(layout.size)
     tail = layout.tail(address)

@@ -1,14 +1,14 @@
 """How threads work on a kernel together: asleep at a lock between kernels, at a barrier inside.
 
-All of it stands in one record of integers, `SYNC`; what one thread writes and others read has a cache line to itself.
+All of it stands in one record of integers, `SYNC`; what a thread writes at every barrier has a cache line to itself.
 A worker of ours sleeps in `PyThread_acquire_lock`, the lock of Python itself, which needs no global interpreter lock
 and exists on every system. So nothing spins when no kernel runs, and a worker wakes even while some thread is busy in
 Python.
 
-To wake takes longer than many a kernel, and very long where the other core is busy. So nobody waits for it: a kernel is
-a row of pieces of work, each dealt out in as many shares as there are threads, and the caller does all shares itself
-until it sees that the others are there. The shares do not depend on who does them, nor does the result. A worker that
-comes too late is not needed any more and goes back to sleep.
+To wake takes longer than many a kernel, and very long where the other core is busy. So a kernel is a row of pieces of
+work, each dealt out in as many shares as there are threads, and the caller does all shares itself until it sees that
+the others are there; only where a piece is longer than waking does it wait for them. The shares do not depend on who
+does them, nor does the result. A worker that comes too late is not needed any more and goes back to sleep.
 
 Where other programs hold the cores, threads that meet all the time are slower than one: each waits for the other to get
 its core back. So after a kernel that was held up the caller does the next ones alone, and then tries again.

@@ -20,6 +20,7 @@ __all__ = ["LARGE", "block", "empty", "keep", "release", "scratch"]
 #: bytes: what waits at most, of scratch for each thread and of results in all; what counts as large; a huge page
 KEPT, LARGE, HUGE = 256 << 20, 1 << 17, 2 << 20
 _waiting: dict[int, list[Any]] = {}  # by size
+_bytes = [0]  # of all that wait, nearly: two threads may miss each other's change
 
 
 class _Own(threading.local):
@@ -63,8 +64,13 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Any:
 
 def release() -> None:
     """Give back what waits to be used again, and the scratch memory of this thread."""
-    _waiting.clear()
+    _forget()
     _own.kept = None
+
+
+def _forget() -> None:
+    _waiting.clear()
+    _bytes[0] = 0
 
 
 class _Piece:
@@ -74,13 +80,16 @@ class _Piece:
         self.size = size
         try:
             self.place = _waiting[size].pop()
+            _bytes[0] -= size
         except (KeyError, IndexError):
             self.place = block(size)
         self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (self.place[0], False)}
 
     def __del__(self) -> None:
         # no lock: this may run at any moment, in any thread, even while another of these runs
-        if sum(size * len(places) for size, places in list(_waiting.items())) + self.size > KEPT:
-            _waiting.clear()
-        if self.size <= KEPT:
-            _waiting.setdefault(self.size, []).append(self.place)
+        if self.size > KEPT:
+            return
+        if _bytes[0] + self.size > KEPT:
+            _forget()
+        _waiting.setdefault(self.size, []).append(self.place)
+        _bytes[0] += self.size

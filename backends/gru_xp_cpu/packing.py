@@ -6,9 +6,9 @@ blocked       [column block][row][V]               from a matrix; what is missin
 
 from __future__ import annotations
 
-from .code import Unit, Value
+from .code import Code, Record, Unit, Value
 
-__all__ = ["packing"]
+__all__ = ["pack_gates", "packing"]
 
 
 def packing(unit: Unit) -> None:
@@ -19,6 +19,13 @@ def packing(unit: Unit) -> None:
     _from_blocked(unit)
     _zero_block_rows(unit)
     _copy_valid(unit)
+
+
+def pack_gates(c: Code, a: Record, j0: Value, j1: Value) -> None:
+    """Write: what both products of the gates need of the unit blocks j0 to j1."""
+    c.call("pack_panels", a.W_ih, a.H, a.I, a.panels_ih, j0, j1)
+    c.call("pack_panels", a.W_hh, a.H, a.H, a.panels_hh, j0, j1)
+    c.call("pack_bias", a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
 
 
 def _pack_panels(unit: Unit) -> None:

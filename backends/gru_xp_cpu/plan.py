@@ -13,7 +13,7 @@ __all__ = ["GATES_GROUPS", "SMALL", "Plan", "plan"]
 #: multiply-adds of a call below which a second thread costs more than it brings: 30 microseconds and more
 SMALL = 2_000_000
 #: multiply-adds with W_hh in one step below which its units are not shared: meeting costs 0.3 microseconds and more
-TOGETHER = {"forward": 12_000, "backward": 12_000}
+TOGETHER = 12_000
 #: multiply-adds of a step from which the caller rather waits until the others are awake
 PATIENT = 4_000_000
 #: after a kernel that was held up, how many multiply-adds are done alone before the next try: some milliseconds
@@ -53,7 +53,7 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
     per_step = N * 3 * H * (I + H)
     if per_step * T < SMALL:
         threads = 1
-    threads, unit_parts = _share(N, H, J, size, threads, TOGETHER[kind])
+    threads, unit_parts = _share(N, H, J, size, threads)
     rows = ROWS_FORWARD if kind == "forward" else ROWS_BACKWARD
     steps = max(1, min(T, rows // max(N, 1)))
     segment = steps * max(1, int(SEGMENT / max(1, per_step * steps)))
@@ -62,13 +62,13 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
     if kind == "forward":
         parts: tuple[int, ...] = (*panels, M * J * 3 * V, 2 * J * N * V, threads * N * GATES_GROUPS * 3 * V)
     else:
-        units = 8 if target.registers == 32 else 4
+        units = 8 if target.registers == 32 else 4  # as `tiles.weight_units` says
         together = max(1, units // V)
         JD = -(-J // together) * together
         depth = 3 * JD * V
         if not recompute:
             panels = (0, 0, 0, 0)
-        D = (4 * JD + together) * M * V
+        D = 4 * JD * M * V
         gates = 4 * M * H if recompute else 0
         parts = (K * depth * V, J * depth * V, *panels, J * N * V, D, K * M * V, J * M * V, gates, M * H, 4 * J * V)
     offsets, at = [], 0
@@ -90,7 +90,7 @@ def _pitch(rows: int, width: int) -> int:
     return in_line * (-(-rows // in_line) | 1)
 
 
-def _share(N: int, H: int, J: int, size: int, threads: int, least: int) -> tuple[int, int]:
+def _share(N: int, H: int, J: int, size: int, threads: int) -> tuple[int, int]:
     """Threads, and into how many parts the units go; the batch goes into threads / parts."""
     if threads == 1:
         return 1, 1
@@ -99,7 +99,7 @@ def _share(N: int, H: int, J: int, size: int, threads: int, least: int) -> tuple
     parts = next(fitting, threads)
     if parts <= J and ROWS_EACH * threads <= N * parts:
         return threads, parts
-    if least > 3 * N * H * H:
+    if TOGETHER > 3 * N * H * H:
         return 1, 1
     if threads <= J:
         return threads, threads

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from .activations import sigmoid, tanh
 from .code import LINE, Code, Pointer, Unit, Value
+from .fields import GATES, STATES, STEP
 
-__all__ = ["SAVE_GATES", "SAVE_STATES", "STEP", "pointwise"]
-
-#: what `gates_forward` writes: h' to the state and to y; h_prev; r, z, n and u
-STEP, SAVE_STATES, SAVE_GATES = 1, 2, 4
+__all__ = ["pointwise"]
 
 
 def pointwise(unit: Unit) -> None:
@@ -45,7 +43,7 @@ def _gates_forward(unit: Unit) -> None:
     V = unit.lanes
     arguments = "*sums rows groups *gi gi_row gi_group *h *h1 h_group left what *y y_row *h_prev *r *z *n *u row"
     with unit.function("gates_forward", arguments) as c:
-        step, states, gates = ((c.what & bit) > 0 for bit in (STEP, SAVE_STATES, SAVE_GATES))
+        step, states, gates = ((c.what & bit) > 0 for bit in (STEP, STATES, GATES))
         with c.loop(0, c.rows) as m, c.loop(0, c.groups) as g:
             gh, gi = c.sums.at((m * c.groups + g) * (3 * V)), c.gi.at(m * c.gi_row + g * c.gi_group)
             for at in (0, V):

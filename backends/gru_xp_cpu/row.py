@@ -13,7 +13,7 @@ from .tiles import chains_of, sum_chains
 __all__ = ["backward_of_one_row", "forward_of_one_row", "is_one_row", "products_of_one_row"]
 
 #: vectors of columns at once
-TOGETHER = 4
+AT_ONCE = 4
 
 
 def is_one_row(c: Code, a: Record) -> Value:
@@ -129,9 +129,9 @@ def _sums_of_lanes(c: Code, vectors: list[Value]) -> Value:
 def _over_columns(c: Code, write: Callable[[Value, int, Value | None], None]) -> None:
     """write(column, vectors, mask) for all of c.columns: some vectors at once, the rest one by one."""
     V = c.unit.lanes
-    wide = c.columns / (TOGETHER * V) * (TOGETHER * V)
-    with c.loop(0, wide, TOGETHER * V) as k:
-        write(k, TOGETHER, None)
+    wide = c.columns / (AT_ONCE * V) * (AT_ONCE * V)
+    with c.loop(0, wide, AT_ONCE * V) as k:
+        write(k, AT_ONCE, None)
     with c.loop(wide, c.columns, V) as k:
         c.masked(c.columns - k, lambda mask: write(k, 1, mask))
 

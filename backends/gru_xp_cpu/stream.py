@@ -9,8 +9,9 @@ import numpy as np
 from gru_xp.errors import DTypeError, ShapeError, StructureError
 from gru_xp.params import CellParams
 
+from .fields import STEP
 from .kernel import kernel
-from .layer import STEP, PackedCell, pack
+from .layer import PackedCell, pack
 from .memory import block
 
 __all__ = ["Stream"]
@@ -41,12 +42,12 @@ class Stream:
         self._x = np.zeros((1, N, I), self._dtype)
         self.state = np.zeros((len(cells), N, H), self._dtype)
         self._outputs = [np.zeros((1, N, H), self._dtype) for _ in cells]
-        run = kernel("forward", self._dtype.char)
+        run = kernel("forward", self._dtype.char, None)
         self._cells, self._calls = cells, []
         self._kept: list[Any] = []
         x = self._x
         for w, h, y in zip(cells, self.state, self._outputs, strict=True):
-            layout = run.layout(1, N, x.shape[2], H, packed=True)
+            layout = run.layout(1, N, x.shape[2], H)
             address, memory = block(layout.size)
             arrays = x, h, None, None, None, None, y, h, *([None] * 8)
             fields = run.pack(0, 1, 0, STEP, id(arrays))

@@ -45,7 +45,8 @@ def thread_count() -> int:
 def _quota() -> int:
     """The cores that the control group grants, rounded down, or a large number."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        group = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+        group = next((line for line in groups if line.startswith("0::")), "")
         limits = []
         folder = Path("/sys/fs/cgroup") / group[3:].lstrip("/")
         for place in (folder, *folder.parents):
@@ -55,7 +56,8 @@ def _quota() -> int:
                     limits.append(int(quota) // int(period))
             if place == Path("/sys/fs/cgroup"):
                 break
-        return max(1, min(limits)) if limits else MOST
+        if limits:
+            return max(1, min(limits))
     with contextlib.suppress(OSError, ValueError):
         folder = Path("/sys/fs/cgroup/cpu")
         quota_us, period_us = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))

@@ -135,7 +135,7 @@ def weight_tiles(unit: Unit, name: str) -> None:
 def _weight_tile(unit: Unit, name: str, units: int, groups: int) -> None:
     """dst[unit][group] = sum over K rows of A[unit / V][row][unit % V] * B[group][row]; a_block between A's."""
     V = unit.lanes
-    with unit.function(name, ARGUMENTS) as c:
+    with unit.function(name, "*A a_block K *B b_group *dst") as c:
         sums = [c.variable(c.constant(0.0)) for _ in range(units * groups)]
         panels = [c.B.at(c.b_group * g) for g in range(groups)]
         blocks = [c.A.at(c.a_block * i) for i in range(-(-units // V))]

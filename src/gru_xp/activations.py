@@ -43,9 +43,8 @@ class Activation:
         name = _canonical(self.name)
         if name == "linear":
             name = "affine"
-        function = FUNCTIONS.get(name)
-        if function is None:
-            raise StructureError(f"activation: expected one of {', '.join(FUNCTIONS)}, got {self.name!r}{_why(name)}")
+        _assert_known(name, self.name, "activation")
+        function = FUNCTIONS[name]
         object.__setattr__(self, "name", name)
         for letter, default in (("alpha", function.alpha), ("beta", function.beta)):
             object.__setattr__(self, letter, _constant(name, letter, getattr(self, letter), default))
@@ -56,6 +55,7 @@ class Activation:
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
+            _assert_known(_canonical(value), value, argument)
             return cls(value)
         raise StructureError(f"{argument}: expected an Activation or its name, got {value!r}")
 
@@ -87,8 +87,10 @@ def _canonical(name: Any) -> str:
     return ALIASES.get(plain, name)
 
 
-def _why(name: str) -> str:
-    return "; its derivative needs the error function, which the array API standard lacks" if name == "gelu" else ""
+def _assert_known(name: str, given: str, argument: str) -> None:
+    if name not in FUNCTIONS and name != "linear":
+        why = "; its derivative needs the error function, which the array API standard lacks" if name == "gelu" else ""
+        raise StructureError(f"{argument}: expected one of {', '.join(FUNCTIONS)}, got {given!r}{why}")
 
 
 def _constant(name: str, letter: str, value: Any, default: float | None) -> float | None:

@@ -126,9 +126,15 @@ def _find_owner(array: Any, argument: str) -> Backend:
     if not hasattr(array, "__array_namespace__") or kind.__module__.partition(".")[0] in entries():
         raise StructureError(
             f"{argument}: expected an array of {', '.join(available())} or of another library that speaks the array "
-            f"API standard, got {kind.__module__}.{kind.__qualname__}"
+            f"API standard, got {kind.__module__}.{kind.__qualname__}; {_instead(kind, argument)}"
         )
     return _standard(array.__array_namespace__(), kind.__module__.partition(".")[0])
+
+
+def _instead(kind: type, argument: str) -> str:
+    if kind.__name__ == "MaskedArray":
+        return "fill what is masked, and say by mask= which steps to skip"
+    return f"pass numpy.asarray({argument}), for example"
 
 
 @cache

@@ -13,7 +13,7 @@ from .checks import assert_shape, sizes_of, structured
 from .dispatch import owner, place_for, selection
 from .errors import ShapeError, StructureError
 from .params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
-from .request import Function, PreparedParams, Request, backward, forward, infer, owned_at, place_of, settles
+from .request import Function, Names, PreparedParams, Request, backward, forward, infer, owned_at, place_of, settles
 
 __all__ = [
     "Explanation",
@@ -31,6 +31,7 @@ __all__ = [
 
 SAVES = ("all", "states")
 CUDNN = GRUSpec()
+CELL = Names(h0="h")
 
 
 def gru(
@@ -214,7 +215,7 @@ def _cell_request(
         owner(h, "h")
         assert_shape(h, "h", letters, shape, "H comes from W_hh and N from x")
     h0 = None if h is None else h[None, ...]
-    return Request(function, x[None, ...], ((cell,),), h0, None, None, spec, None, backend, cell=True, state_name="h")
+    return Request(function, x[None, ...], ((cell,),), h0, None, None, spec, None, backend, cell=True, called=CELL)
 
 
 def _assert_save(save: Any) -> None:

@@ -16,7 +16,7 @@ from .dispatch import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
 from .functional import gru_backward, gru_forward
 from .params import GRUGrads, GRUSpec, Params, Tape, map_params
-from .request import OwnedParams, Request, infer, owned_at, place_of
+from .request import Names, OwnedParams, Request, infer, owned_at, place_of
 
 if TYPE_CHECKING:
     from .formats.stored import Report
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["GRU", "from_framework", "load"]
 
 MOST_STREAMS = 64  # kept by one model: a stream for each thread and shape
+STEP = Names("x_t", "state", "reset")
 
 
 class _Held(NamedTuple):
@@ -295,6 +296,10 @@ class GRU:
 
     def backward(self, tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
         """As `gru_backward`; dy and `.x` are (N, T, ...) if `batch_first`."""
+        if self.batch_first and dy is not None and isinstance(tape, Tape) and tape.batched:
+            owner(dy, "dy")
+            (T, N, H), D = tape.layers[0][0].h_prev.shape, len(tape.layers[0])
+            assert_shape(dy, "dy", "(N, T, D*H)", (N, T, D * H), "as forward returned it; the model is batch_first")
         grads = gru_backward(tape, self._time_first(dy), dh_n)
         return grads._replace(x=self._time_first(grads.x))
 
@@ -333,6 +338,11 @@ class GRU:
         own = self._own
         like = own.params[0][0].W_hh if like is None else like
         backend = owner(like, "like")
+        if backend.dtype_name(like.dtype) not in backend.float_names():
+            floats = ", ".join(backend.float_names())
+            raise DTypeError(
+                f"like: expected a floating-point dtype ({floats}), got {like.dtype}; pass x as it will come"
+            )
         rows = () if batch_size is None else (whole_number(batch_size, "batch_size", least=0),)
         shape = (own.sizes.L * own.sizes.D, *rows, own.sizes.H)
         with backend.computing(backend.device_of(like), recorded=True):
@@ -369,14 +379,14 @@ class GRU:
             if len(held.streams) > MOST_STREAMS:
                 held.streams.clear()
             held.streams[key] = self._stream(x, held.own, state)
-        y, state = infer("gru", x, held.own, state, None, None, reset, self._spec, None, backend, state_name="state")
+        y, state = infer("gru", x, held.own, state, None, None, reset, self._spec, None, backend, called=STEP)
         return y[0, ...], state
 
     def _stream(self, x: Any, own: OwnedParams, state: Any) -> Any:
         """What makes steps for such arrays and nothing else, checks once for all; None where no kernel has that."""
-        request = Request("inference", x, own, state, None, None, self.spec, None, None)
+        request = Request("inference", x, own, state, None, None, self.spec, None, None, called=STEP)
         kernel: Any = request.choose(watched=False).kernel
-        if request.crossing or not hasattr(kernel, "stream"):
+        if request.crossing or not hasattr(kernel, "stream") or request.source.canonical(x) is not x:
             return None
         return kernel.stream(own.packed_for(kernel), x.shape[1])
 
@@ -404,6 +414,9 @@ def _stream_key(x_t: Any, state: Any) -> Any:
 def _one_step(reset: Any, rows: tuple[int, ...]) -> Any:
     """The resets (N,) of one step, or one boolean without a batch, as those of a sequence of one step."""
     if isinstance(reset, list | tuple):
+        if rows != (len(reset),):
+            letters = "(N,)" if rows else "()"
+            raise ShapeError(f"reset: expected {letters} = {rows}, got {len(reset)} values; as x_t has")
         return [list(reset)]
     if isinstance(reset, bool) or not hasattr(reset, "shape"):
         return [reset] if rows == () else [[reset] * rows[0]]

@@ -42,6 +42,7 @@ from .params import CellParams, GRUGrads, GRUSpec, Params, Tape, map_params, nam
 
 __all__ = [
     "Function",
+    "Names",
     "OwnedParams",
     "PreparedParams",
     "Request",
@@ -54,6 +55,14 @@ __all__ = [
 ]
 
 Function: TypeAlias = Literal["gru", "inference", "forward"]
+
+
+class Names(NamedTuple):
+    """What errors call the arguments of a front door."""
+
+    x: str = "x"
+    h0: str = "h0"
+    resets: str = "resets"
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +137,7 @@ class Request:
         backend: str | Backend | None,
         save: str | None = None,
         cell: bool = False,
-        state_name: str = "h0",
+        called: Names = Names(),  # noqa: B008 # it cannot be changed
         mask: Any = None,
     ):
         if type(spec) is not GRUSpec:
@@ -151,8 +160,8 @@ class Request:
         if h0 is not None:
             rows = sizes.L * sizes.D
             letters, shape = ("(L*D, N, H)", (rows, N, sizes.H)) if self.batched else ("(L*D, H)", (rows, sizes.H))
-            assert_shape(h0, state_name, letters, shape, "L, D and H come from params and N from x")
-            names.append(state_name)
+            assert_shape(h0, called.h0, letters, shape, "L, D and H come from params and N from x")
+            names.append(called.h0)
             others.append(h0)
         if dropout_masks is not None:
             letters = "(L-1, T, N, D*H)" if self.batched else "(L-1, T, D*H)"
@@ -166,7 +175,7 @@ class Request:
         def name_of(index: int) -> str:
             return [*names, *names_of(self.params, cell=cell)][index]
 
-        self.alike = check_agree("x", x, arrays, name_of, source)
+        self.alike = check_agree(called.x, x, arrays, name_of, source)
         if not self.batched:
             x = x[:, None, :]
             h0 = None if h0 is None else h0[:, None, :]
@@ -180,7 +189,9 @@ class Request:
                     raise StructureError("mask: expected lengths or mask, got both; a mask says what lengths would")
                 self.valid = booleans_beside(mask, "mask", T, N, x, source, batched=self.batched)
             self.resets = (
-                None if resets is None else booleans_beside(resets, "resets", T, N, x, source, batched=self.batched)
+                None
+                if resets is None
+                else booleans_beside(resets, called.resets, T, N, x, source, batched=self.batched)
             )
         self.place = place_for(selection(backend), self.caller)
         self.crossing = self.place != self.caller
@@ -383,10 +394,10 @@ def infer(
     spec: GRUSpec,
     dropout_masks: Any,
     backend: str | Backend | None,
-    state_name: str = "h0",
+    called: Names = Names(),  # noqa: B008
     request: Callable[[], Request] | None = None,
 ) -> tuple[Any, Any]:
-    """`gru` and `gru_inference`; errors call h0 by `state_name`.
+    """`gru` and `gru_inference`; `called` is what errors call its arguments.
 
     `request` makes the request, if the call is not like one that was right before and needs other checks than these.
     """
@@ -397,7 +408,7 @@ def infer(
     if found is None:
         if request is not None:
             return request().run(key)
-        options: dict[str, Any] = {"mask": mask, "state_name": state_name}
+        options: dict[str, Any] = {"mask": mask, "called": called}
         return Request(function, x, params, h0, lengths, resets, spec, dropout_masks, backend, **options).run(key)
     stack, kernel, place, sizes = found
     if h0 is None:
