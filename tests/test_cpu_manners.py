@@ -23,8 +23,9 @@ pytest.importorskip("llvmlite")
 
 from gru_xp.errors import VariableError
 from gru_xp.params import CellParams, GRUSpec
-from gru_xp_cpu import AdaptedLayer, CpuLayer, kernel, meeting, memory, threads, warmup
+from gru_xp_cpu import AdaptedLayer, CpuLayer, kernel, meeting, memory, target, threads, warmup
 from gru_xp_cpu.compiler import image_of
+from gru_xp_cpu.plan import plan
 from gru_xp_cpu.stream import Stream
 from gru_xp_cpu.target import Target
 from gru_xp_cpu.units import build
@@ -135,6 +136,20 @@ def test_results_do_not_depend_on_who_comes() -> None:
         assert sync[meeting.SYNC["alone"]] < left
         left = sync[meeting.SYNC["alone"]]
     assert same(everything(*problem()), expected)
+
+
+def test_short_kernels_give_up_where_threads_are_held_up() -> None:
+    """Those of rows apart too; but in long pieces of work a wait may come from shares that are not even."""
+
+    def alone(T: int, N: int, I: int, H: int) -> tuple[int, int]:
+        found = plan("forward", target.current(), "float32", T, N, I, H, 2, False)
+        return found.unit_parts, found.alone
+
+    assert alone(100, 1, 64, 128) == (2, 20)
+    assert alone(8, 450, 8, 48) == (1, 5)
+    assert alone(100, 8, 512, 512) == (2, 2)
+    assert alone(100, 64, 512, 512) == (2, 0)
+    assert alone(100, 512, 64, 128) == (1, 0)
 
 
 @pytest.mark.usefixtures("three_threads")

@@ -120,7 +120,7 @@ class Crew:
         with c.loop(1, c.parts) as other:
             at = other * LINE + (LINES + STATE)
             with c.when(self.wait > 0):
-                _until(c, self.sync, lambda: _read(self.sync, at).equals(THERE))
+                _until(c, self.sync, lambda: _read(self.sync, at).equals(THERE), barrier=True)
             there.set(c.select(_read(self.sync, at).equals(THERE), there.get(), 0))
         with c.when(there.get() > 0):
             self.joined.set(piece)

@@ -16,6 +16,8 @@ SMALL = 2_000_000
 TOGETHER = 12_000
 #: multiply-adds of a step from which the caller rather waits until the others are awake
 PATIENT = 4_000_000
+#: multiply-adds between two meetings up to which nobody waits a millisecond, however uneven the shares
+EVEN = 20_000_000
 #: after a kernel that was held up, how many multiply-adds are done alone before the next try: some milliseconds
 ALONE = 150_000_000
 #: rows (steps times batch) of a block of time
@@ -76,7 +78,8 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
         offsets.append(at)
         at += -(-part * size // 64) * 64 + 128
     wait = unit_parts == 1 or per_step > PATIENT
-    alone = 0 if wait else min(30, max(2, ALONE // max(1, per_step * T)))
+    piece = per_step * (steps if unit_parts == 1 else 1)
+    alone = 0 if piece > EVEN else min(30, max(2, ALONE // max(1, per_step * T)))
     return Plan(threads, unit_parts, wait, alone, steps, M, segment, tuple(offsets), at)
 
 

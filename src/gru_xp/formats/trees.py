@@ -43,7 +43,9 @@ def _children(node: Any) -> Any:
         return node.items()
     if isinstance(node, list | tuple):
         return enumerate(node)
-    return [(name, child) for name, child in vars(node).items() if name[0] != "_"] if is_module(node) else ()
+    if is_module(node):
+        return [(name, child) for name, child in vars(node).items() if not str(name).startswith("_")]
+    return ()
 
 
 def is_module(node: Any) -> bool:
