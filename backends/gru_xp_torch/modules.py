@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import copy
 from functools import cache
 from typing import Any, NoReturn
@@ -79,7 +80,7 @@ class GRU(torch.nn.RNNBase):
 
     def _params(self) -> Params:  # no property, which would hide what attribute is missing
         D = 2 if self.bidirectional else 1
-        cells = [CellParams(*(getattr(self, name) for name in names)) for names in self._all_weights]
+        cells = [_cell(self, names) for names in self._all_weights]
         return tuple(tuple(cells[first : first + D]) for first in range(0, len(cells), D))
 
     def forward(
@@ -221,14 +222,14 @@ class GRUCell(torch.nn.RNNCellBase):
         if _is_exported_to_onnx():
             return _twin(self, torch.nn.GRUCell)(input, hx)
         x, autocast = input, is_autocast_on(input.device.type)
-        params: Params = ((CellParams(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh),),)
+        params: Params = ((_cell(self, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")),),)
         self._assert_input(x, hx, autocast)
         if autocast:
             x, hx, params = _of_one_type(x, hx, params)
         if x.dim() == 2 and not is_compiling():
-            found = _small_calls()(x[None], hx if hx is None else hx[None], params)
+            found = _small_calls()(x.unsqueeze(0), hx if hx is None else hx.unsqueeze(0), params)
             if found is not None:
-                return found[1][0]
+                return found[1].squeeze(0)
         return gru_cell(x, hx, params[0][0])
 
     def _assert_input(self, x: Tensor, hx: Tensor | None, autocast: bool) -> None:
@@ -252,6 +253,12 @@ class GRUCell(torch.nn.RNNCellBase):
     def __prepare_scriptable__(self) -> NoReturn:
         """torch.jit.script asks for what it is to take in the place of this module."""
         _assert_no_script("GRUCell")
+
+
+def _cell(module: torch.nn.Module, names: Iterable[str]) -> CellParams:
+    """The parameters of those names, wherever they are by now; most are where `getattr` looks last."""
+    known = module._parameters
+    return CellParams(*(getattr(module, name) if known.get(name) is None else known[name] for name in names))
 
 
 def _assert_tensors(module: str, x: Any, hx: Any) -> None:

@@ -1,23 +1,24 @@
-"""Small calls that are recorded, on the CPU: little stands between PyTorch and the kernel, which is soon done.
+"""Small calls on the CPU: little stands between PyTorch and the kernel, which is soon done.
 
-The tape stays what the kernel left, NumPy's arrays. So PyTorch does not see that it is saved, and it goes with the
-graph, not already with `backward`. It has no more than `MOST_SAVED` numbers, and whoever moves or drops what is saved
-(`checkpoint`, say) gets the long way.
+Where a call is recorded, the tape stays what the kernel left, NumPy's arrays. So PyTorch does not see that it is saved,
+and it goes with the graph, not already with `backward`. It has no more than `MOST_SAVED` numbers, and whoever moves or
+drops what is saved (`checkpoint`, say) gets the long way.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import Parameter
 
 from gru_xp.checks import sizes_of
-from gru_xp.dispatch import kernel_policy, load, selection
+from gru_xp.dispatch import kernel_policy, load, selection, variables
 from gru_xp.kernels import stack_for
-from gru_xp.params import GRUSpec, Params, weights_of
+from gru_xp.params import GRUSpec, Params, map_params, weights_of
 from gru_xp_cpu import numpy_layer
 from gru_xp_cpu.layer import unusable
 
@@ -32,7 +33,7 @@ MOST = 200_000
 #: numbers on the tape: half a megabyte in float64
 MOST_SAVED = 1 << 16
 PLAIN: Any = {"valid": None, "resets": None, "dropout_masks": None}
-CUDNN = GRUSpec()
+CUDNN, UNSET = GRUSpec(), (None, None, None)
 
 
 def small(x: Tensor, h0: Tensor | None, params: Params) -> tuple[Tensor, Tensor] | None:
@@ -53,27 +54,34 @@ def small(x: Tensor, h0: Tensor | None, params: Params) -> tuple[Tensor, Tensor]
             return None
         recorded = recorded or a.requires_grad
     if (
-        not recorded
-        or not torch.is_grad_enabled()
-        or dtype not in (torch.float32, torch.float64)
+        dtype not in (torch.float32, torch.float64)
         or not x.is_cpu
         or x.layout is not torch.strided
         or forward_mode()
         or transforms()
         or traced()
-        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
         or torch.is_autocast_enabled("cpu")
-        or selection() is not None
-        or kernel_policy() == "off"
+        or (variables() != UNSET and (selection() is not None or kernel_policy() == "off"))
         or unusable() is not None
     ):
         return None
     sizes = sizes_of(params)
     if I != sizes.I:
         return None
+    if not recorded or not torch.is_grad_enabled():
+        seen = map_params(_in_numpy, params)
+        start = np.zeros((sizes.L * sizes.D, N, sizes.H), seen[0][0].W_hh.dtype) if h0 is None else _in_numpy(h0)
+        y, h_n = _stack().inference(_in_numpy(x), start, seen, spec=CUDNN, **PLAIN)
+        return torch.from_numpy(y), torch.from_numpy(h_n)
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        return None
     if h0 is None:
         h0 = x.new_zeros(sizes.L * sizes.D, N, sizes.H)
     return Small.apply(Sizes(sizes.D, sizes.bias, CUDNN.text), x, h0, *weights)  # type: ignore[no-untyped-call]
+
+
+def _in_numpy(a: Tensor) -> Any:
+    return a.numpy(force=True)
 
 
 class Small(Function):
