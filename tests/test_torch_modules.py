@@ -16,6 +16,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequenc
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import gru_xp
+from gru_xp.dispatch import load
+from gru_xp.kernels import kernels_of
+from gru_xp.params import map_params
 from gru_xp_torch import GRU, GRUCell
 from gru_xp_torch.flat import flat_tape
 from gru_xp_torch.small import MOST_SAVED
@@ -496,6 +499,75 @@ def test_the_tape_of_a_small_call_is_small(layers: int, inputs: int) -> None:
             arrays = [node.tapes[0][0].x, *flat_tape(node.tapes)]
             assert sum(a.size for a in arrays) <= MOST_SAVED
     assert 1 <= shorter < 7
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_small_calls_that_nobody_records(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules and functions, prepared parameters and models, with and without a state: as the plain path has it."""
+    model = pair(num_layers=2, bidirectional=True)[1]
+    frozen = map_params(torch.Tensor.detach, model.params)
+    prepared, own = gru_xp.prepare(frozen), gru_xp.GRU.from_params(frozen)
+    x, hx = randn(3, 2, I), randn(4, 2, H)
+
+    def everything() -> list[torch.Tensor]:
+        found = []
+        for given in ((x, hx), (x,)):
+            with context():
+                found += [*model(*given), *gru_xp.gru(given[0], model.params, *given[1:])]
+            found += [*own(*given), *gru_xp.gru(given[0], prepared, *given[1:])]
+            found += gru_xp.gru_inference(given[0].clone().requires_grad_(), model.params, *given[1:])
+        return found
+
+    calls = []
+    backend = load("torch")
+    whole = backend.at_once
+    monkeypatch.setattr(backend, "at_once", lambda *given: calls.append(whole(*given)) or calls[-1])
+    found = everything()
+    assert len(calls) == 10 and None not in calls
+    assert not any(a.requires_grad for a in found)
+    monkeypatch.setenv("GRU_XP_KERNELS", "off")
+    expected = everything()
+    assert calls[10:] == [None] * 10
+    assert all((a - b).abs().max() < BOUND for a, b in zip(found, expected, strict=True))
+
+
+def test_what_is_unusual_goes_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, params, x = load("torch"), pair()[1].params, randn(3, 2, I)
+    (w,), h0 = params[0], randn(1, 2, H)
+
+    def at_once(x: Any = x, params: Any = params, h0: Any = h0, spec: Any = gru_xp.GRUSpec()) -> Any:  # noqa: B008
+        return backend.at_once("gru", x, params, h0, spec)
+
+    assert at_once() is not None and at_once(h0=None) is not None
+    for options in (
+        {"x": x[0]},
+        {"x": x[:0]},
+        {"x": x.float()},
+        {"x": randn(3, 2, I + 1)},
+        {"x": torch.zeros(2000, 9, I, dtype=x.dtype)},
+        {"x": x.to("meta")},
+        {"x": x.to_sparse()},
+        {"h0": h0[:, :1]},
+        {"h0": h0.numpy()},
+        {"h0": h0.tolist()},
+        {"h0": h0.to_sparse()},
+        {"params": [[w]]},
+        {"params": ((tuple(w),),)},
+        {"params": ((w._replace(b_ih=w.b_ih.detach().numpy()),),)},
+        {"spec": gru_xp.GRUSpec(clip=3.0)},
+        {"spec": "cudnn"},
+    ):
+        assert at_once(**options) is None, options
+    with gru_xp.use_backend("numpy"):
+        assert at_once() is None
+    with torch.autocast("cpu"):
+        assert at_once() is None
+    seen: list[Any] = []
+    torch.vmap(lambda x: seen.append(at_once(x=x)) or x)(x[None])
+    assert seen == [None]
+    gates = next(kernel for kernel in kernels_of("torch") if kernel.name != "cpu")
+    monkeypatch.setattr(backend, "kernels", lambda: (gates,))
+    assert at_once() is None
 
 
 def test_a_small_cell() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -14,14 +15,20 @@ import torch
 from torch.autograd import forward_ad
 
 from gru_xp.backend import Backend
+from gru_xp.checks import structured
 from gru_xp.dispatch import selection
 from gru_xp.errors import StructureError
+from gru_xp.kernels import kernels_of
+from gru_xp.params import GRUSpec
 
 from .convert import to_module
 from .modules import GRU, GRUCell, is_autocast_on
 from .watching import dispatches, forward_mode, traced, transforms
 
 __all__ = ["GRU", "GRUCell", "TorchBackend", "to_module"]
+
+
+CUDNN = GRUSpec()
 
 
 class TorchBackend(Backend):
@@ -101,6 +108,15 @@ class TorchBackend(Backend):
             return _without_autocast(device.type, recorded)
         return nullcontext() if recorded else torch.no_grad()
 
+    def at_once(self, function: str, x: Any, params: Any, h0: Any, spec: Any) -> tuple[Any, Any] | None:
+        kernels = self.kernels()
+        kernels = kernels_of(self.name) if kernels is None else kernels
+        if not kernels or kernels[0].name != "cpu" or type(params) is not tuple:
+            return None
+        if getattr(spec, "text", None) != CUDNN.text or x.dim() != 3 or structured(params) is not params:
+            return None
+        return _small_calls()(x, h0, params, differentiable=function == "gru")
+
     def wait(self, array: Any) -> None:
         if array.device.type == "cuda":
             torch.cuda.synchronize(array.device)
@@ -146,6 +162,14 @@ class TorchBackend(Backend):
         from .autograd import Differentiable  # registers operators, which only those need who differentiate
 
         return Differentiable()
+
+
+@cache
+def _small_calls() -> Any:
+    """`small.small`; what it imports registers operators, which only those need who compute."""
+    from .small import small
+
+    return small
 
 
 @contextmanager

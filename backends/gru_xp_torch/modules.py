@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import copy
-from functools import cache
 from typing import Any, NoReturn
 
 import torch
@@ -16,11 +15,13 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from gru_xp.checks import steps_first
 from gru_xp.dispatch import owner
 from gru_xp.functional import gru, gru_cell
-from gru_xp.params import CellParams, Params, map_params
+from gru_xp.params import CellParams, GRUSpec, Params, map_params
 
 from .watching import dispatches, traced, transforms
 
 __all__ = ["GRU", "GRUCell", "is_autocast_on"]
+
+CUDNN = GRUSpec()
 
 
 def is_autocast_on(device_type: str) -> bool:
@@ -142,10 +143,6 @@ class GRU(torch.nn.RNNBase):
         if isinstance(resets, Tensor):
             resets = resets.to(x.device)
         masks = self._draw_masks(x) if self.training and self.dropout > 0.0 and self.num_layers > 1 else None
-        if lengths is None and resets is None and masks is None and x.dim() == 3 and not is_compiling():
-            found = _small_calls()(x, hx, params)
-            if found is not None:
-                return found
         return gru(x, params, hx, lengths=lengths, resets=resets, dropout_masks=masks)
 
     def _assert_input(self, x: Any, hx: Any, weight: Tensor, autocast: bool) -> None:
@@ -227,7 +224,8 @@ class GRUCell(torch.nn.RNNCellBase):
         if autocast:
             x, hx, params = _of_one_type(x, hx, params)
         if x.dim() == 2 and not is_compiling():
-            found = _small_calls()(x.unsqueeze(0), hx if hx is None else hx.unsqueeze(0), params)
+            h0 = None if hx is None else hx.unsqueeze(0)
+            found = owner(x, "x").at_once("gru", x.unsqueeze(0), params, h0, CUDNN)
             if found is not None:
                 return found[1].squeeze(0)
         return gru_cell(x, hx, params[0][0])
@@ -350,11 +348,3 @@ def _find(weight: Any) -> None:
 
     for kind in (weight, weight.detach()):
         owner(kind, "weight")
-
-
-@cache
-def _small_calls() -> Any:
-    """`small.small`; what it imports registers operators, which only those need who differentiate."""
-    from .small import small
-
-    return small

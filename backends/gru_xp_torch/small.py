@@ -36,21 +36,18 @@ PLAIN: Any = {"valid": None, "resets": None, "dropout_masks": None}
 CUDNN, UNSET = GRUSpec(), (None, None, None)
 
 
-def small(x: Tensor, h0: Tensor | None, params: Params) -> tuple[Tensor, Tensor] | None:
-    """What `gru_xp.gru` returns for a small call with nothing unusual about it; None for one that `gru` has to look at.
-
-    x (T, N, I), h0 (L*D, N, H), whose shapes are known to fit together, as those of the weights need not be.
-    """
-    T, N, I = x.shape
-    H, cells = params[0][0].W_hh.shape[1], len(params) * len(params[0])
-    if T * N * 3 * H * H > MOST or T * N * (I + 6 * H * cells) > MOST_SAVED or T * N == 0:
-        return None
+def small(x: Tensor, h0: Tensor | None, params: Params, *, differentiable: bool = True) -> tuple[Tensor, Tensor] | None:
+    """What `gru` returns, or `gru_inference` if not `differentiable`; None unless the call is small and usual."""
     if type(x) not in (Tensor, Parameter):
+        return None
+    sizes = sizes_of(params)
+    (T, N, I), H, cells = x.shape, sizes.H, sizes.L * sizes.D
+    if T * N * 3 * H * H > MOST or T * N * (I + 6 * H * cells) > MOST_SAVED or T * N == 0:
         return None
     weights, dtype = weights_of(params), x.dtype
     recorded = x.requires_grad
     for a in weights if h0 is None else (h0, *weights):
-        if a.dtype is not dtype or not a.is_cpu or type(a) not in (Parameter, Tensor):
+        if type(a) not in (Parameter, Tensor) or a.dtype is not dtype or not a.is_cpu or a.layout is not torch.strided:
             return None
         recorded = recorded or a.requires_grad
     if (
@@ -65,18 +62,17 @@ def small(x: Tensor, h0: Tensor | None, params: Params) -> tuple[Tensor, Tensor]
         or unusable() is not None
     ):
         return None
-    sizes = sizes_of(params)
-    if I != sizes.I:
+    if I != sizes.I or (h0 is not None and h0.shape != (cells, N, H)):
         return None
-    if not recorded or not torch.is_grad_enabled():
+    if not differentiable or not recorded or not torch.is_grad_enabled():
         seen = map_params(_in_numpy, params)
-        start = np.zeros((sizes.L * sizes.D, N, sizes.H), seen[0][0].W_hh.dtype) if h0 is None else _in_numpy(h0)
+        start = np.zeros((cells, N, H), seen[0][0].W_hh.dtype) if h0 is None else _in_numpy(h0)
         y, h_n = _stack().inference(_in_numpy(x), start, seen, spec=CUDNN, **PLAIN)
         return torch.from_numpy(y), torch.from_numpy(h_n)
     if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
         return None
     if h0 is None:
-        h0 = x.new_zeros(sizes.L * sizes.D, N, sizes.H)
+        h0 = x.new_zeros(cells, N, H)
     return Small.apply(Sizes(sizes.D, sizes.bias, CUDNN.text), x, h0, *weights)  # type: ignore[no-untyped-call]
 
 

@@ -376,6 +376,15 @@ def _kind(function: Function, save: str | None, x: Any, params: Any, h0: Any, sp
     return function, save, spec.text, kind, dtype, shape, state, weights, variables()
 
 
+def _at_once(function: Function, x: Any, params: Any, h0: Any, spec: Any) -> tuple[Any, Any] | None:
+    """By the short way of x's library, if it has one for such a call and the parameters are its own."""
+    source = owner_of_type(type(x))
+    if source is None:
+        return None
+    there = isinstance(params, PreparedParams) and params.place.backend is source
+    return source.at_once(function, x, params.params if there else params, h0, spec)
+
+
 def settles(*arrays: Any) -> bool:
     """Whether these are arrays of one library, one that has been met before and whose calls can be remembered."""
     kind = type(arrays[0])
@@ -401,10 +410,14 @@ def infer(
 
     `request` makes the request, if the call is not like one that was right before and needs other checks than these.
     """
-    key = None
+    key = found = results = None
     if lengths is None and mask is None and resets is None and dropout_masks is None and backend is None:
         key = _kind(function, None, x, params, h0, spec)
-    found = None if key is None else _settled.get(key)  # torch.compile would look at all that is in it
+        found = None if key is None else _settled.get(key)  # torch.compile would look at all that is in it
+        if found is None:
+            results = _at_once(function, x, params, h0, spec)
+    if results is not None:
+        return results
     if found is None:
         if request is not None:
             return request().run(key)
