@@ -55,11 +55,8 @@ class Grid:
 
         They are some of its own: what a thread has made itself lies in its caches, another's would have to come over.
         """
-        rank, parts = (
-            part % self._unit_parts * self._row_parts + part / self._unit_parts,
-            self._unit_parts * self._row_parts,
-        )
-        return share(self._J, rank * pieces + piece, parts * pieces)
+        rank = part % self._unit_parts * self._row_parts + part / self._unit_parts
+        return share(self._J, rank * pieces + piece, self._unit_parts * self._row_parts * pieces)
 
 
 class Split(NamedTuple):

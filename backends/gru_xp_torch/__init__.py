@@ -18,17 +18,14 @@ from gru_xp.backend import Backend
 from gru_xp.checks import structured
 from gru_xp.dispatch import selection
 from gru_xp.errors import StructureError
+from gru_xp.functional import CUDNN
 from gru_xp.kernels import kernels_of
-from gru_xp.params import GRUSpec
 
 from .convert import to_module
 from .modules import GRU, GRUCell, is_autocast_on
 from .watching import dispatches, forward_mode, traced, transforms
 
 __all__ = ["GRU", "GRUCell", "TorchBackend", "to_module"]
-
-
-CUDNN = GRUSpec()
 
 
 class TorchBackend(Backend):

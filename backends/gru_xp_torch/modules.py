@@ -14,14 +14,12 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from gru_xp.checks import steps_first
 from gru_xp.dispatch import owner
-from gru_xp.functional import gru, gru_cell
-from gru_xp.params import CellParams, GRUSpec, Params, map_params
+from gru_xp.functional import CUDNN, gru, gru_cell
+from gru_xp.params import CellParams, Params, map_params
 
 from .watching import dispatches, traced, transforms
 
 __all__ = ["GRU", "GRUCell", "is_autocast_on"]
-
-CUDNN = GRUSpec()
 
 
 def is_autocast_on(device_type: str) -> bool:

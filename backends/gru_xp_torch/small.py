@@ -17,8 +17,9 @@ from torch.nn import Parameter
 
 from gru_xp.checks import sizes_of
 from gru_xp.dispatch import kernel_policy, load, selection, variables
+from gru_xp.functional import CUDNN
 from gru_xp.kernels import stack_for
-from gru_xp.params import GRUSpec, Params, map_params, weights_of
+from gru_xp.params import Params, map_params, weights_of
 from gru_xp_cpu import numpy_layer
 from gru_xp_cpu.layer import unusable
 
@@ -33,7 +34,7 @@ MOST = 200_000
 #: numbers on the tape: half a megabyte in float64
 MOST_SAVED = 1 << 16
 PLAIN: Any = {"valid": None, "resets": None, "dropout_masks": None}
-CUDNN, UNSET = GRUSpec(), (None, None, None)
+UNSET = (None, None, None)
 
 
 def small(x: Tensor, h0: Tensor | None, params: Params, *, differentiable: bool = True) -> tuple[Tensor, Tensor] | None:

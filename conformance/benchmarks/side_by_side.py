@@ -85,8 +85,7 @@ class Kernels:
         _, _, tapes = self.stack.forward(self.x, self.h0, self.params, save="all", **self.options)
         return self.stack.backward(tapes, self.dy, None, dropout_masks=None)
 
-    def gradients(self, grads: Any) -> Any:
-        return [grads.x, *(a for directions in grads.params for dw in directions for a in dw)]
+    gradients = Library.gradients
 
     def peak(self) -> float:
         """Multiply-adds a second of the largest tile with everything in the nearest cache, on all threads."""
@@ -270,10 +269,10 @@ def measured(console: Console, options: argparse.Namespace, known: dict[str, Any
     fresh, left_out, answers = compare(commands, sizes, rounds=options.rounds, ask_too=ask)
     for name, reason in left_out.items():
         console.print(f"{name}: {reason}", highlight=False)
-    for what, kept, better in (("peak", peaks, max), ("meeting", meetings, max)):
+    for what, kept in (("peak", peaks), ("meeting", meetings)):
         seen = iter(answers.get(what, []))
         for (point, task), before, after in zip(product(points, TASKS), seen, seen, strict=False):
-            kept[f"{point} {task}"] = better(before, after)
+            kept[f"{point} {task}"] = max(before, after)
     done = {one.size for one in fresh}
     timings = [one for one in known["timings"] if Size(*one["size"]) not in done] + as_json(fresh)
     order = list(POINTS.values())

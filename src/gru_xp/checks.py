@@ -152,6 +152,13 @@ def _shape(array: Any, name: str) -> tuple[int, ...]:
         raise StructureError(f"{name}: expected an array, got {_kind(array)}") from None
 
 
+def assert_floating(dtype: Any, name: str, source: Backend, what_to_do: str) -> None:
+    """A dtype that the library computes in."""
+    if source.dtype_name(dtype) not in source.float_names():
+        floats = ", ".join(source.float_names())
+        raise DTypeError(f"{name}: expected a floating-point dtype ({floats}), got {dtype}; {what_to_do}")
+
+
 def check_agree(first_name: str, first: Any, others: list[Any], name_of: Callable[[int], str], source: Backend) -> bool:
     """All arrays belong to one library, have one dtype and lie on one device: those of the first.
 
@@ -159,11 +166,7 @@ def check_agree(first_name: str, first: Any, others: list[Any], name_of: Callabl
     one Python type and one byte order as well, so that what is canonical for one is so for all.
     """
     kind, dtype, beside, alike = type(first), first.dtype, source.beside, True
-    if source.dtype_name(dtype) not in source.float_names():
-        raise DTypeError(
-            f"{first_name}: expected a floating-point dtype ({', '.join(source.float_names())}), got {dtype}; "
-            f"cast it first"
-        )
+    assert_floating(dtype, first_name, source, "cast it first")
     for index, array in enumerate(others):
         if type(array) is not kind:
             if owner_of_type(type(array)) is not source:

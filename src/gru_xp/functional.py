@@ -167,11 +167,11 @@ def gru_cell_forward(
     def request() -> Request:
         return _cell_request("forward", x, h, params, spec, backend)
 
-    if type(params) is CellParams and settles(x, h):
-        whole = x[None, ...], ((params,),), h[None, ...], None, None, None
-        _, h_n, tape = forward(*whole, spec, None, backend, "all", request)
-    else:
+    whole = _one_step(x, h, params)
+    if whole is None:
         _, h_n, tape = request().run_forward("all")
+    else:
+        _, h_n, tape = forward(*whole, None, None, None, spec, None, backend, "all", request)
     return h_n[0, ...], tape
 
 
@@ -192,10 +192,16 @@ def _cell(function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, backen
     def request() -> Request:
         return _cell_request(function, x, h, params, spec, backend)
 
-    if type(params) is CellParams and settles(x, h):
-        whole = x[None, ...], ((params,),), h[None, ...], None, None, None
-        return infer(function, *whole, spec, None, backend, request=request)[1][0, ...]
-    return request().run()[1][0, ...]
+    whole = _one_step(x, h, params)
+    if whole is None:
+        return request().run()[1][0, ...]
+    return infer(function, *whole, None, None, None, spec, None, backend, request=request)[1][0, ...]
+
+
+def _one_step(x: Any, h: Any, params: Any) -> tuple[Any, Any, Any] | None:
+    """x, params and h0 of a sequence of one step; None where it cannot be like one that was right before."""
+    known = type(params) is CellParams and settles(x, h)
+    return (x[None, ...], ((params,),), h[None, ...]) if known else None
 
 
 def _cell_request(

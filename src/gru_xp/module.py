@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .activations import SIGMOID, TANH, Activation
 from .backend import Backend
-from .checks import Sizes, assert_directions, assert_shape, sizes_of, steps_first, structured, whole_number
+from .checks import (
+    Sizes,
+    assert_directions,
+    assert_floating,
+    assert_shape,
+    sizes_of,
+    steps_first,
+    structured,
+    whole_number,
+)
 from .dispatch import Place, convert, owner, place_for, selection, variables
 from .dispatch import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
@@ -338,11 +347,7 @@ class GRU:
         own = self._own
         like = own.params[0][0].W_hh if like is None else like
         backend = owner(like, "like")
-        if backend.dtype_name(like.dtype) not in backend.float_names():
-            floats = ", ".join(backend.float_names())
-            raise DTypeError(
-                f"like: expected a floating-point dtype ({floats}), got {like.dtype}; pass x as it will come"
-            )
+        assert_floating(like.dtype, "like", backend, "pass x as it will come")
         rows = () if batch_size is None else (whole_number(batch_size, "batch_size", least=0),)
         shape = (own.sizes.L * own.sizes.D, *rows, own.sizes.H)
         with backend.computing(backend.device_of(like), recorded=True):
