@@ -228,12 +228,18 @@ CELLS: dict[str, tuple[tuple[Any, ...], type[gru_xp.GRUError], str]] = {
 
 @pytest.mark.parametrize("case", CELLS)
 @pytest.mark.parametrize("door", [gru_xp.gru_cell, gru_xp.gru_cell_inference, gru_xp.gru_cell_forward])
-def test_cell(door: Any, case: str) -> None:
+@pytest.mark.parametrize("kind", [np.asarray, torch.asarray])
+def test_cell(door: Any, case: str, kind: Any) -> None:
+    def of_kind(a: Any) -> Any:
+        if isinstance(a, tuple):
+            return CellParams(*map(of_kind, a)) if isinstance(a, CellParams) else tuple(map(of_kind, a))
+        return kind(a) if isinstance(a, np.ndarray) else a
+
     arguments, error, message = CELLS[case]
     for _ in range(2):  # what a call may remember of right ones does not help a wrong one
-        door(F((2, 3)), F((2, 4)), W)
+        door(*of_kind((F((2, 3)), F((2, 4)), W)))
         with pytest.raises(error, match=message):
-            door(*arguments)
+            door(*of_kind(arguments))
 
 
 def test_backward() -> None:

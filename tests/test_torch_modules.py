@@ -516,6 +516,9 @@ def test_small_calls_that_nobody_records(context: Any, monkeypatch: pytest.Monke
                 found += [*model(*given), *gru_xp.gru(given[0], model.params, *given[1:])]
             found += [*own(*given), *gru_xp.gru(given[0], prepared, *given[1:])]
             found += gru_xp.gru_inference(given[0].clone().requires_grad_(), model.params, *given[1:])
+            h = None if len(given) == 1 else hx[0]
+            found.append(gru_xp.gru_cell(x[0], h, frozen[0][0]))
+            found.append(gru_xp.gru_cell_inference(x[0], h, model.params[0][0]))
         return found
 
     calls = []
@@ -523,11 +526,11 @@ def test_small_calls_that_nobody_records(context: Any, monkeypatch: pytest.Monke
     whole = backend.at_once
     monkeypatch.setattr(backend, "at_once", lambda *given: calls.append(whole(*given)) or calls[-1])
     found = everything()
-    assert len(calls) == 10 and None not in calls
+    assert len(calls) == 14 and None not in calls
     assert not any(a.requires_grad for a in found)
     monkeypatch.setenv("GRU_XP_KERNELS", "off")
     expected = everything()
-    assert calls[10:] == [None] * 10
+    assert calls[14:] == [None] * 14
     assert all((a - b).abs().max() < BOUND for a, b in zip(found, expected, strict=True))
 
 
@@ -554,6 +557,9 @@ def test_what_is_unusual_goes_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> 
         {"params": [[w]]},
         {"params": ((tuple(w),),)},
         {"params": ((w._replace(b_ih=w.b_ih.detach().numpy()),),)},
+        {"params": ((w._replace(b_ih=w.b_ih[1:]),),)},
+        {"params": ((w._replace(W_hh=None),),)},
+        {"params": []},
         {"spec": gru_xp.GRUSpec(clip=3.0)},
         {"spec": "cudnn"},
     ):

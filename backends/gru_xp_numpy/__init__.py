@@ -23,7 +23,7 @@ class NumpyBackend(Backend):
 
     name = "numpy"
     xp = xp
-    settles = True
+    settles = quick = True
 
     def owns(self, array: Any) -> bool:
         # np.matrix has another `*`, and a masked array's mask would be lost

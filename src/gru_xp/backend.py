@@ -30,6 +30,8 @@ class Backend:
     xp: Any
     #: whether the types, shapes and dtypes of arrays decide all: there is one device, and nothing ever watches a call
     settles = False
+    #: whether small calls have a short way, by `settles` or `at_once`
+    quick = False
 
     def __init__(self, name: str | None = None, xp: Any = None):
         if name is not None:

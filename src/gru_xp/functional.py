@@ -13,7 +13,7 @@ from .checks import assert_shape, sizes_of, structured
 from .dispatch import owner, place_for, selection
 from .errors import ShapeError, StructureError
 from .params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
-from .request import Function, Names, PreparedParams, Request, backward, forward, infer, owned_at, place_of, settles
+from .request import Function, Names, PreparedParams, Request, backward, forward, infer, owned_at, place_of, quick
 
 __all__ = [
     "Explanation",
@@ -141,7 +141,9 @@ def gru_backward(tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
 
 
 def gru_cell(x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None) -> Any:
-    """One step: x (N, I), h (N, H) -> h' (N, H); without a batch (I,), (H,) -> (H,). Differentiable as `gru` is.
+    """One step: x (N, I), h (N, H) or None for zero -> h' (N, H); without a batch (I,), (H,) -> (H,).
+
+    Differentiable as `gru` is.
 
     >>> import numpy as np, gru_xp
     >>> rng = np.random.default_rng(0)
@@ -200,8 +202,9 @@ def _cell(function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, backen
 
 def _one_step(x: Any, h: Any, params: Any) -> tuple[Any, Any, Any] | None:
     """x, params and h0 of a sequence of one step; None where it cannot be like one that was right before."""
-    known = type(params) is CellParams and settles(x, h)
-    return (x[None, ...], ((params,),), h[None, ...]) if known else None
+    if type(params) is not CellParams or not quick(x, h):
+        return None
+    return x[None, ...], ((params,),), None if h is None else h[None, ...]
 
 
 def _cell_request(

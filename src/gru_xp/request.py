@@ -51,7 +51,7 @@ __all__ = [
     "infer",
     "owned_at",
     "place_of",
-    "settles",
+    "quick",
 ]
 
 Function: TypeAlias = Literal["gru", "inference", "forward"]
@@ -385,11 +385,11 @@ def _at_once(function: Function, x: Any, params: Any, h0: Any, spec: Any) -> tup
     return source.at_once(function, x, params.params if there else params, h0, spec)
 
 
-def settles(*arrays: Any) -> bool:
-    """Whether these are arrays of one library, one that has been met before and whose calls can be remembered."""
-    kind = type(arrays[0])
+def quick(x: Any, h0: Any) -> bool:
+    """Whether these are arrays of one library, one that has been met before and has a short way for small calls."""
+    kind = type(x)
     source = owner_of_type(kind)
-    return source is not None and source.settles and all(type(array) is kind for array in arrays)
+    return source is not None and source.quick and (h0 is None or type(h0) is kind)
 
 
 def infer(
