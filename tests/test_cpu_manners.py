@@ -177,7 +177,7 @@ def test_a_worker_keeps_off_the_callers_core() -> None:
 @pytest.mark.usefixtures("three_threads")
 def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller does all shares itself, and tries again at the next call."""
-    expected, pool = everything(*problem()), threads._Workers()
+    expected, pool = everything(*problem()), threads.Workers()
 
     def start(thread: threading.Thread) -> None:
         tried.append(thread)
@@ -217,7 +217,7 @@ def test_a_worker_stays_where_the_system_does_not_tell_its_cores(
     functions = [ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0), kind(may_use), kind(use)]
     addresses = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions]
     real = threads._addresses()
-    pool = threads._Workers()
+    pool = threads.Workers()
     forever.append((pool, functions))
     monkeypatch.setattr(threads, "_addresses", lambda: real[:3] + addresses)
     monkeypatch.setattr(threads, "_pools", [pool])

@@ -100,8 +100,10 @@ TRANSFORMS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.parametrize("kernels", ["auto", "off"])
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_transform(name: str) -> None:
+def test_transform(name: str, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRU_XP_KERNELS", kernels)
     got, expected = (jax.tree.leaves(TRANSFORMS[name](f)) for f in (ours, loop))
     assert len(got) == len(expected)
     for a, b in zip(got, expected, strict=True):
@@ -138,8 +140,9 @@ def test_the_program_does_not_grow_with_T() -> None:
     assert lines(300) == lines(30)
 
 
-def test_one_large_product_for_each_weight() -> None:
+def test_one_large_product_for_each_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the program of a gradient, the loops hold one product a step and none with the shape of a weight."""
+    monkeypatch.setenv("GRU_XP_KERNELS", "off")
     params = ((PARAMS[0][0],),)
     text = str(jax.make_jaxpr(jax.grad(lambda p: jnp.sum(gru_xp.gru(jnp.zeros((50, 4, I)), p)[0] ** 2)))(params))
     outside, inside = f"f64[{3 * H},{I}] = dot_general", f"f64[4,{H}] = dot_general"

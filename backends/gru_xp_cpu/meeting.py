@@ -41,18 +41,26 @@ __all__ = [
     "PLACES",
     "SYNC",
     "Crew",
+    "call_at",
+    "change",
     "join_and_lend",
     "meet",
+    "offer",
+    "offered",
     "serve_and_launch",
+    "write",
 ]
 
 #: places in the record: `joined` is the first piece that the workers take part in, 0 as long as that is open
-SYNC = {"kernel": 0, "fields": 1, "parts": 2, "joined": 3, "held_up": 4, "alone": 5, "core": 6}
+SYNC = {"kernel": 0, "fields": 1, "parts": 2, "joined": 3, "held_up": 4, "alone": 5, "core": 6, "taken": 7}
 #: addresses of functions of Python and of the system, 0 for what the system does not have
 FUNCTIONS = ("acquire", "release", "give_way", "core_of", "may_use", "use")
 #: of OpenMP's runtime, where its threads work
 OPENMP = ("in_parallel", "number", "team")
-SYNC |= {name: 8 + i for i, name in enumerate((*FUNCTIONS, *OPENMP))}
+#: for callers without Python: the address of `offer`, the record of a caller that nobody helps, the number of workers,
+#: and addresses of functions of Python's that need no lock
+NATIVE = ("offer", "nobody", "workers", "allocate", "free")
+SYNC |= {name: 8 + i for i, name in enumerate((*FUNCTIONS, *OPENMP, *NATIVE))}
 #: the locks of the workers follow LOCKS, the lines of all threads LINES: the last piece done, and the worker's state
 LOCKS, MOST, LINE = 24, 64, 8
 LINES = LOCKS + MOST
@@ -107,7 +115,7 @@ class Crew:
         with c.loop(first, last) as share:
             yield share
         with c.when(together & (c.parts > 1)):
-            _write(self.sync, c.part * LINE + (LINES + DONE), piece)
+            write(self.sync, c.part * LINE + (LINES + DONE), piece)
         if meanwhile is not None:
             with c.loop(first, last) as share:
                 meanwhile(share)
@@ -124,13 +132,13 @@ class Crew:
             there.set(c.select(_read(self.sync, at).equals(THERE), there.get(), 0))
         with c.when(there.get() > 0):
             self.joined.set(piece)
-            _write(self.sync, SYNC["joined"], piece)
+            write(self.sync, SYNC["joined"], piece)
 
     def finish(self) -> None:
         """After the last piece: nobody needs to come any more."""
         c = self.c
         with c.when(c.part.equals(0)), c.when(self.joined.get() > self.piece.get()):
-            _write(self.sync, SYNC["joined"], c.integer(NEVER))
+            write(self.sync, SYNC["joined"], c.integer(NEVER))
 
 
 def meet(unit: Unit) -> None:
@@ -151,21 +159,21 @@ def serve_and_launch(unit: Unit) -> None:
         lock = c.b.inttoptr(sync.load(c.part + LOCKS).ir, PTR)
         cores, failed = c.room_for_integers(CORES), c.variable(1)
         with c.when(sync.load(SYNC["may_use"]) > 0):
-            result = _call(c, sync.load(SYNC["may_use"]), I32, [I32(0), I64(8 * CORES), cores.ir])
+            result = call_at(c, sync.load(SYNC["may_use"]), I32, [I32(0), I64(8 * CORES), cores.ir])
             failed.set(Value(c, c.b.sext(result, I64)))
         with c.when(failed.get().equals(0) ^ True), c.loop(0, CORES) as i:  # no core that it could go to, then
             cores.store(0, i)
         with c.loop_while(ASLEEP, lambda found: found >= ASLEEP) as found:
             with c.when(found.get().equals(ASLEEP)):
-                _call(c, sync.load(SYNC["acquire"]), I32, [lock, I32(1)])
+                call_at(c, sync.load(SYNC["acquire"]), I32, [lock, I32(1)])
                 _keep_off(c, sync, cores)
-            found.set(_change(sync, state, CALLED, THERE))
+            found.set(change(sync, state, CALLED, THERE))
             with c.when(found.get().equals(CALLED)):
                 _run(c, sync, c.part)
-                _write(sync, state, c.integer(ASLEEP))
+                write(sync, state, c.integer(ASLEEP))
                 found.set(c.integer(ASLEEP))
             with c.when(found.get().equals(DISMISSED)):  # unless it has been called again meanwhile
-                again = _change(sync, state, DISMISSED, ASLEEP).equals(CALLED)
+                again = change(sync, state, DISMISSED, ASLEEP).equals(CALLED)
                 found.set(c.select(again, c.integer(CALLED), ASLEEP))
 
     with unit.function("launch", LAUNCH, public=True) as c, _launched(c) as (sync, left):
@@ -173,28 +181,52 @@ def serve_and_launch(unit: Unit) -> None:
         with c.loop(1, called) as part:
             state = part * LINE + (LINES + STATE)
             # who was not needed last time has not woken up yet, and need not be woken again
-            with c.when(_change(sync, state, DISMISSED, CALLED) < DISMISSED):
-                _write(sync, state, c.integer(CALLED))
+            with c.when(change(sync, state, DISMISSED, CALLED) < DISMISSED):
+                write(sync, state, c.integer(CALLED))
                 lock = c.b.inttoptr(sync.load(part + LOCKS).ir, PTR)
-                _call(c, sync.load(SYNC["release"]), ir.VoidType(), [lock])
+                call_at(c, sync.load(SYNC["release"]), ir.VoidType(), [lock])
         sync.store(_core(c, sync), SYNC["core"])
         _run(c, sync, c.integer(0))
         with c.loop(1, called) as part:
             state = part * LINE + (LINES + STATE)
-            with c.when(_change(sync, state, CALLED, DISMISSED) > CALLED):
+            with c.when(change(sync, state, CALLED, DISMISSED) > CALLED):
                 _until(c, sync, lambda: _read(sync, state).equals(ASLEEP))
+
+
+def offer(unit: Unit) -> None:
+    """Emit `offer`, as `launch` for callers in native code: who finds the workers taken, or too few, works alone."""
+    with unit.function("offer", LAUNCH, public=True) as c:
+        sync, free = c.ints_at(c.sync), c.variable(0)
+        with c.when(c.parts <= sync.load(SYNC["workers"]) + 1):
+            free.set(change(sync, SYNC["taken"], 0, 1) ^ 1)
+
+        def together() -> None:
+            c.call("launch", c.sync, c.kernel, c.fields, c.parts, c.alone)
+            write(sync, SYNC["taken"], c.integer(0))
+
+        def alone() -> None:
+            nobody = c.b.inttoptr(sync.load(SYNC["nobody"]).ir, PTR)
+            call_at(c, c.kernel, ir.VoidType(), [c.fields.ir, I64(0), c.parts.ir, nobody])
+
+        c.either(free.get() > 0, together, alone)
+
+
+def offered(c: Code, sync: Pointer, kernel: str, fields: Pointer, parts: Value, alone: Value) -> None:
+    """Write a call of `offer`."""
+    address = c.b.ptrtoint(c.unit.module.get_global(kernel), I64)
+    call_at(c, sync.load(SYNC["offer"]), ir.VoidType(), [sync.ir, address, fields.ir, parts.ir, alone.ir])
 
 
 def join_and_lend(unit: Unit) -> None:
     """Emit `join(sync)`, what each thread of OpenMP's does, and `lend`, as `launch`, which has a team of them do it."""
     with unit.function("join", "@sync", public=True) as c:
         sync = c.ints_at(c.sync)
-        number, team = (Value(c, c.b.sext(_call(c, sync.load(SYNC[name]), I32, []), I64)) for name in OPENMP[1:])
+        number, team = (Value(c, c.b.sext(call_at(c, sync.load(SYNC[name]), I32, []), I64)) for name in OPENMP[1:])
         with c.when(number > 0), c.when(number < sync.load(SYNC["parts"])):
             state = number * LINE + (LINES + STATE)
-            _write(sync, state, c.integer(THERE))
+            write(sync, state, c.integer(THERE))
             _run(c, sync, number)
-            _write(sync, state, c.integer(ASLEEP))
+            write(sync, state, c.integer(ASLEEP))
         with c.when(number.equals(0)):
             with c.when(team < sync.load(SYNC["parts"])):
                 sync.store(1, SYNC["alone"])
@@ -205,7 +237,7 @@ def join_and_lend(unit: Unit) -> None:
         c.either(
             left > 0,
             lambda: _run(c, sync, c.integer(0)),
-            lambda: _call(
+            lambda: call_at(
                 c, sync.load(SYNC["in_parallel"]), ir.VoidType(),
                 [c.b.bitcast(join, PTR), c.sync.ir, c.b.trunc(c.parts.ir, I32), I32(0)],
             ),
@@ -242,14 +274,14 @@ def _launched(c: Code) -> Iterator[tuple[Pointer, Value]]:
 def _run(c: Code, sync: Pointer, part: Value) -> None:
     """The kernel, as one of its threads."""
     arguments = [c.b.inttoptr(sync.load(SYNC["fields"]).ir, PTR), part.ir, sync.load(SYNC["parts"]).ir, c.sync.ir]
-    _call(c, sync.load(SYNC["kernel"]), ir.VoidType(), arguments)
+    call_at(c, sync.load(SYNC["kernel"]), ir.VoidType(), arguments)
 
 
 def _core(c: Code, sync: Pointer) -> Value:
     """The core that this thread runs on, -1 where the system does not tell."""
     core = c.variable(-1)
     with c.when(sync.load(SYNC["core_of"]) > 0):
-        core.set(Value(c, c.b.sext(_call(c, sync.load(SYNC["core_of"]), I32, []), I64)))
+        core.set(Value(c, c.b.sext(call_at(c, sync.load(SYNC["core_of"]), I32, []), I64)))
     return core.get()
 
 
@@ -263,7 +295,7 @@ def _keep_off(c: Code, sync: Pointer, cores: Pointer) -> None:
             others.store(left, i)
             some.set(some.get() | left)
         with c.when(some.get().equals(0) ^ True):
-            _call(c, sync.load(SYNC["use"]), I32, [I32(0), I64(8 * CORES), others.ir])
+            call_at(c, sync.load(SYNC["use"]), I32, [I32(0), I64(8 * CORES), others.ir])
 
 
 # ---- memory that several threads look at ----------------------------------------------------------------------------
@@ -279,11 +311,11 @@ def _read(sync: Pointer, place: Any) -> Value:
     return Value(sync.code, sync.code.b.load_atomic(_address(sync, place), "acquire", 8))
 
 
-def _write(sync: Pointer, place: Any, value: Value) -> None:
+def write(sync: Pointer, place: Any, value: Value) -> None:
     sync.code.b.store_atomic(value.ir, _address(sync, place), "release", 8)
 
 
-def _change(sync: Pointer, place: Any, old: int, new: int) -> Value:
+def change(sync: Pointer, place: Any, old: int, new: int) -> Value:
     """Put `new` where `old` stands; what was found there."""
     b = sync.code.b
     both = b.cmpxchg(_address(sync, place), I64(old), I64(new), "acq_rel", "acquire")
@@ -298,7 +330,7 @@ def _until(c: Code, sync: Pointer, condition: Callable[[], Value], *, barrier: b
         _pause(c)
         give_way = sync.load(SYNC["give_way"])
         with c.when(turn > PATIENCE), c.when(give_way > 0):
-            _call(c, give_way, I32, [])
+            call_at(c, give_way, I32, [])
         if barrier:
             with c.when(turn.equals(LONG)):
                 sync.store(1, SYNC["held_up"])
@@ -311,7 +343,7 @@ def _pause(c: Code) -> None:
         c.b.call(c.intrinsic("llvm.aarch64.hint", ir.FunctionType(ir.VoidType(), [I32])), [I32(1)])
 
 
-def _call(c: Code, address: Value, returns: Any, arguments: list[Any]) -> Any:
+def call_at(c: Code, address: Value, returns: Any, arguments: list[Any]) -> Any:
     """Call a C function by its address."""
     kind = ir.FunctionType(returns, [a.type for a in arguments])
     return c.b.call(c.b.inttoptr(address.ir, kind.as_pointer()), arguments)

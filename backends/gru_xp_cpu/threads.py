@@ -25,7 +25,7 @@ from .compiler import Machine, machine
 from .meeting import FUNCTIONS, LOCKS, MOST, PLACES, SYNC
 from .target import Target
 
-__all__ = ["NOBODY", "Pool", "run", "thread_count"]
+__all__ = ["NOBODY", "Pool", "Workers", "run", "thread_count"]
 
 VARIABLE = "GRU_XP_NUM_THREADS"
 
@@ -108,8 +108,8 @@ class Pool:
         return kind(code.address(name))
 
 
-class _Workers(Pool):
-    """The workers of this process."""
+class Workers(Pool):
+    """Threads of ours, that sleep until they are called."""
 
     workers = 0
 
@@ -133,7 +133,7 @@ class _Workers(Pool):
                 thread.start()
             except RuntimeError:  # no more threads for this process, or none any more: the interpreter ends
                 return False
-            self.workers = part
+            self.workers = self.sync[SYNC["workers"]] = part
         return True
 
 
@@ -162,14 +162,14 @@ def _addresses() -> list[int]:
     return [0 if f is None else ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions]
 
 
-_pools = [_Workers()]
+_pools = [Workers()]
 # what a caller needs that does all shares itself: it is never to look for others, and any number may use it at once
 _nobody, NOBODY = _record()
 _nobody[SYNC["alone"]] = 1
 
 
 def _after_fork() -> None:
-    _pools[0] = _Workers()
+    _pools[0] = Workers()
 
 
 if hasattr(os, "register_at_fork"):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from .backward import backward
 from .code import Unit
 from .forward import forward
-from .meeting import join_and_lend, meet, serve_and_launch
+from .meeting import join_and_lend, meet, offer, serve_and_launch
 from .packing import packing
 from .pointwise import pointwise
 from .row import products_of_one_row
 from .target import Target
 from .tiles import columns_shapes, gates_shapes, tiles, weight_tiles
+from .xla import custom_call
 
 __all__ = ["build"]
 
@@ -24,6 +25,7 @@ def build(target: Target, kind: str, dtype: str) -> Unit:
     unit = Unit(target, dtype)
     if kind == "threads":
         serve_and_launch(unit)
+        offer(unit)
         join_and_lend(unit)
         return unit
     meet(unit)
@@ -44,4 +46,5 @@ def build(target: Target, kind: str, dtype: str) -> Unit:
         with c.when(loose.equals(0)):
             c.call(kind, c.fields, 0, 1, c.nowhere())
         c.give(loose)
+    custom_call(unit, kind)
     return unit

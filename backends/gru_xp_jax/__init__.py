@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from typing import Any
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from gru_xp.backend import Backend, Step
 from gru_xp.cell import Gates
+from gru_xp.kernels import stack_for
 from gru_xp.params import LayerTape, Tape
 from gru_xp.stack import Stack
 
@@ -141,8 +143,9 @@ class JaxBackend(Backend):
     def recording(self, arrays: list[Any]) -> bool:
         return any(isinstance(a, jax.core.Tracer) for a in arrays)
 
-    def differentiable(self) -> Any:
-        return _differentiable(self)
+    def differentiable(self, choose: Callable[[], Any]) -> Any:
+        kernel = choose()
+        return _differentiable(self) if kernel is None else stack_for(self, kernel)
 
 
 @cache

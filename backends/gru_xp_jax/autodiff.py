@@ -8,15 +8,15 @@ loop with one product a step, and one large product for the gradient of each wei
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
 from gru_xp.cell import Activated
 from gru_xp.layer import Layer, Run
-from gru_xp.params import CellParams, GRUSpec
+from gru_xp.params import CellParams, GRUSpec, LayerTape
 
-__all__ = ["DifferentiableLayer"]
+__all__ = ["DifferentiableLayer", "inference"]
 
 
 class DifferentiableLayer(Layer):
@@ -27,6 +27,17 @@ class DifferentiableLayer(Layer):
     ) -> tuple[Any, Any]:
         """As `Layer.inference`."""
         return inference(self, spec, reverse, x, h0, w, valid, resets)
+
+    def run(
+        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
+    ) -> tuple[Any, Any]:
+        """The same without a derivative of its own."""
+        return super().inference(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse)
+
+    def tangents(self, tape: LayerTape, y: Any, h_n: Any, dx: Any, dh0: Any, dw: CellParams, /) -> tuple[Any, Any]:
+        """The derivatives (T, N, H), (N, H) of y and h_n along dx, dh0 and dw; only the shapes of y and h_n matter."""
+        dy, dh_n = jax.linear_transpose(partial(self.backward, tape), y, h_n)((dx, dh0, dw))
+        return dy, dh_n
 
     def loop_back(
         self, run: Run, dh: Any, dy: Any, cut: Any, slopes: Any, saved: Any, *, reverse: bool
@@ -57,17 +68,28 @@ class DifferentiableLayer(Layer):
         return carry, out
 
 
+class Derivable(Protocol):
+    """A layer that knows the parts of its derivative."""
+
+    def run(
+        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
+    ) -> tuple[Any, Any]: ...
+    def forward(
+        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
+    ) -> tuple[Any, Any, LayerTape]: ...
+    def tangents(self, tape: LayerTape, y: Any, h_n: Any, dx: Any, dh0: Any, dw: CellParams, /) -> tuple[Any, Any]: ...
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def inference(
-    layer: Layer, spec: GRUSpec, reverse: bool, x: Any, h0: Any, w: CellParams, valid: Any, resets: Any
+    layer: Derivable, spec: GRUSpec, reverse: bool, x: Any, h0: Any, w: CellParams, valid: Any, resets: Any
 ) -> tuple[Any, Any]:
     """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H)."""
-    return Layer.inference(layer, x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse)
+    return layer.run(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse)
 
 
 @inference.defjvp
-def _(layer: Layer, spec: GRUSpec, reverse: bool, primals: Any, tangents: Any) -> Any:
+def _(layer: Derivable, spec: GRUSpec, reverse: bool, primals: Any, tangents: Any) -> Any:
     x, h0, w, valid, resets = primals
     y, h_n, tape = layer.forward(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse, save="all")
-    transposed = jax.linear_transpose(partial(layer.backward, tape), y, h_n)
-    return (y, h_n), transposed(tangents[:3])
+    return (y, h_n), layer.tangents(tape, y, h_n, *tangents[:3])

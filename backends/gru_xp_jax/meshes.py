@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gru_xp.params import CellParams, GRUGrads, GRUSpec, LayerTape, Params
 from gru_xp.stack import Stack
 
-__all__ = ["OnMeshes", "alike"]
+__all__ = ["OnMeshes", "alike", "on_a_mesh"]
 
 
 class OnMeshes:
@@ -112,6 +112,11 @@ def alike(arrays: Any) -> Any:
     if all(_varying(a) == axes for a in leaves):
         return arrays
     return jax.tree.map(lambda a: jax.lax.pcast(a, tuple(axes - _varying(a)), to="varying"), arrays)
+
+
+def on_a_mesh(a: Any) -> bool:
+    """Whether an array's type says something of the devices that it is on."""
+    return bool(_varying(a)) or not jax.typeof(a).sharding.mesh.empty
 
 
 def _varying(a: Any) -> frozenset[str]:

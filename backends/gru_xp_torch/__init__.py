@@ -5,7 +5,7 @@ Kernels: `gates.py`, `cpu.py`. Differentiation: `autograd.py` over `operators.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -161,7 +161,7 @@ class TorchBackend(Backend):
     def kernels(self) -> tuple[Any, ...] | None:
         return () if torch.compiler.is_compiling() else None  # what it looks into is the plain path
 
-    def differentiable(self) -> Any:
+    def differentiable(self, choose: Callable[[], Any]) -> Any:
         if forward_mode():
             return None  # autograd finds every derivative of the plain path by itself
         from .autograd import Differentiable  # registers operators, which only those need who differentiate

@@ -254,8 +254,11 @@ class Backend:
         """Whether the library's automatic differentiation is watching any of these arrays just now."""
         return False
 
-    def differentiable(self) -> Any:
-        """A stack whose `inference` the library differentiates in its own way; None to let it follow the plain path."""
+    def differentiable(self, choose: Callable[[], Any]) -> Any:
+        """A stack whose `inference` the library differentiates in its own way; None to let it follow the plain path.
+
+        `choose()` is the kernel for the call, or None, for a library that has to know it beforehand.
+        """
         return None
 
 

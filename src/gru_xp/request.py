@@ -226,9 +226,9 @@ class Request:
             return False
         return self.source.recording([self.x, *self.others, *weights_of(self.params)])
 
-    def differentiable(self, watched: bool) -> Any:
+    def differentiable(self, watched: bool, choose: Callable[[], Any] = lambda: None) -> Any:
         """The library's own differentiable stack, if there is something to differentiate and it has one."""
-        return self.place.backend.differentiable() if watched and self.function == "gru" else None
+        return self.place.backend.differentiable(choose) if watched and self.function == "gru" else None
 
     def choose(self, watched: bool) -> Choice:
         """The kernel for this call, the arrays still being where they came from."""
@@ -281,7 +281,7 @@ class Request:
         """The results; what was found out is remembered under `key`, unless that is None."""
         with self.context():
             watched = self.watched()
-            stack, kernel = self.differentiable(watched), None
+            stack, kernel = self.differentiable(watched, lambda: self.choose(watched).kernel), None
             if stack is None:
                 kernel = self.choose(watched).kernel
                 stack = stack_for(self.place.backend, kernel)

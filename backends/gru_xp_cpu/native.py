@@ -1,0 +1,70 @@
+"""The kernels for callers in native code, see `xla`: where they are, and what a call of some size has to be given."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from struct import Struct
+from typing import Any
+
+import numpy as np
+
+from .compiler import machine
+from .fields import ARRAYS
+from .kernel import kernel
+from .meeting import SYNC
+from .target import current
+from .threads import NOBODY, Workers
+
+__all__ = ["call", "handler"]
+
+#: items_at, data_at, flags_at and none of what the caller makes in the place of Python's arrays; none is an address
+STAND_INS = (0, 0, 8, 0)
+
+
+def call(
+    kind: str,
+    dtype: str,
+    sizes: tuple[int, int, int, int],
+    own: tuple[int, ...],
+    buffers: list[str],
+    *,
+    recompute: bool = False,
+    bare: bool = False,
+) -> Any:
+    """What a call with T, N, I, H = sizes has to be given beside its arrays: integers, see `xla`.
+
+    `own` are the fields of the call itself but the arrays, `fields.CALL`; `buffers` the names of operands and results,
+    `fields.ARRAYS`, in their order.
+    """
+    layout = kernel(kind, np.dtype(dtype).char, None).layout(*sizes, recompute, bare)
+    if layout.threads > 1:
+        crew = _crew()
+        with crew.turn:
+            crew.grow(current(), layout.threads)
+    head = *STAND_INS, *Struct("12q").unpack(layout.head)[len(STAND_INS) :]
+    where = (buffers.index(name) if name in buffers else -1 for name in ARRAYS[kind].replace("~", "").split())
+    header = layout.threads, layout.alone_after, layout.size
+    return np.array((*header, *head, *own, 0, *layout.places(0), *where), np.int64)
+
+
+@cache
+def handler(kind: str, dtype: str) -> int:
+    """The address of a kernel as a custom call of XLA."""
+    code = machine(current(), kind, dtype)
+    ctypes.CFUNCTYPE(None, ctypes.c_int64)(code.address("connect"))(_crew().address)
+    return code.address(f"{kind}_of_xla")
+
+
+@cache
+def _crew() -> Workers:
+    """Threads for these callers alone, who share them without Python."""
+    crew = Workers()
+    crew.sync[SYNC["offer"]] = machine(current(), "threads", "float32").address("offer")
+    crew.sync[SYNC["nobody"]] = NOBODY
+    for name, function in (("allocate", "PyMem_RawMalloc"), ("free", "PyMem_RawFree")):
+        crew.sync[SYNC[name]] = ctypes.cast(getattr(ctypes.pythonapi, function), ctypes.c_void_p).value
+    if hasattr(os, "register_at_fork"):  # the child has none of the threads
+        os.register_at_fork(after_in_child=lambda: crew.sync.__setitem__(SYNC["taken"], 1))
+    return crew

@@ -1,0 +1,173 @@
+"""The kernels as custom calls of XLA, the compiler behind JAX: native code alone, without Python and its lock.
+
+XLA calls a function with a frame of pointers, `XLA_FFI_CallFrame` of its C interface. The numbers below say where
+things stand in it, in integers of 64 bits (xla/ffi/api/c_api.h, version 0.3).
+
+What is known when a program is traced comes as one attribute, an array of integers: those of HEADER, the kernel's
+fields, and for each of the kernel's arrays the number of its buffer, operands first, or -1. There are no addresses in
+it: another process may run what was compiled here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from .code import I8, I64, PTR, Code, Pointer, Unit, Value
+from .fields import ARRAYS, CALL, COMPACT, PLACES, SIZES
+from .meeting import SYNC, call_at, change, offered, write
+
+__all__ = ["HEADER", "custom_call"]
+
+#: threads; what `launch` calls `alone`; bytes of scratch memory
+HEADER = ("threads", "alone", "scratch")
+
+# of a frame: the first extension, the interface, and the counts and the pointers of operands, results and attributes
+EXTENSION, INTERFACE, OPERANDS, RESULTS, ATTRIBUTES = 1, 2, (7, 9), (12, 14), (17, 20)
+# of an extension: its type, and what it is to fill in where it asks for the version
+KIND, METADATA, VERSION = 1, 3, 1
+# of a buffer, and of an attribute that is an array: its data; of the interface: the function that makes an error
+BUFFER, ARRAY, MAKE_ERROR = 3, 2, 6
+RESOURCE_EXHAUSTED = 8
+NO_MEMORY = bytearray(b"gru_xp: no memory for what a kernel needs beside its results\0")
+
+#: pieces of scratch memory that are kept from call to call, the largest of them in bytes, and of each in a line of its
+#: own: whether it is in use, where it is and how large. What XLA gives is new, and to touch it costs more than a kernel
+PIECES, KEPT, WIDTH = 4, 256 << 20, 8
+TAKEN, PLACE, SIZE = range(3)
+
+
+def custom_call(unit: Unit, kind: str) -> None:
+    """Emit `<kind>_of_xla(frame)`, and `connect(sync)`, which tells it once of the threads that it can have."""
+    crew, pieces = _integers(unit, "crew", 1), _integers(unit, "pieces", PIECES * WIDTH)
+    with unit.function("connect", "@sync", public=True) as c:
+        _at(c, crew).store(_address(c.ints_at(c.sync)))
+    with unit.function(f"{kind}_of_xla", "@frame", public=True, gives=True) as c:
+        frame, asks, error = c.ints_at(c.frame), c.variable(0), c.variable(0)
+        with c.when(frame.load(EXTENSION).equals(0) ^ True):
+            asks.set(c.select(_half(c.ints_at(frame.load(EXTENSION)).load(KIND)).equals(1), c.integer(1), 0))
+
+        def run() -> None:
+            sync, numbers = c.ints_at(_at(c, crew).load()), _numbers(c, frame)
+            size = numbers.load(HEADER.index("scratch")) + 63
+            found = _with_scratch(c, sync, _at(c, pieces), size, lambda at: _run(c, kind, frame, numbers, sync, at))
+            with c.when(found.equals(0)):
+                error.set(_no_memory(c, frame))
+
+        c.either(asks.get() > 0, lambda: _tell_version(c, frame), run)
+        c.give(error.get())
+
+
+def _integers(unit: Unit, name: str, count: int) -> Any:
+    """Zeros that last as long as the code."""
+    kind: Any = I64 if count == 1 else ir.ArrayType(I64, count)
+    place = ir.GlobalVariable(unit.module, kind, name)
+    place.linkage, place.initializer, place.align = "internal", ir.Constant(kind, None), 64
+    return place
+
+
+def _at(c: Code, place: Any) -> Pointer:
+    return c.ints_at(Value(c, c.b.ptrtoint(place, I64)))
+
+
+def _address(pointer: Pointer) -> Value:
+    return Value(pointer.code, pointer.code.b.ptrtoint(pointer.ir, I64))
+
+
+def _half(value: Value) -> Value:
+    """The first 32 bits."""
+    return value & 0xFFFFFFFF
+
+
+def _tell_version(c: Code, frame: Pointer) -> None:
+    metadata = c.ints_at(c.ints_at(frame.load(EXTENSION)).load(METADATA))
+    for i, value in enumerate((24, 0, 3 << 32, 0)):  # its own size, no extension, version 0.3, no traits
+        metadata.store(value, VERSION + i)
+
+
+def _no_memory(c: Code, frame: Pointer) -> Value:
+    """XLA's error."""
+    text = ir.GlobalVariable(c.unit.module, ir.ArrayType(I8, len(NO_MEMORY)), "no_memory")
+    text.linkage, text.global_constant, text.initializer = "internal", True, ir.Constant(text.value_type, NO_MEMORY)
+    arguments = c.room_for_integers(4)
+    for i, value in enumerate((28, 0, c.b.ptrtoint(text, I64), RESOURCE_EXHAUSTED)):
+        arguments.store(value if isinstance(value, int) else Value(c, value), i)
+    make = c.ints_at(frame.load(INTERFACE)).load(MAKE_ERROR)
+    return Value(c, c.b.ptrtoint(call_at(c, make, PTR, [arguments.ir]), I64))
+
+
+def _numbers(c: Code, frame: Pointer) -> Pointer:
+    """The attribute."""
+    return c.ints_at(c.ints_at(c.ints_at(frame.load(ATTRIBUTES[1])).load()).load(ARRAY))
+
+
+def _with_scratch(c: Code, sync: Pointer, pieces: Pointer, size: Value, body: Callable[[Value], None]) -> Value:
+    """Write body(address) with scratch memory; the address, 0 if there was none."""
+    mine, place = c.variable(-1), c.variable(0)
+
+    def allocated() -> Value:
+        found = call_at(c, sync.load(SYNC["allocate"]), PTR, [size.ir])
+        return Value(c, c.b.ptrtoint(found, I64))
+
+    def free(address: Value) -> None:
+        call_at(c, sync.load(SYNC["free"]), ir.VoidType(), [c.b.inttoptr(address.ir, PTR)])
+
+    with c.loop(0, PIECES) as i, c.when(mine.get() < 0), c.when(change(pieces, i * WIDTH + TAKEN, 0, 1).equals(0)):
+        mine.set(i)
+
+    def kept() -> None:
+        piece = pieces.at(mine.get() * WIDTH)
+        with c.when(piece.load(SIZE) < size):
+            free(piece.load(PLACE))
+            piece.store(allocated(), PLACE)
+            piece.store(c.select(piece.load(PLACE).equals(0), 0, size), SIZE)
+        place.set(piece.load(PLACE))
+
+    def give_back() -> None:
+        piece = pieces.at(mine.get() * WIDTH)
+        with c.when(piece.load(SIZE) > KEPT):
+            free(piece.load(PLACE))
+            piece.store(0, PLACE)
+            piece.store(0, SIZE)
+        write(piece, TAKEN, c.integer(0))
+
+    c.either(mine.get() < 0, lambda: place.set(allocated()), kept)
+    with c.when(place.get().equals(0) ^ True):
+        body(place.get())
+    c.either(mine.get() < 0, lambda: free(place.get()), give_back)
+    return place.get()
+
+
+def _run(c: Code, kind: str, frame: Pointer, numbers: Pointer, sync: Pointer, scratch: Value) -> None:
+    names = f"{SIZES} {CALL[kind]} {PLACES[kind]}".split()
+    count, arrays = len(names), len(ARRAYS[kind].split())
+    operands, results = (c.ints_at(frame.load(pointers)) for _, pointers in (OPERANDS, RESULTS))
+    given = frame.load(OPERANDS[0])
+
+    # what stands for Python's tuple of NumPy's arrays: of each the address of the data and the flags
+    items, stand_ins = c.room_for_integers(arrays), c.room_for_integers(2 * arrays + 1)
+    nothing = _address(stand_ins.at(2 * arrays))
+    with c.loop(0, arrays) as i:
+        number = numbers.load(i + (len(HEADER) + count))
+        items.store(nothing, i)
+        with c.when(number >= 0):
+            here, buffer = stand_ins.at(i * 2), c.select_pointer(number < given, operands, results.at(-1 * given))
+            here.store(c.ints_at(buffer.load(number)).load(BUFFER), 0)
+            here.store(COMPACT, 1)
+            items.store(_address(here), i)
+    fields = c.room_for_integers(count)
+    first = count - len(PLACES[kind].split())
+    with c.loop(0, first) as i:
+        fields.store(numbers.load(i + len(HEADER)), i)
+    with c.loop(first, count) as i:
+        fields.store(numbers.load(i + len(HEADER)) + ((scratch + 63) & -64), i)
+    for name, value in (("none", nothing), ("arrays", _address(items))):
+        fields.store(value, names.index(name))
+    threads, alone = (numbers.load(HEADER.index(name)) for name in ("threads", "alone"))
+    c.either(
+        threads.equals(1),
+        lambda: c.call(kind, fields, 0, 1, c.nowhere()),
+        lambda: offered(c, sync, kind, fields, threads, alone),
+    )

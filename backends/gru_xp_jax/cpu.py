@@ -1,0 +1,302 @@
+"""The fused CPU layer for JAX, inside and outside of `jit`: custom calls of XLA, which run native code alone.
+
+`FORWARD`, `BACKWARD` and `TANGENTS` are operations (see `operations`) on the arrays of a call or a tape in a row. What
+they mean the plain layer says; the first two have kernels. The third is the derivative along tangents, which forward
+mode runs; reverse mode transposes it, and that is `BACKWARD`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache, cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import ad
+
+from gru_xp.cell import Gates
+from gru_xp.dispatch import load
+from gru_xp.kernels import Call, Level
+from gru_xp.layer import cut_before
+from gru_xp.params import CellParams, GRUSpec, LayerTape
+from gru_xp_cpu import numpy_layer
+from gru_xp_cpu.fields import GATES, STATES, STEP
+
+from .autodiff import DifferentiableLayer, inference
+from .meshes import on_a_mesh
+from .operations import operation
+
+__all__ = ["CpuLayer", "kernel"]
+
+
+class CpuLayer:
+    """Fused inference, forward and backward for JAX's arrays on the CPU, as `gru_xp.kernels.LayerKernel`."""
+
+    name = "cpu"
+    level: Level = "layer"
+
+    def refuses(self, call: Call, /) -> str | None:
+        """Why not, or None. What is traced is taken to be for the platform that JAX has by default."""
+        device = call.device
+        if device is None:
+            if jax.default_backend() != "cpu":
+                return "is traced or sharded where JAX computes on another device than the CPU"
+            device = jax.devices("cpu")[0]
+        elif device.platform == "cpu":
+            device = jax.devices("cpu")[0]
+        return numpy_layer.refuses(call._replace(device=device, recording=False))
+
+    def warmup(self) -> str:
+        """As `gru_xp_cpu.CpuLayer.warmup`."""
+        return numpy_layer.warmup()
+
+    def inference(
+        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
+    ) -> tuple[Any, Any]:
+        """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H). `valid` and `resets` are (T, N) booleans or None."""
+        return inference(self, spec, reverse, x, h0, w, valid, resets)
+
+    def run(
+        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
+    ) -> tuple[Any, Any]:
+        """As `inference`, without a derivative of its own."""
+        if on_a_mesh(x):
+            return self.plain.run(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse)
+        layout = Layout(spec, reverse, None, w.b_ih is not None, valid is not None, resets is not None)
+        y, h_n = FORWARD.bind(*_given(x, h0, *w, valid, resets), layer=self.plain, layout=layout)
+        return y, h_n
+
+    def forward(
+        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
+    ) -> tuple[Any, Any, LayerTape]:
+        """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
+        if on_a_mesh(x):
+            return self.plain.forward(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse, save=save)
+        layout = Layout(spec, reverse, save, w.b_ih is not None, valid is not None, resets is not None)
+        y, h_n, *tape = FORWARD.bind(*_given(x, h0, *w, valid, resets), layer=self.plain, layout=layout)
+        h_prev, r, z, n, u = tape[:5] if save == "all" else (tape[0], None, None, None, None)
+        return y, h_n, LayerTape(x if valid is None else tape[-1], h_prev, r, z, n, u, w, valid, resets, spec, reverse)
+
+    def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
+        """dy (T, N, H) or None, dh_n (N, H) or None -> dx (T, N, I), dh0 (N, H), dw."""
+        if on_a_mesh(tape.x):
+            return self.plain.backward(tape, dy, dh_n)
+        dy = jnp.zeros_like(tape.h_prev) if dy is None else dy
+        dh_n = jnp.zeros_like(tape.h_prev[0]) if dh_n is None else dh_n
+        layout, arrays = _flat(tape)
+        dx, dh0, *dw = BACKWARD.bind(*arrays, dy, dh_n, layer=self.plain, layout=layout)
+        return dx, dh0, _cell(dw)
+
+    def tangents(self, tape: LayerTape, y: Any, h_n: Any, dx: Any, dh0: Any, dw: CellParams, /) -> tuple[Any, Any]:
+        """As `DifferentiableLayer.tangents`."""
+        if on_a_mesh(tape.x):
+            return self.plain.tangents(tape, y, h_n, dx, dh0, dw)
+        layout, arrays = _flat(tape)
+        dy, dh_n = TANGENTS.bind(*arrays, *_given(dx, dh0, *dw), layer=self.plain, layout=layout)
+        return dy, dh_n
+
+    @cached_property
+    def plain(self) -> DifferentiableLayer:
+        """What the operations mean."""
+        backend = load("jax")
+        return DifferentiableLayer(backend, Gates(backend.xp))
+
+
+kernel = CpuLayer()
+
+
+# ---- arrays in a row -------------------------------------------------------------------------------------------------
+
+
+class Layout(NamedTuple):
+    """What the arrays of an operation are, and all else about it that is known beforehand."""
+
+    spec: GRUSpec
+    reverse: bool
+    save: str | None  # what the tape has; None where there is none
+    bias: bool
+    valid: bool
+    resets: bool
+
+    @property
+    def weights(self) -> int:
+        """How many weights there are."""
+        return 4 if self.bias else 2
+
+    @property
+    def states(self) -> int:
+        """How many arrays (T, N, H) are saved."""
+        return {None: 0, "states": 1, "all": 5}[self.save]
+
+    def call(self, arrays: tuple[Any, ...]) -> tuple[Any, Any, CellParams, Any, Any]:
+        """x, h0, w, valid, resets."""
+        x, h0, *rest = arrays
+        return x, h0, _cell(rest[: self.weights]), *self._rows(rest[self.weights :])
+
+    def tape(self, arrays: tuple[Any, ...]) -> tuple[LayerTape, list[Any]]:
+        """The tape, and what comes behind it."""
+        x, h_prev, *rest = arrays
+        gates, rest = (rest[:4], rest[4:]) if self.save == "all" else ([None] * 4, rest)
+        w, rest = _cell(rest[: self.weights]), rest[self.weights :]
+        r, z, n, u = gates
+        tape = LayerTape(x, h_prev, r, z, n, u, w, *self._rows(rest), self.spec, self.reverse)
+        return tape, rest[self.valid + self.resets :]
+
+    def _rows(self, rest: list[Any]) -> tuple[Any, Any]:
+        following = iter(rest)
+        return next(following) if self.valid else None, next(following) if self.resets else None
+
+
+def _flat(tape: LayerTape) -> tuple[Layout, list[Any]]:
+    save = "states" if tape.r is None else "all"
+    bias = tape.w.b_ih is not None
+    layout = Layout(tape.spec, tape.reverse, save, bias, tape.valid is not None, tape.resets is not None)
+    return layout, _given(tape.x, tape.h_prev, tape.r, tape.z, tape.n, tape.u, *tape.w, tape.valid, tape.resets)
+
+
+def _given(*arrays: Any) -> list[Any]:
+    return [a for a in arrays if a is not None]
+
+
+def _cell(weights: list[Any]) -> CellParams:
+    return CellParams(*weights)
+
+
+# ---- what the operations mean ----------------------------------------------------------------------------------------
+
+
+def _plain_forward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+    x, h0, w, valid, resets = layout.call(arrays)
+    options: dict[str, Any] = {"spec": layout.spec, "valid": valid, "resets": resets, "reverse": layout.reverse}
+    if layout.save is None:
+        return list(layer.run(x, h0, w, **options))
+    y, h_n, tape = layer.forward(x, h0, w, save=layout.save, **options)
+    return [y, h_n, *_given(tape.h_prev, tape.r, tape.z, tape.n, tape.u), *([] if valid is None else [tape.x])]
+
+
+def _plain_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+    tape, (dy, dh_n) = layout.tape(arrays)
+    dx, dh0, dw = layer.backward(tape, dy, dh_n)
+    return _given(dx, dh0, *dw)
+
+
+def _plain_tangents(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+    tape, (dx, dh0, *dw) = layout.tape(arrays)
+    return list(layer.tangents(tape, tape.h_prev, dh0, dx, dh0, _cell(dw)))
+
+
+def _shapes_forward(x: Any, h0: Any, *_: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+    (T, N, I), H = x.shape, h0.shape[1]
+    shapes = [(T, N, H), (N, H), *([(T, N, H)] * layout.states)]
+    if layout.valid and layout.save is not None:
+        shapes.append((T, N, I))
+    return [jax.core.ShapedArray(shape, x.dtype) for shape in shapes]
+
+
+def _shapes_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+    tape, (_, dh_n) = layout.tape(arrays)
+    return [jax.core.ShapedArray(a.shape, tape.x.dtype) for a in _given(tape.x, dh_n, *tape.w)]
+
+
+def _shapes_tangents(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+    tape, (_, dh0, *_) = layout.tape(arrays)
+    return [jax.core.ShapedArray(a.shape, tape.x.dtype) for a in (tape.h_prev, dh0)]
+
+
+# ---- the kernels -----------------------------------------------------------------------------------------------------
+
+
+def _native_forward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+    x, h0, w, valid, resets = layout.call(arrays)
+    (T, N, I), H = x.shape, h0.shape[1]
+    saved = {None: "", "states": "h_prev", "all": "h_prev r z n u"}[layout.save].split()
+    steps = (T, N, H)
+    results = {"y": steps, "h_n": (N, H), **dict.fromkeys(saved, steps)}
+    if valid is not None:
+        results["x_clean"] = (T, N, I)
+    operands = {"x": x, "h0": h0, **w._asdict(), "valid": valid, "cut": _cut(valid, resets, layout.reverse)}
+    what = STEP + (STATES if saved else 0) + (GATES if layout.save == "all" else 0)
+    bare = valid is resets  # both None
+    found = _custom_call("forward", (T, N, I, H), (0, T, layout.reverse, what), operands, results, bare=bare)
+    return found[: len(_shapes_forward(x, h0, layer=layer, layout=layout))]
+
+
+def _native_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+    tape, (dy, dh_n) = layout.tape(arrays)
+    (T, N, I), H = tape.x.shape, dh_n.shape[1]
+    operands = {name: getattr(tape, name) for name in ("x", "h_prev", "r", "z", "n", "u")}
+    operands |= {**tape.w._asdict(), "dy": dy, "dh_n": dh_n, "valid": tape.valid}
+    operands["cut"] = _cut(tape.valid, tape.resets, tape.reverse)
+    weights = {f"d{name}": a.shape for name, a in tape.w._asdict().items() if a is not None}
+    results = {"dx": (T, N, I), "dh0": (N, H), **weights}
+    recompute, bare = tape.r is None, tape.r is not None and tape.valid is tape.resets
+    own = (0, T, tape.reverse, H, N * H)
+    return _custom_call("backward", (T, N, I, H), own, operands, results, recompute=recompute, bare=bare)
+
+
+def _cut(valid: Any, resets: Any, reverse: bool) -> Any:
+    cut = cut_before(valid, resets, reverse, jnp)
+    return None if cut is None else cut[..., 0]
+
+
+def _custom_call(
+    kind: str,
+    sizes: tuple[int, int, int, int],
+    own: tuple[int, ...],
+    operands: dict[str, Any],
+    results: dict[str, tuple[int, ...]],
+    **options: bool,
+) -> list[Any]:
+    """The results of a kernel; operands that are None are not there."""
+    from gru_xp_cpu.native import call
+
+    operands = {name: a for name, a in operands.items() if a is not None}
+    dtype = operands["x"].dtype
+    numbers = call(kind, dtype.name, sizes, own, [*operands, *results], **options)
+    shapes = [jax.core.ShapedArray(shape, dtype) for shape in results.values()]
+    return list(jax.ffi.ffi_call(_target(kind, dtype.name), shapes)(*operands.values(), numbers=numbers))
+
+
+@cache
+def _target(kind: str, dtype: str) -> str:
+    """The name under which XLA knows a kernel: what a program holds that was compiled for it depends on all of it."""
+    from gru_xp import __version__
+    from gru_xp_cpu.native import handler
+    from gru_xp_cpu.target import current
+
+    name = f"gru_xp-{__version__}-{kind}-{dtype}-{current().bits}"
+    function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(handler(kind, dtype))
+    capsule: Any = jax.ffi.pycapsule
+    jax.ffi.register_ffi_target(name, capsule(function), platform="cpu")
+    return name
+
+
+# ---- the operations --------------------------------------------------------------------------------------------------
+
+
+def _rows_forward(layer: DifferentiableLayer, layout: Layout) -> tuple[list[int | None], list[int]]:
+    weights: list[int | None] = [None] * layout.weights
+    found = [1, 0, *[1] * (layout.states + (layout.valid and layout.save is not None))]
+    return [1, 0, *weights, *[1] * (layout.valid + layout.resets)], found
+
+
+def _rows_tangents(layer: DifferentiableLayer, layout: Layout) -> tuple[list[int | None], list[int]]:
+    weights: list[int | None] = [None] * layout.weights
+    tape = [*[1] * (1 + layout.states), *weights, *[1] * (layout.valid + layout.resets)]
+    return [*tape, 1, 0, *weights], [1, 0]
+
+
+def _transposed(cotangents: Any, *arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+    """The transpose of TANGENTS is BACKWARD."""
+    _, linear = layout.tape(arrays)
+    tape = arrays[: len(arrays) - len(linear)]
+    found = BACKWARD.bind(*tape, *map(ad.instantiate_zeros, cotangents), layer=layer, layout=layout)
+    wanted = [d if isinstance(a, ad.UndefinedPrimal) else None for a, d in zip(linear, found, strict=True)]
+    return [None] * len(tape) + wanted
+
+
+FORWARD = operation("forward", _plain_forward, _shapes_forward, _native_forward, _rows_forward)
+BACKWARD = operation("backward", _plain_backward, _shapes_backward, _native_backward)
+TANGENTS = operation("tangents", _plain_tangents, _shapes_tangents, rows=_rows_tangents)
+ad.primitive_transposes[TANGENTS] = _transposed
