@@ -78,6 +78,13 @@ def test_a_policy_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ("gru_xp_backward" in gradient()) == kernels
 
 
+def test_the_gradient_of_the_input_is_left_out_where_nobody_asks_for_it() -> None:
+    for arguments, first, second in ((0, "False", "True"), (1, "True", "True"), ((0, 1), "True", "True")):
+        text = str(jax.make_jaxpr(jax.grad(loss, arguments))(PARAMS, X))
+        assert text.count("with_dx=True") == [first, first, second, second].count("True")
+        assert text.count("with_dx=False") == [first, first, second, second].count("False")
+
+
 BATCHES: dict[str, Any] = {
     "rows": lambda: jax.vmap(y_of, (1, None), 1)(X, PARAMS),
     "rows of rows": lambda: jax.vmap(jax.vmap(y_of, (0, None)), (0, None))(

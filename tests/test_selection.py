@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,11 +102,27 @@ def test_a_backend_object_stands_for_itself() -> None:
     np.testing.assert_allclose(y, gru_xp.gru(X, PARAMS)[0], rtol=0, atol=1e-14)
 
 
+class Standard:
+    """An array that says that it speaks the standard, of a library that NumPy stands for."""
+
+    ndim, device = 3, "cpu"
+
+    def __init__(self, shape: Any = (5, 2, 3), dtype: Any = np.float32):
+        self.shape, self.dtype = shape, np.dtype(dtype)
+
+    def __array_namespace__(self) -> Any:
+        return np
+
+
+class Unplaced(Standard):
+    device = property()
+
+
 def test_a_library_without_a_backend_takes_the_plain_path() -> None:
     """Anything with __array_namespace__ will do: here array-api-strict's arrays under another module's name."""
     import array_api_strict
 
-    stranger = type("Stranger", (), {"__module__": "stranger.core"})
+    stranger = type("Stranger", (Standard,), {"__module__": "stranger.core"})
     array = stranger()
     array.__array_namespace__ = lambda: array_api_strict
     backend = dispatch.owner(array, "x")
@@ -115,6 +132,22 @@ def test_a_library_without_a_backend_takes_the_plain_path() -> None:
     )
     assert array_api_strict.all(h == 3.0)
     assert out.shape == (3, 2)
+
+
+def test_arrays_that_speak_the_standard_but_for_something() -> None:
+    params = gru_xp.GRU(3, 4, seed=0).params
+    with pytest.raises(
+        gru_xp.StructureError,
+        match=r"x: expected an array of the array API standard, got .*Unplaced without .device; its library needs",
+    ):
+        gru_xp.gru(Unplaced(), params)
+    with pytest.raises(
+        gru_xp.ShapeError, match=r"x: expected sizes that are known, got \(None, 2, 3\); compute it first"
+    ):
+        gru_xp.gru(Standard((None, 2, 3)), params)
+    message = r"x: .* could not give it to numpy by DLPack \(.*Standard.*__dlpack.*\); compute where the arrays are"
+    with pytest.raises(gru_xp.BackendError, match=message):
+        gru_xp.GRU(3, 4, seed=0)(Standard(), backend="numpy")
 
 
 def test_explain_says_why_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:

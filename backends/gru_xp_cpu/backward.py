@@ -69,7 +69,8 @@ class _Backward:
             self.ready(low, steps)
             self.loop(s0, s1, low)
             with self.crew.shares() as part:
-                self.dx(part, low, steps)
+                with c.when(a.has_dx > 0):
+                    self.dx(part, low, steps)
                 self.weights(part, steps, c.select(s1 < a.T, c.integer(1), 0))
             block.set(s0)
         with c.when(a.first.equals(0)), self.crew.shares() as part:
@@ -98,7 +99,8 @@ class _Backward:
                     begin = a.D.at((JD * gate + self.J) * self.ld)
                     c.call("zero_block_rows", begin, self.ld, a.pitch, 0, JD - self.J)
         with self.crew.shares() as part:
-            self.pack_columns(a.W_ih, a.I, a.columns_ih, share(self.K, part, c.parts), (0, 1, 2))
+            with c.when(a.has_dx > 0):
+                self.pack_columns(a.W_ih, a.I, a.columns_ih, share(self.K, part, c.parts), (0, 1, 2))
             with c.when(self.again):
                 pack_gates(c, a, *self.grid.own_blocks(part))
 

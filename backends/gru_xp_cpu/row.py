@@ -6,6 +6,7 @@ W (rows, columns) is a plain matrix whose last vectors may be masked; all that h
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from .code import Code, Record, Unit, Value
 from .tiles import chains_of, sum_chains
@@ -72,7 +73,8 @@ def backward_of_one_row(c: Code, a: Record) -> None:
         for part in range(first, first + 3):
             D, place = a.D.at(J * V * part), H * ((part + 2) % 3)
             more = 1 if first == 0 or part > first else 0  # to the carry, or to what the parts before have given
-            c.call("row_times", D, W.at(place * columns), H, columns, out, more)
+            with c.when(a.has_dx > 0) if out is a.dx else nullcontext():
+                c.call("row_times", D, W.at(place * columns), H, columns, out, more)
             c.call("outer", D, operand, H, columns, dW.at(place * columns))
             with c.when(a.has_b_ih > 0):
                 c.call("from_blocked", D, V, 1, H, db.at(place), H, 0, J)

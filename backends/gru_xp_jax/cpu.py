@@ -85,7 +85,7 @@ class CpuLayer:
         dy = jnp.zeros_like(tape.h_prev) if dy is None else dy
         dh_n = jnp.zeros_like(tape.h_prev[0]) if dh_n is None else dh_n
         layout, arrays = _flat(tape)
-        dx, dh0, *dw = BACKWARD.bind(*arrays, dy, dh_n, layer=self.plain, layout=layout)
+        dx, dh0, *dw = BACKWARD.bind(*arrays, dy, dh_n, layer=self.plain, layout=layout, with_dx=True)
         return dx, dh0, _cell(dw)
 
     def tangents(self, tape: LayerTape, y: Any, h_n: Any, dx: Any, dh0: Any, dw: CellParams, /) -> tuple[Any, Any]:
@@ -175,10 +175,10 @@ def _plain_forward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> 
     return [y, h_n, *_given(tape.h_prev, tape.r, tape.z, tape.n, tape.u), *([] if valid is None else [tape.x])]
 
 
-def _plain_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+def _plain_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout, with_dx: bool) -> list[Any]:
     tape, (dy, dh_n) = layout.tape(arrays)
     dx, dh0, dw = layer.backward(tape, dy, dh_n)
-    return _given(dx, dh0, *dw)
+    return _given(dx if with_dx else None, dh0, *dw)
 
 
 def _plain_tangents(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
@@ -194,9 +194,9 @@ def _shapes_forward(x: Any, h0: Any, *_: Any, layer: DifferentiableLayer, layout
     return [jax.core.ShapedArray(shape, x.dtype) for shape in shapes]
 
 
-def _shapes_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+def _shapes_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout, with_dx: bool) -> list[Any]:
     tape, (_, dh_n) = layout.tape(arrays)
-    return [jax.core.ShapedArray(a.shape, tape.x.dtype) for a in _given(tape.x, dh_n, *tape.w)]
+    return [jax.core.ShapedArray(a.shape, tape.x.dtype) for a in _given(tape.x if with_dx else None, dh_n, *tape.w)]
 
 
 def _shapes_tangents(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
@@ -222,14 +222,14 @@ def _native_forward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) ->
     return found[: len(_shapes_forward(x, h0, layer=layer, layout=layout))]
 
 
-def _native_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
+def _native_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout, with_dx: bool) -> list[Any]:
     tape, (dy, dh_n) = layout.tape(arrays)
     (T, N, I), H = tape.x.shape, dh_n.shape[1]
     operands = {name: getattr(tape, name) for name in ("x", "h_prev", "r", "z", "n", "u")}
     operands |= {**tape.w._asdict(), "dy": dy, "dh_n": dh_n, "valid": tape.valid}
     operands["cut"] = _cut(tape.valid, tape.resets, tape.reverse)
     weights = {f"d{name}": a.shape for name, a in tape.w._asdict().items() if a is not None}
-    results = {"dx": (T, N, I), "dh0": (N, H), **weights}
+    results = {**({"dx": (T, N, I)} if with_dx else {}), "dh0": (N, H), **weights}
     recompute, bare = tape.r is None, tape.r is not None and tape.valid is tape.resets
     own = (0, T, tape.reverse, H, N * H)
     return _custom_call("backward", (T, N, I, H), own, operands, results, recompute=recompute, bare=bare)
@@ -288,11 +288,14 @@ def _rows_tangents(layer: DifferentiableLayer, layout: Layout) -> tuple[list[int
 
 
 def _transposed(cotangents: Any, *arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
-    """The transpose of TANGENTS is BACKWARD."""
+    """The transpose of TANGENTS is BACKWARD, without dx where nobody asks for it."""
     _, linear = layout.tape(arrays)
     tape = arrays[: len(arrays) - len(linear)]
-    found = BACKWARD.bind(*tape, *map(ad.instantiate_zeros, cotangents), layer=layer, layout=layout)
-    wanted = [d if isinstance(a, ad.UndefinedPrimal) else None for a, d in zip(linear, found, strict=True)]
+    asked = [isinstance(a, ad.UndefinedPrimal) for a in linear]
+    given = *tape, *map(ad.instantiate_zeros, cotangents)
+    found = BACKWARD.bind(*given, layer=layer, layout=layout, with_dx=asked[0])
+    found = found if asked[0] else [None, *found]
+    wanted = [d if needed else None for needed, d in zip(asked, found, strict=True)]
     return [None] * len(tape) + wanted
 
 

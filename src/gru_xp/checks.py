@@ -203,6 +203,8 @@ def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batche
         if not isinstance(host, list) or len(host) != N:
             got = f"({len(host)},)" if isinstance(host, list) else f"the number {host}"
             raise ShapeError(f"lengths: expected (N,) = ({N},), got {got}; N comes from x")
+        if any(isinstance(number, list) for number in host):
+            raise ShapeError(f"lengths: expected (N,) = ({N},), got more than one axis; N comes from x")
         for number in host:
             if isinstance(number, bool) or not isinstance(number, int):
                 raise DTypeError(f"lengths: expected integers, got {number!r}, {_kind(number)}")

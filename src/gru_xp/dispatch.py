@@ -15,7 +15,15 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .backend import Backend
-from .errors import BackendError, DTypeError, MixedArraysError, NotDifferentiableError, StructureError, VariableError
+from .errors import (
+    BackendError,
+    DTypeError,
+    GRUError,
+    MixedArraysError,
+    NotDifferentiableError,
+    StructureError,
+    VariableError,
+)
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -127,6 +135,13 @@ def _find_owner(array: Any, argument: str) -> Backend:
         raise StructureError(
             f"{argument}: expected an array of {', '.join(available())} or of another library that speaks the array "
             f"API standard, got {kind.__module__}.{kind.__qualname__}; {_instead(kind, argument)}"
+        )
+    missing = [name for name in ("device", "dtype", "ndim", "shape") if not hasattr(array, name)]
+    if missing:
+        raise StructureError(
+            f"{argument}: expected an array of the array API standard, got {kind.__module__}.{kind.__qualname__} "
+            f"without .{missing[0]}; its library needs a backend of its own (gru_xp.backend.Backend); "
+            f"{_instead(kind, argument)}"
         )
     return _standard(array.__array_namespace__(), kind.__module__.partition(".")[0])
 
@@ -246,7 +261,15 @@ def convert(array: Any, source: Backend, target: Place, argument: str) -> Any:
             f"cast it, or compute where it is (backend='auto')"
         )
     to_host = target.backend.device_name(target.device) == "cpu"
-    moved = target.backend.from_dlpack(source.exportable(array, to_host=to_host), target.device)
+    try:
+        moved = target.backend.from_dlpack(source.exportable(array, to_host=to_host), target.device)
+    except GRUError:
+        raise
+    except (AttributeError, BufferError, TypeError, ValueError, RuntimeError) as error:
+        raise BackendError(
+            f"{argument}: {source.name} could not give it to {target.backend.name} by DLPack ({error}); "
+            f"compute where the arrays are (backend='auto'), all of them of one library"
+        ) from error
     if target.backend.dtype_name(moved.dtype) != dtype:
         raise DTypeError(f"{argument}: {target.backend.name} made {moved.dtype} of {dtype}")
     return moved

@@ -151,6 +151,8 @@ class Request:
         self.params = prepared.params if prepared else structured(params)
         self.sizes = sizes = prepared.sizes if prepared else sizes_of(self.params)
         assert_directions(spec, sizes)
+        if None in tuple(x.shape):
+            raise ShapeError(f"x: expected sizes that are known, got {tuple(x.shape)}; compute it first")
         T, N = x.shape[0], x.shape[1] if self.batched else 1
         if x.shape[-1] != sizes.I:
             letters, wanted = "(T, N, I)" if self.batched else "(T, I)", (*x.shape[:-1], sizes.I)
