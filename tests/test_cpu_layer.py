@@ -28,6 +28,11 @@ SIZES = [  # T, N, I, H
     (1, 1, 1, 1),
     (1, 1, 5, 70),
     (1, 1, 130, 64),
+    (1, 2, 17, 33),
+    (1, 3, 70, 16),
+    (1, 5, 1, 130),
+    (1, 8, 130, 65),
+    (1, 9, 17, 33),
     (5, 1, 3, 7),
     (4, 3, 33, 16),
     (7, 9, 20, 33),
@@ -141,7 +146,9 @@ def test_every_option(sizes: tuple[int, int, int, int], dtype: str, width: str) 
 
 @pytest.mark.parametrize("threads", ["1", "2", "3", "7"])
 @pytest.mark.parametrize(
-    "sizes", [(80, 8, 64, 96), (50, 33, 64, 96), (30, 1, 300, 257), (60, 5, 100, 40), (600, 17, 20, 30)], ids=str
+    "sizes",
+    [(80, 8, 64, 96), (50, 33, 64, 96), (30, 1, 300, 257), (60, 5, 100, 40), (600, 17, 20, 30), (1, 7, 333, 257)],
+    ids=str,
 )
 def test_threads_and_blocks_of_time(
     sizes: tuple[int, int, int, int], threads: str, width: str, monkeypatch: pytest.MonkeyPatch

@@ -17,7 +17,7 @@ from .cover import Grid, Splits, Tile, chunks, cover, product, runs, share, spli
 from .fields import GATES
 from .meeting import Crew
 from .packing import pack_gates
-from .row import backward_of_one_row, is_one_row
+from .rows import backward_of_few_rows, few_rows
 from .tiles import columns_shapes, gates_shapes, weight_units
 
 __all__ = ["backward"]
@@ -30,8 +30,8 @@ def backward(unit: Unit) -> None:
     """Emit `backward(fields, part, parts, sync)`."""
     with unit.function("backward", "@fields part parts @sync", public=True) as c:
         a = c.record(c.fields, "backward")
-        one_row = is_one_row(c, a) & (a.has_r > 0)
-        c.either(one_row, lambda: backward_of_one_row(c, a), lambda: _Backward(c, a).write())
+        few = few_rows(c, a) & (a.has_r > 0)
+        c.either(few, lambda: backward_of_few_rows(c, a), lambda: _Backward(c, a).write())
 
 
 class _Backward:

@@ -19,7 +19,7 @@ from .cover import Grid, Splits, Tile, cover, product, runs, share, split
 from .meeting import Crew
 from .packing import pack_gates
 from .plan import GATES_GROUPS
-from .row import forward_of_one_row, is_one_row
+from .rows import few_rows, forward_of_few_rows
 from .tiles import gates_shapes
 
 __all__ = ["forward"]
@@ -34,8 +34,8 @@ def forward(unit: Unit) -> None:
     """Emit `forward(fields, part, parts, sync)`."""
     with unit.function("forward", "@fields part parts @sync", public=True) as c:
         a = c.record(c.fields, "forward")
-        one_row = is_one_row(c, a) & (a.has_W_ih > 0)
-        c.either(one_row, lambda: forward_of_one_row(c, a), lambda: _Forward(c, a).write())
+        few = few_rows(c, a) & (a.has_W_ih > 0)
+        c.either(few, lambda: forward_of_few_rows(c, a), lambda: _Forward(c, a).write())
 
 
 class _Forward:

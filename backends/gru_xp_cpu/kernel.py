@@ -97,10 +97,10 @@ class Kernel:
         #: packs the fields between a layout's head and its tail, the last one being the address of the arrays
         self.pack = Struct(f"{len(CALL[kind].split())}q").pack
 
-    def layout(self, T: int, N: int, I: int, H: int, recompute: bool = False, bare: bool = False) -> Layout:
-        """How to run a call of this size; `bare` is one that `row` would do if it is one step of one row."""
+    def layout(self, T: int, N: int, I: int, H: int, recompute: bool = False) -> Layout:
+        """How to run a call of this size."""
         work = T * N * 3 * H * (I + H)
-        threads = 1 if work < SMALL or (bare and T * N == 1) else self._threads()
+        threads = 1 if work < SMALL else self._threads()
         key = (T, N, I, H, threads, recompute)
         try:
             return self._layouts[key]

@@ -180,7 +180,7 @@ def _forward(
     (T, N, I), H = x.shape, h0.shape[1]
     W_ih, W_hh, b_ih, b_hh = w
     packed = w.panels if type(w) is PackedCell else None
-    layout = run.layout(T, N, I, H, bare=packed is None is valid is resets)
+    layout = run.layout(T, N, I, H)
     shape, dtype, new = (T, N, H), x.dtype, layout.empty
     y, h_n = new(shape, dtype), np.empty((N, H), dtype)
     clean = h_prev = r = z = n = u = None
@@ -221,7 +221,7 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
     run = kernel("backward", x.dtype.char, owner)
     (T, N, I), H, dtype = x.shape, h_prev.shape[2], x.dtype
     cut = None if resets is None else _cut_before(valid, resets, reverse)
-    layout = run.layout(T, N, I, H, r is None, r is not None and valid is None is resets)
+    layout = run.layout(T, N, I, H, r is None)
     new = layout.empty if T * N > 0 else np.zeros
     dx, dh0 = new((T, N, I), dtype), np.empty((N, H), dtype)
     dW_ih, dW_hh = new((3 * H, I), dtype), new((3 * H, H), dtype)

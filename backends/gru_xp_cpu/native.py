@@ -31,14 +31,13 @@ def call(
     buffers: list[str],
     *,
     recompute: bool = False,
-    bare: bool = False,
 ) -> Any:
     """What a call with T, N, I, H = sizes has to be given beside its arrays: integers, see `xla`.
 
     `own` are the fields of the call itself but the arrays, `fields.CALL`; `buffers` the names of operands and results,
     `fields.ARRAYS`, in their order.
     """
-    layout = kernel(kind, np.dtype(dtype).char, None).layout(*sizes, recompute, bare)
+    layout = kernel(kind, np.dtype(dtype).char, None).layout(*sizes, recompute)
     if layout.threads > 1:
         crew = _crew()
         with crew.turn:

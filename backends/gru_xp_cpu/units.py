@@ -8,7 +8,7 @@ from .forward import forward
 from .meeting import join_and_lend, meet, offer, serve_and_launch
 from .packing import packing
 from .pointwise import pointwise
-from .row import products_of_one_row
+from .rows import products_of_few_rows
 from .target import Target
 from .tiles import columns_shapes, gates_shapes, tiles, weight_tiles
 from .xla import custom_call
@@ -32,7 +32,7 @@ def build(target: Target, kind: str, dtype: str) -> Unit:
     packing(unit)
     pointwise(unit)
     tiles(unit, "gates", gates_shapes(unit))
-    products_of_one_row(unit, kind)
+    products_of_few_rows(unit, kind)
     if kind == "forward":
         forward(unit)
     else:

@@ -217,8 +217,7 @@ def _native_forward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) ->
         results["x_clean"] = (T, N, I)
     operands = {"x": x, "h0": h0, **w._asdict(), "valid": valid, "cut": _cut(valid, resets, layout.reverse)}
     what = STEP + (STATES if saved else 0) + (GATES if layout.save == "all" else 0)
-    bare = valid is resets  # both None
-    found = _custom_call("forward", (T, N, I, H), (0, T, layout.reverse, what), operands, results, bare=bare)
+    found = _custom_call("forward", (T, N, I, H), (0, T, layout.reverse, what), operands, results)
     return found[: len(_shapes_forward(x, h0, layer=layer, layout=layout))]
 
 
@@ -230,9 +229,8 @@ def _native_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout, w
     operands["cut"] = _cut(tape.valid, tape.resets, tape.reverse)
     weights = {f"d{name}": a.shape for name, a in tape.w._asdict().items() if a is not None}
     results = {**({"dx": (T, N, I)} if with_dx else {}), "dh0": (N, H), **weights}
-    recompute, bare = tape.r is None, tape.r is not None and tape.valid is tape.resets
     own = (0, T, tape.reverse, H, N * H)
-    return _custom_call("backward", (T, N, I, H), own, operands, results, recompute=recompute, bare=bare)
+    return _custom_call("backward", (T, N, I, H), own, operands, results, recompute=tape.r is None)
 
 
 def _cut(valid: Any, resets: Any, reverse: bool) -> Any:

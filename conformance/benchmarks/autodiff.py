@@ -1,13 +1,14 @@
-"""Gradients by PyTorch's and JAX's own differentiation, with gru_xp in the GRU's place and without; float32, CPU.
+"""PyTorch's modules and JAX's compiled functions, with gru_xp in the GRU's place and without; float32, CPU.
 
     python conformance/benchmarks/autodiff.py [--only module,jax] [--points step,seq] [--rounds 7]
         [--json F]      adds to what stands there
         [--show F]      measures nothing: the table of such a file, for --readme
         [--readme F]    puts the table between its marks there
 
-    module       forward and backward through torch.nn.GRU, and through gru_xp_torch.GRU
-    jax          jit of grad of a hand-written lax.scan, and of gru_xp.gru
-    per-sample   each sample's own gradients: a loop over torch.nn.GRU, and vmap(grad(...)) of gru_xp_torch.GRU
+    module         forward and backward through torch.nn.GRU, and through gru_xp_torch.GRU
+    jax            jit of grad of a hand-written lax.scan, and of gru_xp.gru
+    jax-inference  jit of a hand-written lax.scan, and of gru_xp.gru
+    per-sample     each sample's own gradients: a loop over torch.nn.GRU, and vmap(grad(...)) of gru_xp_torch.GRU
 
 How it is measured stands in `gru_xp_conformance.timing`: all gradients are checked before anything is timed.
 """
@@ -64,6 +65,7 @@ class OurScan(Scan):
         import gru_xp
 
         super().__init__(problem)
+        self.run = jax.jit(lambda x, params: gru_xp.gru(x, params)[0])
         self.gradient = jax.jit(jax.grad(lambda x, params: (gru_xp.gru(x, params)[0] * self.dy).sum(), (0, 1)))
 
 
@@ -117,11 +119,13 @@ class OurVmap(OurModule):
 COMPARISONS: dict[str, tuple[Any, Any, dict[str, Size], float, dict[str, float]]] = {
     "module": (Torch, OurModule, POINTS, 1.0, {"seq": 2.0, "batch8": 2.0}),
     "jax": (Scan, OurScan, POINTS, 0.95, {"seq": 1.25, "batch8": 1.25}),
+    "jax-inference": (Scan, OurScan, POINTS, 1.0, {}),
     "per-sample": (Loop, OurVmap, {"samples32": Size(50, 32, 64, 128)}, 5.0, {}),
 }
 WORDS = {
     "module": "`torch.nn.GRU`, `gru_xp_torch.GRU`",
     "jax": "`jax.grad` of a `lax.scan`, of `gru_xp.gru`",
+    "jax-inference": "`jax.jit` of a `lax.scan`, of `gru_xp.gru`",
     "per-sample": "each sample's gradients: a loop over `torch.nn.GRU`, `vmap` of ours",
 }
 
@@ -131,13 +135,14 @@ def measured(name: str, point: str, rounds: int) -> dict[str, Any]:
     size, least, more = COMPARISONS[name][2][point], *COMPARISONS[name][3:]
     words = [sys.executable, __file__, "--engine"]
     commands = {str(index): Command([*words, f"{name}:{index}"], {"GRU_XP_KERNELS": "auto"}) for index in (0, 1)}
-    timings, left_out, _ = compare(commands, [size], tasks=["training"], rounds=rounds)
+    task = "inference" if name == "jax-inference" else "training"
+    timings, left_out, _ = compare(commands, [size], tasks=[task], rounds=rounds)
     if left_out:
         raise SystemExit(f"{name}, {point}: {left_out}")
     peer, ours = timings
     ratio, asked = peer.median / ours.median, more.get(point, least)
     said = f"peer {1e3 * peer.median:9.4g} ms   ours {1e3 * ours.median:9.4g} ms   {ratio:6.2f} times as fast"
-    print(f"{name:12s}{point:14s}{said}, asked {asked}{'' if ratio >= asked else '   MISSED'}", flush=True)
+    print(f"{name:15s}{point:14s}{said}, asked {asked}{'' if ratio >= asked else '   MISSED'}", flush=True)
     seconds = {of: [one.median, one.least, one.most] for of, one in (("peer", peer), ("ours", ours))}
     return {"size": list(size), **seconds, "ratio": ratio, "asked": asked}
 
