@@ -1,10 +1,11 @@
-"""Fused GRU kernels over host memory: for NumPy arrays and for PyTorch's tensors on the CPU.
+"""Fused GRU kernels over host memory: for NumPy arrays, and for PyTorch's tensors and JAX's arrays on the CPU.
 
 Machine code is written through llvmlite for the processor at hand at the first call, and kept on disk. Importing this
 package compiles nothing and loads neither llvmlite nor a compiler.
 
-`numpy_layer` is the kernel for NumPy; `AdaptedLayer` makes one for another library with arrays in host memory; `warmup`
-fills the cache on disk; `stream.Stream` is inference step by step.
+`numpy_layer` is the kernel for NumPy; `AdaptedLayer` makes one for another library with arrays in host memory;
+`native.call` and `native.handler` serve callers in native code, as XLA is for JAX; `warmup` fills the cache on disk;
+`stream.Stream` is inference step by step.
 """
 
 from __future__ import annotations

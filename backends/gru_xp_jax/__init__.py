@@ -1,4 +1,7 @@
-"""JAX: the backend. Its loop over time is `lax.scan`, and each call is compiled once for its shapes."""
+"""JAX: the backend. Its loop over time is `lax.scan`, and each call is compiled once for its shapes.
+
+The kernel for the CPU: `cpu.py` over `operations.py`. Differentiation of the plain path: `autodiff.py`.
+"""
 
 from __future__ import annotations
 

@@ -24,8 +24,7 @@ from gru_xp_cpu import numpy_layer
 from gru_xp_cpu.fields import GATES, STATES, STEP
 
 from .autodiff import DifferentiableLayer, inference
-from .meshes import on_a_mesh
-from .operations import operation
+from .operations import Operation
 
 __all__ = ["CpuLayer", "kernel"]
 
@@ -61,39 +60,31 @@ class CpuLayer:
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
     ) -> tuple[Any, Any]:
         """As `inference`, without a derivative of its own."""
-        if on_a_mesh(x):
-            return self.plain.run(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse)
         layout = Layout(spec, reverse, None, w.b_ih is not None, valid is not None, resets is not None)
-        y, h_n = FORWARD.bind(*_given(x, h0, *w, valid, resets), layer=self.plain, layout=layout)
+        y, h_n = FORWARD(*_given(x, h0, *w, valid, resets), layer=self.plain, layout=layout)
         return y, h_n
 
     def forward(
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
     ) -> tuple[Any, Any, LayerTape]:
         """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
-        if on_a_mesh(x):
-            return self.plain.forward(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse, save=save)
         layout = Layout(spec, reverse, save, w.b_ih is not None, valid is not None, resets is not None)
-        y, h_n, *tape = FORWARD.bind(*_given(x, h0, *w, valid, resets), layer=self.plain, layout=layout)
+        y, h_n, *tape = FORWARD(*_given(x, h0, *w, valid, resets), layer=self.plain, layout=layout)
         h_prev, r, z, n, u = tape[:5] if save == "all" else (tape[0], None, None, None, None)
         return y, h_n, LayerTape(x if valid is None else tape[-1], h_prev, r, z, n, u, w, valid, resets, spec, reverse)
 
     def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
         """dy (T, N, H) or None, dh_n (N, H) or None -> dx (T, N, I), dh0 (N, H), dw."""
-        if on_a_mesh(tape.x):
-            return self.plain.backward(tape, dy, dh_n)
         dy = jnp.zeros_like(tape.h_prev) if dy is None else dy
         dh_n = jnp.zeros_like(tape.h_prev[0]) if dh_n is None else dh_n
         layout, arrays = _flat(tape)
-        dx, dh0, *dw = BACKWARD.bind(*arrays, dy, dh_n, layer=self.plain, layout=layout, with_dx=True)
+        dx, dh0, *dw = BACKWARD(*arrays, dy, dh_n, layer=self.plain, layout=layout, with_dx=True)
         return dx, dh0, _cell(dw)
 
     def tangents(self, tape: LayerTape, y: Any, h_n: Any, dx: Any, dh0: Any, dw: CellParams, /) -> tuple[Any, Any]:
         """As `DifferentiableLayer.tangents`."""
-        if on_a_mesh(tape.x):
-            return self.plain.tangents(tape, y, h_n, dx, dh0, dw)
         layout, arrays = _flat(tape)
-        dy, dh_n = TANGENTS.bind(*arrays, *_given(dx, dh0, *dw), layer=self.plain, layout=layout)
+        dy, dh_n = TANGENTS(*arrays, *_given(dx, dh0, *dw), layer=self.plain, layout=layout)
         return dy, dh_n
 
     @cached_property
@@ -291,13 +282,13 @@ def _transposed(cotangents: Any, *arrays: Any, layer: DifferentiableLayer, layou
     tape = arrays[: len(arrays) - len(linear)]
     asked = [isinstance(a, ad.UndefinedPrimal) for a in linear]
     given = *tape, *map(ad.instantiate_zeros, cotangents)
-    found = BACKWARD.bind(*given, layer=layer, layout=layout, with_dx=asked[0])
+    found = BACKWARD(*given, layer=layer, layout=layout, with_dx=asked[0])
     found = found if asked[0] else [None, *found]
     wanted = [d if needed else None for needed, d in zip(asked, found, strict=True)]
     return [None] * len(tape) + wanted
 
 
-FORWARD = operation("forward", _plain_forward, _shapes_forward, _native_forward, _rows_forward)
-BACKWARD = operation("backward", _plain_backward, _shapes_backward, _native_backward)
-TANGENTS = operation("tangents", _plain_tangents, _shapes_tangents, rows=_rows_tangents)
-ad.primitive_transposes[TANGENTS] = _transposed
+FORWARD = Operation("forward", _plain_forward, _shapes_forward, _native_forward, _rows_forward)
+BACKWARD = Operation("backward", _plain_backward, _shapes_backward, _native_backward)
+TANGENTS = Operation("tangents", _plain_tangents, _shapes_tangents, rows=_rows_tangents)
+ad.primitive_transposes[TANGENTS.primitive] = _transposed

@@ -16,59 +16,74 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
-__all__ = ["operation"]
+from .meshes import on_a_mesh
+
+__all__ = ["Operation"]
 
 #: the axis of the batch, None for weights, of each array that comes in and that goes out
 Rows = tuple[list[int | None], list[int]]
 
 
-def operation(
-    name: str,
-    plain: Callable[..., list[Any]],
-    shapes: Callable[..., list[Any]],
-    native: Callable[..., list[Any]] | None = None,
-    rows: Callable[..., Rows] | None = None,
-) -> Any:
+class Operation:
     """An operation of arrays and options: `native` in a program for one CPU, `plain` in every other respect.
 
-    All four take the options; `rows` takes nothing else, and is for operations that have the rows of a batch apart.
+    `shapes` gives the types of the results; `rows` is for operations that have the rows of a batch apart. All of them
+    take the options, and all but `rows` the arrays.
     """
-    primitive: Any = Primitive(f"gru_xp_{name}")
-    primitive.multiple_results = True
-    primitive.def_impl(partial(xla.apply_primitive, primitive))
-    primitive.def_abstract_eval(shapes)
 
-    def derivative(primals: Any, tangents: Any, **options: Any) -> Any:
-        return jax.jvp(partial(plain, **options), primals, tuple(map(ad.instantiate_zeros, tangents)))
+    def __init__(
+        self,
+        name: str,
+        plain: Callable[..., list[Any]],
+        shapes: Callable[..., list[Any]],
+        native: Callable[..., list[Any]] | None = None,
+        rows: Callable[..., Rows] | None = None,
+    ):
+        primitive: Any = Primitive(f"gru_xp_{name}")
+        self.primitive, self.plain, self.rows = primitive, plain, rows
+        primitive.multiple_results = True
+        primitive.def_impl(partial(xla.apply_primitive, primitive))
+        primitive.def_abstract_eval(shapes)
+        ad.primitive_jvps[primitive] = self._derivative
+        batching.primitive_batchers[primitive] = self._batch
+        mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=True))
+        if native is not None:
+            mlir.register_lowering(primitive, _where_it_can_be(native, plain), platform="cpu")
 
-    def batch(arrays: Any, axes: Any, **options: Any) -> Any:
-        given, found = ([], []) if rows is None else rows(**options)
+    def __call__(self, *arrays: Any, **options: Any) -> list[Any]:
+        """The results. On a mesh the types of arrays say more than `shapes` knows."""
+        if on_a_mesh(arrays[0]):
+            return self.plain(*arrays, **options)
+        found: list[Any] = self.primitive.bind(*arrays, **options)
+        return found
+
+    def _derivative(self, primals: Any, tangents: Any, **options: Any) -> Any:
+        return jax.jvp(partial(self.plain, **options), primals, tuple(map(ad.instantiate_zeros, tangents)))
+
+    def _batch(self, arrays: Any, axes: Any, **options: Any) -> Any:
+        given, found = ([], []) if self.rows is None else self.rows(**options)
         if given and all(at is not None or axis is None for at, axis in zip(given, axes, strict=True)):
             size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
-            folded = [
-                a if at is None else _fold(a, axis, size, at) for a, axis, at in zip(arrays, axes, given, strict=True)
-            ]
-            results = primitive.bind(*folded, **options)
+            every = zip(arrays, axes, given, strict=True)
+            folded = [a if at is None else _fold(a, axis, size, at) for a, axis, at in every]
+            results = self.primitive.bind(*folded, **options)
             return [_unfold(a, size, at) for a, at in zip(results, found, strict=True)], found
-        results = jax.vmap(partial(plain, **options), in_axes=tuple(axes))(*arrays)
+        results = jax.vmap(partial(self.plain, **options), in_axes=tuple(axes))(*arrays)
         return results, [0] * len(results)
 
-    ad.primitive_jvps[primitive] = derivative
-    batching.primitive_batchers[primitive] = batch
-    look_into = mlir.lower_fun(plain, multiple_results=True)
-    mlir.register_lowering(primitive, look_into)
-    if native is not None:
-        call = mlir.lower_fun(native, multiple_results=True)
 
-        def lower(context: Any, *arrays: Any, **options: Any) -> Any:
-            module = context.module_context
-            alone = getattr(module.axis_context, "num_devices", 0) == 1
-            empty = 0 in [size for kind in context.avals_in for size in kind.shape]
-            suits = alone and not empty and not module.lowering_parameters.for_export
-            return (call if suits else look_into)(context, *arrays, **options)
+def _where_it_can_be(native: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """How a program for CPUs has an operation."""
+    call, look_into = (mlir.lower_fun(function, multiple_results=True) for function in (native, plain))
 
-        mlir.register_lowering(primitive, lower, platform="cpu")
-    return primitive
+    def lower(context: Any, *arrays: Any, **options: Any) -> Any:
+        module = context.module_context
+        alone = getattr(module.axis_context, "num_devices", 0) == 1
+        empty = 0 in [size for kind in context.avals_in for size in kind.shape]
+        suits = alone and not empty and not module.lowering_parameters.for_export
+        return (call if suits else look_into)(context, *arrays, **options)
+
+    return lower
 
 
 def _fold(a: Any, axis: int | None, size: int, at: int) -> Any:
