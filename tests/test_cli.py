@@ -216,6 +216,28 @@ def test_info_says_which_kernel_cannot_run(monkeypatch: pytest.MonkeyPatch) -> N
     assert "sleepy (layer) not here: no [float32] today" in said
 
 
+def test_info_says_which_kernel_answers_neither_none_nor_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernel:
+        name, level = "sleepy", "layer"
+
+        def refuses(self, call: Any) -> Any:
+            return False
+
+    monkeypatch.setattr("gru_xp.cli.main.kernels_of", lambda library: (Kernel(),))
+    said = " ".join(invoke("info").stdout.split())
+    assert "broken" in said and "KernelError: sleepy.refuses:" in said
+
+
+def test_info_and_warmup_say_what_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kernels_of(library: str) -> Any:
+        raise gru_xp.KernelError("stranger: no kernel") from ImportError("the cause")
+
+    monkeypatch.setattr("gru_xp.cli.main.kernels_of", kernels_of)
+    said = " ".join(invoke("info").stdout.split())
+    assert "broken" in said and "KernelError: stranger: no kernel" in said
+    assert_error(invoke("warmup"), "stranger: no kernel")
+
+
 def test_info_shows_a_wrong_variable() -> None:
     result = invoke("info", variables={"GRU_XP_BACKEND": "nothing"})
     assert result.exit_code == 0

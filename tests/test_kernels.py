@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers import assert_close, random_problem, run_everything, to_library
@@ -10,6 +14,7 @@ import gru_xp
 from gru_xp import dispatch, kernels
 from gru_xp.backend import Backend
 from gru_xp.cell import Gates
+from gru_xp.layer import Layer
 from gru_xp_conformance.matrix import ordinary_call
 
 FUSED = [("numpy", "gru_xp_numpy.gates"), ("torch", "gru_xp_torch.gates")]
@@ -147,3 +152,81 @@ def test_the_kernels_stand_inside_what_autograd_watches_and_forward_mode_takes_t
             assert gru_xp.explain(x, params, function=function).kernel != "plain"
     with torch.autograd.forward_ad.dual_level():
         assert gru_xp.explain(x, ((w,),), function="gru").kernel == "plain"
+
+
+# ---- what is installed as a kernel and is none -----------------------------------------------------------------------
+
+
+class Installed:
+    """What every kernel has, and no more."""
+
+    name, level = "stranger", "layer"
+
+    def refuses(self, call):
+        return None
+
+    inference = forward = backward = refuses
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, **objects: object) -> tuple[kernels.Kernel, ...]:
+    """The kernels of a library for which these objects are installed, as `strangers:<name>`."""
+    monkeypatch.setitem(sys.modules, "strangers", SimpleNamespace(**objects))
+    found = tuple(EntryPoint(f"numpy.{name}", f"strangers:{name}", "gru_xp.kernels") for name in objects)
+    monkeypatch.setattr(kernels, "entries", lambda: found)
+    return kernels.kernels_of.__wrapped__("numpy")
+
+
+def changed(**attributes: object) -> object:
+    return type("Changed", (Installed,), attributes)()
+
+
+def test_kernels_of_one_level_are_in_the_order_of_their_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, c = changed(name="z"), changed(name="y"), changed(name="x", level="stack")
+    assert installed(monkeypatch, a=a, b=b, c=c) == (c, a, b)
+
+
+@pytest.mark.parametrize(
+    ("stranger", "words"),
+    [
+        (changed(name="plain"), "expected its name to be a string other than 'plain'"),
+        (changed(name=None), "expected its name to be a string"),
+        (type("Mine", (Layer,), {"level": "layer"})(dispatch.load("numpy"), None), "got 'plain'"),
+        (changed(level="cell"), "expected its level to be one of 'stack', 'layer', 'gates', got 'cell'"),
+        (changed(level=None), "expected its level to be one of 'stack', 'layer', 'gates', got None"),
+        (Installed, "expected an object, got the class Installed"),
+        (changed(backward=None), "got none called backward"),
+        (changed(__hash__=None), "got none called __hash__"),
+    ],
+)
+def test_what_is_no_kernel_is_an_error_that_names_the_entry_point(
+    stranger: object, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(gru_xp.KernelError, match=words) as caught:
+        installed(monkeypatch, stranger=stranger)
+    assert 'gru_xp.kernels: "numpy.stranger" = "strangers:stranger": expected' in str(caught.value)
+    assert "uninstall" in str(caught.value)
+
+
+def test_a_kernel_that_cannot_be_imported_is_an_error_that_names_the_entry_point(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = EntryPoint("numpy.gone", "no_such_module:kernel", "gru_xp.kernels")
+    monkeypatch.setattr(kernels, "entries", lambda: (gone,))
+    with pytest.raises(gru_xp.KernelError, match='"numpy.gone" = "no_such_module:kernel".*ModuleNotFoundError'):
+        kernels.kernels_of.__wrapped__("numpy")
+
+
+def test_two_kernels_of_one_name_are_an_error_that_names_both_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(gru_xp.KernelError, match=r'"numpy\.b" = .*\'stranger\', as .*"numpy\.a" = ') as caught:
+        installed(monkeypatch, a=Installed(), b=changed(level="gates"))
+    assert "rename or uninstall one of them" in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [False, True, ""])
+def test_an_answer_that_is_neither_none_nor_words_is_an_error(answer: object) -> None:
+    backend = dispatch.load("numpy")
+    call = ordinary_call(backend, backend.device(None))
+    assert kernels.refusal(changed(refuses=lambda self, call: "not today"), call) == "not today"
+    assert kernels.refusal(Installed(), call) is None
+    with pytest.raises(gru_xp.KernelError, match=f"stranger.refuses: expected None .* got {answer!r}"):
+        kernels.refusal(changed(refuses=lambda self, call: answer), call)

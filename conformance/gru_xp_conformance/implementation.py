@@ -10,7 +10,7 @@ import numpy as np
 
 import gru_xp
 from gru_xp.dispatch import Place
-from gru_xp.kernels import Call, Kernel, stack_for
+from gru_xp.kernels import Call, Kernel, refusal, stack_for
 from gru_xp.params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
 
 __all__ = ["Arguments", "Assembled", "Library", "RefusedError", "public"]
@@ -189,6 +189,6 @@ class Assembled(Library):
             recording=False,
             save=save,
         )
-        reason = self.kernel.refuses(call)
+        reason = refusal(self.kernel, call)
         if reason is not None:
             raise RefusedError(reason)

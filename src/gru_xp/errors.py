@@ -55,7 +55,7 @@ class VariableError(GRUError):
 
 
 class KernelError(GRUError):
-    """A fused kernel was required and none can serve the call."""
+    """A fused kernel was required and none can serve the call, or what is installed as one is no kernel."""
 
 
 class NotDifferentiableError(GRUError):

@@ -5,6 +5,9 @@ layer in one direction, `stack` everything. It is an object named in the entry-p
 `<root module of the library>.<name>`, and it declines with a reason. A kernel that fails is a bug and is never hidden
 by falling back.
 
+The most fused kernel that accepts a call computes it; among those of one level, the one whose entry point comes first
+in the alphabet. Each kernel of a library has a name of its own, and `plain` is none: so the plain path is called.
+
 What a kernel is told of the options it has to look at: `spec` may ask for other activations, a clip or another order of
 the products (`standard_gates`, `reset_after`), for y to hold the state in the padding (`padding`), and, at the level of
 the stack alone, for one reversed direction (`reverse`). `valid` may have any pattern, not just padding at the end.
@@ -35,6 +38,8 @@ __all__ = ["Call", "GatesKernel", "Kernel", "LayerKernel", "StackKernel"]
 
 Level: TypeAlias = Literal["gates", "layer", "stack"]
 LEVELS: tuple[Level, ...] = ("stack", "layer", "gates")  # the most fused first
+PLAIN = "plain"  # what the path without a kernel is called
+METHODS = ("refuses", "inference", "forward", "backward", "__hash__")
 
 
 class Call(NamedTuple):
@@ -131,9 +136,62 @@ def entries() -> tuple[EntryPoint, ...]:
 
 @cache
 def kernels_of(library: str) -> tuple[Kernel, ...]:
-    """The kernels for one library's arrays, the most fused first."""
-    found = [entry.load() for entry in entries() if entry.name.partition(".")[0] == library]
-    return tuple(sorted(found, key=lambda kernel: LEVELS.index(kernel.level)))
+    """The kernels for one library's arrays, in the order in which they are asked; each is looked at once, here."""
+    found: dict[str, tuple[EntryPoint, Kernel]] = {}
+    for entry in entries():
+        if entry.name.partition(".")[0] == library:
+            kernel = _load(entry)
+            if kernel.name in found:
+                raise KernelError(
+                    f"{_words(entry)}: expected a name that no other kernel of {library} has, got {kernel.name!r}, "
+                    f"as {_words(found[kernel.name][0])} has; rename or uninstall one of them"
+                )
+            found[kernel.name] = entry, kernel
+    return tuple(sorted((kernel for _, kernel in found.values()), key=lambda kernel: LEVELS.index(kernel.level)))
+
+
+def _load(entry: EntryPoint) -> Kernel:
+    """The kernel of an entry point."""
+    try:
+        kernel: Kernel = entry.load()
+    except Exception as error:  # a package that cannot be imported fails in any way it likes
+        got = f"{type(error).__name__}: {error}"
+        raise KernelError(
+            f"{_words(entry)}: expected a kernel, got {got}; repair its package or uninstall it"
+        ) from error
+    fault = _fault(kernel)
+    if fault is not None:
+        raise KernelError(f"{_words(entry)}: expected {fault}; correct it or uninstall its package")
+    return kernel
+
+
+def _fault(kernel: Any) -> str | None:
+    """What was expected of a kernel and what came, or None if all is there; calls rely on it."""
+    if isinstance(kernel, type):
+        return f"an object, got the class {kernel.__name__}"
+    name, level = getattr(kernel, "name", None), getattr(kernel, "level", None)
+    if not isinstance(name, str) or name in ("", PLAIN):
+        return f"its name to be a string other than {PLAIN!r}, which is the path without kernels, got {name!r}"
+    if level not in LEVELS:
+        return f"its level to be one of {', '.join(map(repr, LEVELS))}, got {level!r}"
+    lacking = [method for method in METHODS if not callable(getattr(kernel, method, None))]
+    return f"the methods {', '.join(METHODS)}, got none called {', '.join(lacking)}" if lacking else None
+
+
+def _words(entry: EntryPoint) -> str:
+    """An entry point as it stands in the pyproject.toml of its package."""
+    return f'gru_xp.kernels: "{entry.name}" = "{entry.value}"'
+
+
+def refusal(kernel: Kernel, call: Call) -> str | None:
+    """What a kernel answers to a call, looked at; `choose` does not look, because it stands in every call."""
+    reason: Any = kernel.refuses(call)
+    if reason is None or (isinstance(reason, str) and reason):
+        return reason
+    raise KernelError(
+        f"{kernel.name}.refuses: expected None to accept a call, or words that say why not, got {reason!r}; "
+        f"return one of these"
+    )
 
 
 @dataclass(frozen=True, slots=True)

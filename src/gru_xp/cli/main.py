@@ -33,9 +33,9 @@ from gru_xp.dispatch import (
     use_backend,
 )
 from gru_xp.dispatch import load as load_backend
-from gru_xp.errors import BackendError, DTypeError, FileFormatError, GRUError
+from gru_xp.errors import BackendError, DTypeError, FileFormatError, GRUError, KernelError
 from gru_xp.formats.files import write_whole
-from gru_xp.kernels import Call, Kernel, kernels_of
+from gru_xp.kernels import Call, Kernel, kernels_of, refusal
 from gru_xp.module import load
 from gru_xp.params import GRUSpec
 
@@ -99,9 +99,9 @@ def _about(name: str) -> tuple[str, ...]:
         devices = ", ".join(backend.devices())
         kernels = "\n".join(_about_kernel(kernel, backend) for kernel in kernels_of(name))
     except Exception as error:  # a library that is there and cannot be imported fails in any way it likes
-        cause = error.__cause__ or error
+        cause = error if isinstance(error, KernelError) else error.__cause__ or error
         words = " ".join(f"{type(cause).__name__}: {cause}".split())
-        return f"{found} [bold red]broken[/]", "-", "-", f"[red]{escape(words[:200])}[/]"
+        return f"{found} [bold red]broken[/]", "-", "-", f"[red]{escape(words[:300])}[/]"
     return found, devices, ", ".join(backend.float_names()), kernels or "none"
 
 
@@ -111,7 +111,7 @@ def _about_kernel(kernel: Kernel, backend: Backend) -> str:
     ordinary |= {"spec": GRUSpec(), "bias": True}
     ordinary |= dict.fromkeys(("lengths", "resets", "dropout", "recording"), False)
     devices = map(backend.device, backend.devices())
-    reasons = [kernel.refuses(Call("inference", backend, device, **ordinary)) for device in devices]
+    reasons = [refusal(kernel, Call("inference", backend, device, **ordinary)) for device in devices]
     named = f"{kernel.name} ({kernel.level})"
     return named if None in reasons else f"{named} [yellow]not here: {escape(str(reasons[0]))}[/]"
 
@@ -257,7 +257,8 @@ def demo(
 def warmup() -> None:
     """Compile the fused kernels that are compiled at their first use, so that the first call does not wait."""
     console = make_console()
-    kernels = {kernel.name: kernel for name in available() for kernel in kernels_of(name)}
+    with errors():
+        kernels = {kernel.name: kernel for name in available() for kernel in kernels_of(name)}
     for name, kernel in kernels.items():
         if hasattr(kernel, "warmup"):
             console.print(f"{name}: {kernel.warmup()}", highlight=False, soft_wrap=True)
