@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -289,10 +289,24 @@ def _listed(steps: list[int]) -> str:
 def _report(wrong: list[_Wrong], right: list[Quantity], config: Config, judge: Judge) -> str:
     """What is likely to be the cause first, then everything that is off, then what is right."""
     wrong = sorted(wrong, key=lambda one: one.cause)
-    lines = [f"{one}" for one in wrong[:12]]
+    wanted = expected(config, judge.dtype)
+    lines = [f"{one}{_taken_for(one, wanted)}" for one in wrong[:12]]
     if len(wrong) > len(lines):
         lines.append(f"and {len(wrong) - len(lines)} more")
-    kinds = dict.fromkeys(q.kind for q in right)
-    lines.append(f"right: {', '.join(kind for kind in kinds) or 'nothing'}")
+    partly = {one.quantity.kind for one in wrong}
+    named = dict.fromkeys(str(q) if q.kind in partly else q.kind for q in right)
+    lines.append(f"right: {', '.join(named) or 'nothing'}")
     lines.append(f"in {config}, {judge.dtype}, {judge.target}")
     return "\n  ".join(lines)
+
+
+def _taken_for(one: _Wrong, wanted: Mapping[Quantity, A | None]) -> str:
+    """Says so where a gate is another one at the first step that is off; later its state is another one too."""
+    if one.quantity.kind not in GATES or not one.steps:
+        return ""
+    step = one.steps[0]
+    for gate in GATES:
+        ref = wanted[one.quantity._replace(kind=gate)]
+        if ref is not None and largest_error(one.got[step], ref[step]) <= one.limit:
+            return f"; at t = {step} it is what {gate} should be"
+    return ""

@@ -23,6 +23,7 @@ from .matrix import FAILED, NOT_RUN, PASSED, Outcome, Result
 __all__ = ["BEGIN", "END", "as_text", "html", "markdown", "print_matrix", "put_between", "put_table", "table_differs"]
 
 BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
+QUICK = "quick: one dtype and the shorter cases alone; run without --quick before you trust it"
 KINDS = ("y", "h_n", "x", "h_prev", "r", "z", "u", "n", "dx", "dh0", "dW_ih", "dW_hh", "db_ih", "db_hh")
 
 
@@ -92,7 +93,7 @@ def print_matrix(result: Result, console: Console) -> None:
     words = ", ".join(f"{total[status]} {status}" for status in (PASSED, FAILED, NOT_RUN))
     verdict = "[green]all that was promised passed[/]" if result.passed else "[red]not conformant[/]"
     console.print(
-        f"{verdict}: {words}, in {result.seconds:.1f} s{' (quick)' if result.quick else ''}",
+        f"{verdict}: {words}, in {result.seconds:.1f} s{f' ({QUICK})' if result.quick else ''}",
         highlight=False,
         soft_wrap=True,
     )
@@ -207,7 +208,7 @@ def html(result: Result) -> str:
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
         f"<title>gru_xp conformance: {verdict}</title><style>{STYLE}</style></head><body>",
         f"<h1>gru_xp conformance: <span class='{'good' if result.passed else 'bad'}'>{verdict}</span></h1>",
-        f"<p>{counts}, in {result.seconds:.1f} s{' (quick run)' if result.quick else ''}.</p>",
+        f"<p>{counts}, in {result.seconds:.1f} s{f' ({QUICK})' if result.quick else ''}.</p>",
         *(f"<p class='bad'>promised, not run: {escape(broken)}</p>" for broken in result.broken_promises),
         "<h2>The matrix</h2><p class='faint'>Cases passed, and the worst error as a fraction of its bound.</p>",
         _html_matrix(result),
