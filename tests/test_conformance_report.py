@@ -20,7 +20,7 @@ from gru_xp_conformance.app import app
 from gru_xp_conformance.cases import BASE, EVERYTHING, all_cases
 from gru_xp_conformance.environment import variables
 from gru_xp_conformance.judge import Judge, MismatchError, Target
-from gru_xp_conformance.matrix import targets
+from gru_xp_conformance.matrix import judge_case, promises_broken, targets
 from gru_xp_conformance.mutants import Mutant
 from gru_xp_conformance.report import BEGIN, END
 from gru_xp_conformance.tolerance import C
@@ -60,6 +60,30 @@ def test_the_cause_stands_before_what_follows_from_it() -> None:
     assert lines[0].startswith("n of layer 0")
     assert [line.split()[0] for line in lines[1:] if "wrong" in line][-2:] == ["y:", "h_n:"]
     assert lines[-2].strip().startswith("right: x")
+
+
+def test_what_is_right_is_named_by_layer_and_direction_where_the_kind_is_not_right_everywhere() -> None:
+    right = next(line for line in told(mutants.ReverseResetsOneOff, EVERYTHING) if line.strip().startswith("right:"))
+    assert "r of layer 0, forward direction" in right
+    assert not {"r", "z", "n"} & set(right.replace("right:", "").replace(" ", "").split(","))
+
+
+def test_a_gate_that_is_another_one_is_told() -> None:
+    lines = told(mutants.GatesSwapped)
+    assert lines[0].startswith("r of layer 0") and lines[0].endswith("; at t = 0 it is what z should be")
+    assert lines[1].strip().startswith("z of layer 0") and lines[1].endswith("; at t = 0 it is what r should be")
+    assert not any("should be" in line for line in told(mutants.UpdateFlipped))
+
+
+def test_what_is_raised_is_told_with_the_last_place_in_the_kernel() -> None:
+    class Raising(mutants.HonestLayer):
+        def inference(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
+            return json.loads("no JSON")
+
+    case = next(case for case in all_cases() if str(case) == "inference: one layer")
+    reason = judge_case(NUMPY, case, "float32", Mutant(Raising, "").implementation()).reason
+    assert re.match(r"JSONDecodeError: .* \(.*json.decoder\.py:\d+, in raw_decode, which was called by ", reason)
+    assert re.search(r"called by .*test_conformance_report\.py:\d+, in inference\)$", reason)
 
 
 def test_a_gradient_names_the_gate_and_says_which_are_right() -> None:
@@ -105,6 +129,9 @@ def test_a_run_that_passes_has_status_0_and_ends_with_the_matrix(quick: tuple[An
     assert "numpy:cpu plain" in done.output
     assert "numpy:cpu numpy-gates" in done.output
     assert "all that was promised passed" in done.output
+    assert re.search(
+        r"all that was promised passed: .* \(quick: .*run without --quick before you trust it\)", done.output
+    )
     assert "not run  numpy:cpu plain  1 in memory: numpy has one device here, cpu" in done.output
     assert "| numpy | cpu | plain | ✓ |" in done.output
 
@@ -130,10 +157,50 @@ def test_what_is_required_and_missing_is_a_failure() -> None:
     assert "promised, not run nonsense:cuda: required by GRU_XP_REQUIRE" in done.output
 
 
+def test_a_kernel_is_required_as_its_row_is_printed() -> None:
+    rows, missing = targets(("numpy",))
+    there = ("numpy:cpu numpy-gates", "numpy numpy-gates", "numpy:cpu plain", "numpy:cpu", "numpy")
+    assert not promises_broken(rows, missing, (), there)
+    assert promises_broken(rows, missing, (), ("numpy:cpu mine", "torch numpy-gates")) == (
+        "numpy:cpu mine: required by GRU_XP_REQUIRE, not among the rows",
+        "torch numpy-gates: required by GRU_XP_REQUIRE, not among the rows",
+    )
+
+
 def test_what_is_named_and_missing_is_a_failure() -> None:
     done = ran("nonsense", "--quick")
     assert done.exit_code == 1
     assert "unknown backend 'nonsense'" in done.output
+    done = ran("numpy:cpu mine", "--quick")
+    assert done.exit_code == 1
+    assert "promised, not run numpy:cpu mine: no kernel 'mine'; there are plain, " in done.output
+
+
+class Odd(mutants.HonestLayer):
+    """A kernel that answers what it likes."""
+
+    name = "odd"
+
+    def __init__(self, answer: Any):
+        super().__init__()
+        self.answer = answer
+
+    def refuses(self, call: Any, /) -> Any:
+        return self.answer
+
+
+def test_a_kernel_that_is_named_and_declines_everything_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gru_xp_conformance.matrix.kernels_of", lambda library: (Odd("not today"),))
+    rows, missing = targets(("numpy odd",))
+    assert not rows
+    assert promises_broken(rows, missing, ("numpy odd",), ()) == ("numpy odd: not today",)
+
+
+def test_a_kernel_that_answers_neither_none_nor_words_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gru_xp_conformance.matrix.kernels_of", lambda library: (Odd(False),))
+    done = ran("numpy", "--quick")
+    assert done.exit_code == 1
+    assert "not conformant: odd.refuses: expected None to accept a call" in done.output
 
 
 def test_the_variable_chooses_what_is_judged() -> None:
@@ -209,3 +276,6 @@ def test_rows_are_backends_devices_and_kernels() -> None:
     assert rows[0] == Target("numpy", "cpu", "plain")
     assert Target("numpy", "cpu", "numpy-gates") in rows
     assert [one.name for one in missing] == ["nonsense"]
+    rows, missing = targets(("numpy:cpu numpy-gates", "numpy plain"))
+    assert rows == (Target("numpy", "cpu", "numpy-gates"), Target("numpy", "cpu", "plain"))
+    assert not missing

@@ -10,7 +10,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gru_xp.errors import KernelError
 
 from .matrix import Result, chosen, run
 from .report import as_text, markdown, print_matrix, put_table, table_differs
@@ -27,7 +30,9 @@ app = typer.Typer(add_completion=False, help="Is every backend, device and kerne
 def conformance(
     backends: Annotated[
         list[str] | None,
-        typer.Argument(help="name or name:device, such as torch jax:cpu; by default all that are here"),
+        typer.Argument(
+            help="name[:device][ kernel], such as torch jax:cpu 'numpy:cpu plain'; by default all that are here"
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="the shorter cases, in float32")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="write one self-contained page")] = None,
@@ -43,13 +48,17 @@ def conformance(
 ) -> None:
     """Judge backends, devices and kernels against the reference.
 
-    GRU_XP_BACKEND chooses what is judged where no names are given. GRU_XP_REQUIRE=torch:cuda,cupy makes a failure of
-    what does not run. The exit status is 0 if all that was promised passed.
+    GRU_XP_BACKEND chooses what is judged where no names are given. GRU_XP_REQUIRE="torch:cuda,cupy,numpy:cpu mine"
+    makes a failure of what does not run. The exit status is 0 if all that was promised passed.
     """
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    result = _run(chosen(backends or ()), quick, console)
+    try:
+        result = _run(chosen(backends or ()), quick, console)
+    except KernelError as error:
+        console.print(f"[red]not conformant[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
     print_matrix(result, console)
     everywhere = result.joined([json.loads(path.read_text(encoding="utf-8")) for path in also or ()])
     if html is not None:

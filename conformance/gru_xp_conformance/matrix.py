@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from tempfile import gettempdir
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from gru_xp.backend import Backend
 from gru_xp.dispatch import available, entries, load
 from gru_xp.errors import GRUError
-from gru_xp.kernels import Call, kernels_of
+from gru_xp.kernels import Call, kernels_of, refusal
 from gru_xp.params import GRUSpec
 
 from .cases import Case, all_cases
@@ -135,30 +135,46 @@ def chosen(names: Sequence[str] = ()) -> tuple[str, ...]:
     return () if variable in ("", "auto") else (variable,)
 
 
+def parsed(text: str) -> tuple[str, str, str]:
+    """Name, device and kernel of `name[:device][ kernel]`, as rows are printed; empty where nothing is said."""
+    place, _, kernel = text.partition(" ")
+    name, _, device = place.partition(":")
+    return name, device, kernel
+
+
 def targets(names: Sequence[str] = ()) -> tuple[tuple[Target, ...], tuple[Missing, ...]]:
-    """The rows: each backend (`name` or `name:device`) on each kind of device, plain and with each of its kernels.
+    """The rows: each backend (`name[:device][ kernel]`) on each kind of device, plain and with each of its kernels.
 
     A kernel that declines even the most ordinary call, because it is for another device, say, is missing there.
     """
     rows: list[Target] = []
     missing: list[Missing] = []
     for text in names or sorted(entries(), key=lambda name: (name not in available(), name)):
-        name, _, device = text.partition(":")
+        name, device, kernel = parsed(text)
         try:
             backend = load(name)
             devices = (backend.device_name(backend.device(device)),) if device else one_of_each_kind(backend.devices())
         except (GRUError, ImportError, RuntimeError) as error:
             missing.append(Missing(text, str(error)))
             continue
-        for each in devices:
-            rows.append(Target(name, each))
-            for kernel in kernels_of(name):
-                reason = kernel.refuses(ordinary_call(backend, backend.device(each)))
-                if reason is None:
-                    rows.append(Target(name, each, kernel.name))
-                else:
-                    missing.append(Missing(f"{name}:{each} {kernel.name}", reason))
+        found = [row for each in devices for row in _rows_on(backend, each)]
+        asked = [(target, reason) for target, reason in found if kernel in ("", target.kernel)]
+        rows += [target for target, reason in asked if reason is None]
+        if not kernel:
+            missing += [Missing(str(target), reason) for target, reason in asked if reason is not None]
+        elif all(reason is not None for _, reason in asked):
+            there = ", ".join(dict.fromkeys(target.kernel for target, _ in found))
+            reasons = [reason for _, reason in asked if reason is not None]
+            missing.append(Missing(text, reasons[0] if reasons else f"no kernel {kernel!r}; there are {there}"))
     return tuple(dict.fromkeys(rows)), tuple(missing)
+
+
+def _rows_on(backend: Backend, device: str) -> Iterator[tuple[Target, str | None]]:
+    """The rows of a device: the plain path and each kernel, with the reason why it declines everything, if it does."""
+    yield Target(backend.name, device), None
+    call = ordinary_call(backend, backend.device(device))
+    for kernel in kernels_of(backend.name):
+        yield Target(backend.name, device, kernel.name), refusal(kernel, call)
 
 
 def ordinary_call(backend: Backend, device: Any) -> Call:
@@ -201,11 +217,23 @@ def judge_case(target: Target, case: Case, dtype: str, implementation: Library |
     except RefusedError as refusal:
         status, reason = NOT_RUN, f"refused: {refusal}"
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))  # Hypothesis: the configuration
         kind = type(error).__name__
-        status, reason = FAILED, f"{kind}: {error} ({where.filename}:{where.lineno}, in {where.name}){notes}"
+        status, reason = FAILED, f"{kind}: {error} ({_where(error, judge)}){notes}"
     return Outcome(target, case.name, case.group, dtype, status, reason, judge.errors, time.perf_counter() - started)
+
+
+def _where(error: Exception, judge: Judge) -> str:
+    """Where it was raised, and the last place before that in gru_xp, in the backend or in the kernel."""
+    frames = [
+        (frame.f_globals.get("__name__", ""), f"{frame.f_code.co_filename}:{line}, in {frame.f_code.co_name}")
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    judged = (judge.backend, getattr(judge.gru, "kernel", None))
+    roots = {"gru_xp", *(type(one).__module__.partition(".")[0] for one in judged)}
+    ours = [place for module, place in frames if module.partition(".")[0] in roots]
+    innermost = frames[-1][1]
+    return innermost if not ours or ours[-1] == innermost else f"{innermost}, which was called by {ours[-1]}"
 
 
 def plan(rows: Iterable[Target], quick: bool, cases: Sequence[Case] | None = None) -> list[tuple[Target, Case, str]]:
@@ -253,11 +281,13 @@ def promises_broken(
     reasons = {one.name: one.reason for one in missing}
     broken = [f"{name}: {reasons[name]}" for name in names if name in reasons]
     for text in required:
-        name, _, device = text.partition(":")
+        name, device, kernel = parsed(text)
         there = [
             t
             for t in rows
-            if t.name == name and (not device or t.device == device or t.device.startswith(f"{device}:"))
+            if t.name == name
+            and (not device or t.device == device or t.device.startswith(f"{device}:"))
+            and kernel in ("", t.kernel)
         ]
         if not there:
             broken.append(
