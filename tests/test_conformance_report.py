@@ -20,7 +20,7 @@ from gru_xp_conformance.app import app
 from gru_xp_conformance.cases import BASE, EVERYTHING, all_cases
 from gru_xp_conformance.environment import variables
 from gru_xp_conformance.judge import Judge, MismatchError, Target
-from gru_xp_conformance.matrix import judge_case, promises_broken, targets
+from gru_xp_conformance.matrix import NOT_RUN, PASSED, judge_case, promises_broken, targets
 from gru_xp_conformance.mutants import Mutant
 from gru_xp_conformance.report import BEGIN, END
 from gru_xp_conformance.tolerance import C
@@ -238,6 +238,18 @@ def test_the_suite_under_pytest(tmp_path: Path) -> None:
     assert "1 failed" in done.stdout, done.stdout
     assert "nonsense: required by GRU_XP_REQUIRE" in done.stdout
     assert re.search(r"\b(1[0-9]{2}|[6-9]\d) passed", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["forward: by the doors, with GRU_XP_KERNELS=auto", "streaming: step by step with GRU.step"]
+)
+def test_a_kernel_that_the_doors_do_not_take_is_not_judged_by_them(name: str) -> None:
+    case = next(case for case in all_cases() if str(case) == name)
+    mine = Mutant(mutants.HonestLayer, "")
+    outcome = judge_case(mine.target, case, "float32", mine.implementation())
+    assert outcome.status == NOT_RUN
+    assert re.fullmatch(r"GRU_XP_KERNELS=auto takes (cpu|numpy-gates|plain|, )+", outcome.reason)
+    assert judge_case(Target("numpy", "cpu", "numpy-gates"), case, "float16").status == PASSED
 
 
 # ---- the house -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ nothing to judge.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+import gru_xp
 from gru_xp.dispatch import Place
 from gru_xp.params import GRUSpec
 
@@ -22,7 +24,7 @@ from . import tolerance
 from .environment import variables
 from .implementation import Arguments, Assembled, public
 from .judge import Judge, MismatchError, NotRunError, Target
-from .problems import Config, Quantity, expected, of_forward, of_gradients, problem
+from .problems import ON_TAPE, Config, Quantity, expected, of_forward, of_gradients, problem
 
 __all__ = ["BASE", "EVERYTHING", "GROUPS", "Case", "all_cases"]
 
@@ -238,6 +240,15 @@ def options() -> Iterator[Case]:
         quick=False,
         rows="plain",
     )
+    for name, config in (("one layer", BASE), ("no biases", BASE.but(bias=False)), ("everything at once", EVERYTHING)):
+        yield Case(
+            "inference",
+            f"weights that the kernel has packed, {name}",
+            "packed weights that are read in another way, or written to",
+            _packed(config),
+            each_dtype=True,
+            rows="kernels",
+        )
     yield Case(
         "inference", "without a batch", "an axis lost or left over for x (T, I)", _unbatched, quick=False, rows="plain"
     )
@@ -282,17 +293,29 @@ def options() -> Iterator[Case]:
 
 
 def _by_the_doors(judge: Judge) -> None:
-    doors = Judge(judge.target, judge.dtype, public)
+    doors, mine = Judge(judge.target, judge.dtype, public), judge.target.kernel
+    ran, seen = False, set[str]()
     with variables(GRU_XP_KERNELS="auto"):
         for config in (*(variant[1] for variant in VARIANTS), ACTIVATED, MASKED, HELD):
             args = doors.arguments(config)
+            taken = {_taken(args, config, function) for function in ("inference", "forward")}
+            ran, seen = ran or mine in taken, seen | taken
+            if taken - {mine, "plain"}:
+                continue
             y, h_n, tape = doors.forward(config, args)
             doors.assert_forward(config, y, h_n, tape)
             doors.assert_forward(config, *doors.inference(config, args))
             packed = replace(args, params=public.prepare(args.params))
             doors.assert_forward(config, *doors.inference(config, packed))
             doors.assert_gradients(config, doors.gru.gru_backward(tape, args.dy, args.dh_n))
+    if not ran:
+        raise NotRunError(f"GRU_XP_KERNELS=auto takes {', '.join(sorted(seen))}")
     judge.errors.update(doors.errors)
+
+
+def _taken(args: Arguments, config: Config, function: Any = "inference") -> str:
+    """The name of the kernel that such a call takes by the doors."""
+    return gru_xp.explain(*args.positional, **args.options(config.spec), function=function).kernel
 
 
 def _states_alone(judge: Judge) -> None:
@@ -306,6 +329,26 @@ def _prepared(judge: Judge) -> None:
     args = judge.arguments(EVERYTHING)
     args = replace(args, params=judge.gru.prepare(args.params))
     judge.assert_forward(EVERYTHING, *judge.inference(EVERYTHING, args))
+
+
+def _packed(config: Config) -> Callable[[Judge], None]:
+    def check(judge: Judge) -> None:
+        pack = _of_kernel(judge, "pack")
+        args = judge.arguments(config)
+        judge.inference(config, args)  # a kernel packs for what it does not decline
+        args = replace(args, params=tuple(tuple(map(pack, layer)) for layer in args.params))
+        for _ in range(2):
+            judge.assert_forward(config, *judge.inference(config, args))
+
+    return check
+
+
+def _of_kernel(judge: Judge, method: str) -> Any:
+    """A method that a kernel may have."""
+    found = getattr(getattr(judge.gru, "kernel", None), method, None)
+    if found is None:
+        raise NotRunError(f"the kernel has no {method}")
+    return found
 
 
 def _row(args: Arguments, row: int) -> tuple[Any, dict[str, Any]]:
@@ -455,6 +498,9 @@ def streaming() -> Iterator[Case]:
             doors = judge if plain else Judge(judge.target, judge.dtype, public)
             with variables(GRU_XP_KERNELS="off" if plain else "auto"):
                 args = doors.arguments(config)
+                taken = "plain" if plain else _taken(replace(args, x=args.x[:1, ...], resets=None), config)
+                if taken != judge.target.kernel:
+                    raise NotRunError(f"GRU_XP_KERNELS=auto takes {taken}")
                 model = doors.gru.GRU.from_params(args.params)
                 state, ys = args.h0, []
                 for t in range(config.T):
@@ -466,6 +512,23 @@ def streaming() -> Iterator[Case]:
 
         return check
 
+    def steps_of_the_kernel(judge: Judge) -> None:
+        stream, config = _of_kernel(judge, "stream"), BASE.but(L=2)
+        args = judge.arguments(config)
+        judge.inference(config, replace(args, x=args.x[:1, ...]))  # a kernel streams what it does not decline
+        pack = getattr(stream.__self__, "pack", lambda w: w)
+        steps = stream(tuple(tuple(map(pack, layer)) for layer in args.params), config.N)
+        if steps is None:
+            raise NotRunError("the kernel has no stream for such a call")
+        state, ys, states = args.h0, [], []
+        for t in range(config.T):
+            y, state = steps.advance(args.x[t, ...], state)
+            ys.append(y)
+            states.append(state)
+        judge.assert_forward(config, judge.backend.xp.stack(ys), state)
+        for t, (y, state) in enumerate(zip(ys, states, strict=True)):
+            judge.assert_identical(state[-1, ...], y, f"the last layer's state after step {t} and y")
+
     yield case("chunks", "a chunk that forgets its h0, or an empty one that changes the state", chunks, True)
     yield case(
         "chunks on the way back", "dh0 of a chunk that is not what flows into the one before", backward, quick=False
@@ -476,6 +539,13 @@ def streaming() -> Iterator[Case]:
         steps_of_the_cell,
         True,
         quick=False,
+    )
+    yield case(
+        "step by step with the kernel's stream",
+        "a layer left out, an output or a state that the next step writes to",
+        steps_of_the_kernel,
+        each_dtype=True,
+        rows="kernels",
     )
     for name, config in (("GRU.step", BASE.but(L=2)), ("GRU.step and resets", stacked)):
         yield case(
@@ -682,6 +752,15 @@ def memory() -> Iterator[Case]:
     yield case("inputs unchanged", "a write to the caller's arrays", _inputs_unchanged)
     yield case("the same bits again", "results that depend on chance, or on what came before", _same_bits)
     yield case("results are kept", "a workspace that is handed out, then used again", _results_kept)
+    yield case(
+        "results have memory of their own", "a result that is an input, or a part of another result", _own_memory
+    )
+    yield case(
+        "parameters are owned",
+        "a model that changes with the arrays that it was made from, or with what it hands out",
+        _owned,
+        rows="plain",
+    )
     yield case("two threads", "a workspace that two calls share", _threads)
     yield case("another device", "results on the default device, not where the inputs are", _devices)
 
@@ -800,6 +879,62 @@ def _results_kept(judge: Judge) -> None:
     for (quantity, a), before in zip(results, kept, strict=True):
         if not np.array_equal(judge.host(a), before):
             raise MismatchError(f"{quantity}: expected to be kept, got written to by the next call")
+
+
+def _assert_writable(judge: Judge) -> None:
+    if not _written(judge.native(np.zeros((1, 1)))):
+        raise NotRunError(f"{judge.backend.name} has no arrays that can be written to")
+
+
+def _written(a: Any) -> bool:
+    """Whether -7 could be written to all of an array, which is nobody's result."""
+    try:
+        a[...] = -7.0
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return True
+
+
+def _own_memory(judge: Judge) -> None:
+    _assert_writable(judge)
+    for config in (BASE, BASE.but(T=1), BASE.but(T=0), BASE.but(lengths=(0, 0, 0)), EVERYTHING):
+        args = judge.arguments(config)
+        y, h_n, tape = judge.forward(config, args)
+        grads = judge.gru.gru_backward(tape, args.dy, args.dh_n)
+        results = {f"{q} of gru_inference": a for q, a in of_forward(*judge.inference(config, args))}
+        results |= {f"{q} of gru_forward": a for q, a in of_forward(y, h_n)}
+        results |= {str(q): a for q, a in of_gradients(grads)}
+        others = {**dict(_arrays(args)), **{str(q): a for q, a in of_forward(y, h_n, tape.layers) if q.kind in ON_TAPE}}
+        everything = {name: a for name, a in {**others, **results}.items() if a is not None and math.prod(a.shape) > 0}
+        kept = {name: judge.host(a).copy() for name, a in everything.items()}
+        for name in [name for name in results if name in everything]:
+            if not _written(everything[name]):
+                raise MismatchError(f"{name}: expected an array that can be written to, got another, in {config}")
+            del kept[name]
+            for other, before in kept.items():
+                if not np.array_equal(judge.host(everything[other]), before):
+                    raise MismatchError(f"{name}: expected memory of its own, got that of {other}, in {config}")
+
+
+def _owned(judge: Judge) -> None:
+    _assert_writable(judge)
+    args = judge.arguments(BASE)
+    model, prepared = judge.gru.GRU.from_params(args.params), judge.gru.prepare(args.params)
+    (w,) = args.params[0]
+    (handed,) = model.params[0]
+
+    def held(what: str) -> None:
+        try:
+            judge.assert_forward(BASE, *model(args.x, args.h0))
+            judge.assert_forward(BASE, *judge.inference(BASE, replace(args, params=prepared)))
+        except MismatchError as mismatch:
+            raise MismatchError(f"expected to compute the same after a write to {what}: {mismatch}") from None
+
+    for name, mine, given in zip(w._fields, w, handed, strict=True):
+        _written(given)  # it may be read-only
+        held(f"model.params[0][0].{name}")
+        _written(mine)
+        held(f"the {name} that the model was made from")
 
 
 def _threads(judge: Judge) -> None:

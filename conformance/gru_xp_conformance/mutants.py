@@ -20,7 +20,7 @@ from gru_xp.cell import Gates
 from gru_xp.dispatch import Place, convert, load, owner, place_for
 from gru_xp.kernels import Level
 from gru_xp.layer import Layer
-from gru_xp.params import CellParams, GRUGrads, GRUSpec
+from gru_xp.params import CellParams, GRUGrads, GRUSpec, map_params
 from gru_xp.stack import Stack
 
 from .implementation import Assembled, Library
@@ -100,6 +100,24 @@ class HonestLayer(Layer):
     def forward(self, x: Any, h0: Any, w: CellParams, /, **options: Any) -> Any:
         arrays, options = self.changed(x, h0, w, **options)
         return super().forward(*arrays, **options)
+
+    def pack(self, w: CellParams, /) -> CellParams:
+        return CellParams(*(None if a is None else a.copy() for a in w))
+
+    def stream(self, params: Any, batch_size: int, /) -> Any:
+        return HonestStream(self, params)
+
+
+class HonestStream:
+    """The steps of a layer one at a time."""
+
+    def __init__(self, layer: Layer, params: Any):
+        self.stack, self.params = Stack(NUMPY.xp, layer), params
+
+    def advance(self, x: Any, state: Any) -> tuple[Any, Any]:
+        nothing = {"valid": None, "resets": None, "dropout_masks": None}
+        y, state = self.stack.inference(x[None], state, self.params, spec=GRUSpec(), **nothing)
+        return y[0], state
 
 
 class HonestStack(Stack):
@@ -322,6 +340,13 @@ class InferenceOfOneDirection(HonestStack):
         return super().inference(x, h0, tuple((layer[-1],) * len(layer) for layer in params), **options)
 
 
+class PackedWithoutBias(HonestLayer):
+    """b_hn dropped where weights are packed."""
+
+    def pack(self, w: Any, /) -> Any:
+        return w if w.b_hh is None else w._replace(b_hh=np.concatenate([*thirds(w.b_hh)[:2], 0 * thirds(w.b_hh)[2]]))
+
+
 class CellOfTheOtherEquation(Library):
     """A cell that does not look at its spec."""
 
@@ -356,6 +381,22 @@ class EmptyChunkWipes(Library):
     def gru_inference(x: Any, params: Any, h0: Any = None, **options: Any) -> Any:
         y, h_n = gru_xp.gru_inference(x, params, h0, **options)
         return y, h_n if x.shape[0] else h_n * 0
+
+
+class StreamOfOneWorkspace(HonestLayer):
+    """A kernel's stream that puts out one workspace again and again."""
+
+    class Stream(HonestStream):
+        """The stream with that mistake."""
+
+        def advance(self, x: Any, state: Any) -> Any:
+            y, state = super().advance(x, state)
+            kept = self.__dict__.setdefault("kept", y.copy())
+            kept[...] = y
+            return kept, state
+
+    def stream(self, params: Any, batch_size: int, /) -> Any:
+        return self.Stream(self, params)
 
 
 class StepOutputReused(Library):
@@ -667,6 +708,76 @@ class StaleWorkspace(HonestStack):
         return kept, h_n
 
 
+class StateHandedBack(HonestLayer):
+    """h_n that is h0 itself where there is nothing but padding."""
+
+    def inference(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
+        y, h_n = super().inference(x, h0, w, **options)
+        return y, h_n if options["valid"] is None or options["valid"].any() else h0
+
+
+class LastStateOfTheOutput(HonestLayer):
+    """h_n that is a part of y."""
+
+    def inference(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
+        y, h_n = super().inference(x, h0, w, **options)
+        return y, y[0 if options["reverse"] else -1] if len(y) and options["valid"] is None else h_n
+
+
+class GradientHandedBack(HonestLayer):
+    """dh0 that is dh_n itself where there is nothing but padding."""
+
+    def backward(self, tape: Any, dy: Any, dh_n: Any, /) -> Any:
+        dx, dh0, dw = super().backward(tape, dy, dh_n)
+        return dx, dh0 if tape.valid is None or tape.valid.any() else dh_n, dw
+
+
+class TapeOfTheOutput(HonestLayer):
+    """States on the tape that are a part of y."""
+
+    def forward(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
+        y, h_n, tape = super().forward(x, h0, w, **options)
+        whole = np.concatenate([h0[None], y])
+        plain = options["valid"] is None is options["resets"] and not options["reverse"]
+        return (whole[1:], h_n, tape._replace(h_prev=whole[:-1])) if plain else (y, h_n, tape)
+
+
+class ModelOfTheCallersArrays(Library):
+    """A model that keeps the arrays that it was made from."""
+
+    class GRU(gru_xp.GRU):
+        """The model with that mistake."""
+
+        @classmethod
+        def from_params(cls, params: Any, **options: Any) -> Any:
+            model = super().from_params(params, **options)
+            model.kept = params
+            return model
+
+        def __call__(self, x: Any, h0: Any = None, **options: Any) -> Any:
+            return gru_xp.gru(x, self.kept, h0, **options)
+
+
+class ModelHandedOut(Library):
+    """A model that hands out what it computes with, to be written to."""
+
+    class GRU(gru_xp.GRU):
+        """The model with that mistake."""
+
+        @property
+        def params(self) -> Any:
+            if not hasattr(self, "kept"):
+                self.kept = map_params(lambda a: a.copy(), super().params)
+            return self.kept
+
+        @params.setter
+        def params(self, params: Any) -> None:
+            gru_xp.GRU.params.fset(self, params)  # type: ignore[attr-defined]
+
+        def __call__(self, x: Any, h0: Any = None, **options: Any) -> Any:
+            return gru_xp.gru(x, self.params, h0, **options)
+
+
 class Race(HonestLayer):
     """A workspace for the state that two threads share."""
 
@@ -761,9 +872,9 @@ MUTANTS = (
             LeftInTheOrderOfTheWalk,
         )
     ),
-    *(Mutant(kind, "inference") for kind in (InferenceWithoutBias, InferenceOfOneDirection)),
+    *(Mutant(kind, "inference") for kind in (InferenceWithoutBias, InferenceOfOneDirection, PackedWithoutBias)),
     *(Mutant(kind, "cell") for kind in (CellOfTheOtherEquation, CellGradientOfGh)),
-    *(Mutant(kind, "streaming") for kind in (StateForgotten, EmptyChunkWipes, StepOutputReused)),
+    *(Mutant(kind, "streaming") for kind in (StateForgotten, EmptyChunkWipes, StepOutputReused, StreamOfOneWorkspace)),
     *(
         Mutant(kind, "backward")
         for kind in (
@@ -799,7 +910,22 @@ MUTANTS = (
         )
     ),
     *(Mutant(kind, "extremes") for kind in (SigmoidThatOverflows, RowsLeak)),
-    *(Mutant(kind, "memory") for kind in (InputOverwritten, StridesIgnored, StaleWorkspace, Race, ChanceInTheSum)),
+    *(
+        Mutant(kind, "memory")
+        for kind in (
+            InputOverwritten,
+            StridesIgnored,
+            StaleWorkspace,
+            StateHandedBack,
+            LastStateOfTheOutput,
+            GradientHandedBack,
+            TapeOfTheOutput,
+            ModelOfTheCallersArrays,
+            ModelHandedOut,
+            Race,
+            ChanceInTheSum,
+        )
+    ),
     Mutant(ElsewhereInTheEnd, "memory", STRICT),
     *(Mutant(kind, "laws") for kind in (GradientClipped, TapeOfItsOwn, RowsOfTheBatchTied)),
     *(Mutant(kind, "conversion", TORCH) for kind in (TheBackendsOwn, VariableIgnored)),
