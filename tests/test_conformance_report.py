@@ -20,7 +20,7 @@ from gru_xp_conformance.app import app
 from gru_xp_conformance.cases import BASE, EVERYTHING, all_cases
 from gru_xp_conformance.environment import variables
 from gru_xp_conformance.judge import Judge, MismatchError, Target
-from gru_xp_conformance.matrix import NOT_RUN, PASSED, judge_case, promises_broken, targets
+from gru_xp_conformance.matrix import NOT_RUN, PASSED, judge_case, one_of_each_kind, promises_broken, targets
 from gru_xp_conformance.mutants import Mutant
 from gru_xp_conformance.report import BEGIN, END
 from gru_xp_conformance.tolerance import C
@@ -288,6 +288,8 @@ def test_rows_are_backends_devices_and_kernels() -> None:
     assert rows[0] == Target("numpy", "cpu", "plain")
     assert Target("numpy", "cpu", "numpy-gates") in rows
     assert [one.name for one in missing] == ["nonsense"]
+    assert one_of_each_kind(("cpu", "cuda:0", "cuda:1")) == ("cpu", "cuda:0")
+    assert one_of_each_kind(("my.Device('gpu0')", "my.Device('gpu1')")) == ("my.Device('gpu0')",)
     rows, missing = targets(("numpy:cpu numpy-gates", "numpy plain"))
     assert rows == (Target("numpy", "cpu", "numpy-gates"), Target("numpy", "cpu", "plain"))
     assert not missing

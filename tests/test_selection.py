@@ -6,8 +6,10 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from helpers import LIBRARIES, WITHOUT_CUPY, random_params
 
 import gru_xp
 from gru_xp import dispatch
+from gru_xp.backend import Backend
 
 RNG = np.random.default_rng(0)
 PARAMS = random_params(RNG, 3, 4)
@@ -49,6 +52,25 @@ def test_variable_moves_the_computation_of_a_program_that_knows_only_numpy(monke
     assert y.flags.writeable
     assert grads.x.flags.writeable
     assert isinstance(tape.layers[0][0].x, torch.Tensor)  # it stays where it was computed
+
+
+def test_a_namespace_of_the_standard_is_a_backend_in_two_lines_with_its_own_devices() -> None:
+    class Two(Backend):
+        name = "array_api_strict"
+        xp = array_api_strict
+
+    backend = Two()
+    assert backend.devices()[:2] == ("array_api_strict.Device('CPU_DEVICE')", "array_api_strict.Device('device1')")
+    assert backend.device(None) == array_api_strict.Device("CPU_DEVICE")
+    assert backend.device(backend.devices()[1]) == array_api_strict.Device("device1")
+    for got, wanted in zip(gru_xp.gru(X, PARAMS, backend=backend), gru_xp.gru(X, PARAMS), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-13)
+
+
+def test_a_namespace_that_does_not_tell_its_devices_has_one_named_cpu() -> None:
+    backend = Backend("silent", SimpleNamespace())
+    assert backend.devices() == ("cpu",)
+    assert backend.device(None) == backend.device("cpu") == "cpu"
 
 
 def test_context_belongs_to_its_thread() -> None:

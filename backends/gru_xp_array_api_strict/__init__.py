@@ -17,15 +17,9 @@ class StrictBackend(Backend):
     name = "array_api_strict"
     xp = array_api_strict
 
-    def devices(self) -> tuple[str, ...]:
-        return tuple(map(self.device_name, array_api_strict.__array_namespace_info__().devices()))
-
     def device_name(self, device: Any) -> str:
         name = str(device).removeprefix("array_api_strict.Device('").removesuffix("')")
         return "cpu" if name == "CPU_DEVICE" else name
-
-    def _device(self, name: str) -> Any:
-        return array_api_strict.Device("CPU_DEVICE" if name == "cpu" else name)
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
         return self.to_device(array, self.device("cpu"))

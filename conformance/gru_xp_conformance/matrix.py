@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -193,7 +194,7 @@ def one_of_each_kind(devices: Iterable[str]) -> tuple[str, ...]:
     """`cpu` and the first `cuda`, but not the second: the group `memory` goes to that one."""
     kinds: dict[str, str] = {}
     for device in devices:
-        kinds.setdefault(device.partition(":")[0], device)
+        kinds.setdefault(re.split("[:(]", device)[0], device)  # cuda:1, or Device('gpu1') where nobody gave it a name
     kept = [device for kind, device in kinds.items() if not kind.startswith(("device", "no_"))]  # make-believe ones
     return tuple(kept)
 

@@ -85,7 +85,7 @@ class Backend:
 
     def devices(self) -> tuple[str, ...]:
         """The names of the devices that are there, the default first."""
-        return ("cpu",)
+        return tuple(self._by_name())
 
     def device_of(self, array: Any) -> Any:
         """The library's own device object of an array."""
@@ -114,7 +114,13 @@ class Backend:
         raise BackendError(f"{self.name} has no device {name!r} here; it has {', '.join(self.devices())}")
 
     def _device(self, name: str) -> Any:
-        return name
+        return self._by_name().get(name, name)
+
+    def _by_name(self) -> dict[str, Any]:
+        """The device objects that the namespace tells of, by their names, the default first; "cpu" if it tells none."""
+        info = getattr(self.xp, "__array_namespace_info__", None)
+        told = () if info is None else (info().default_device(), *info().devices())
+        return {self.device_name(device): device for device in told if device is not None} or {"cpu": "cpu"}
 
     # ---- in and out -------------------------------------------------------------------------------------------------
 

@@ -238,7 +238,7 @@ def place_for(selected: Selection | Backend | None, caller: Place | None) -> Pla
     if backend is caller.backend:
         return caller
     device = caller.backend.device_name(caller.device)
-    return Place(backend, backend.device(device) if device in backend.devices() else None)
+    return Place(backend, backend.device(device if device in backend.devices() else None))
 
 
 # ---- from one library to another -------------------------------------------------------------------------------------
