@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import pickle
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,33 @@ def test_a_private_file_stays_private_and_a_link_a_link(path: Path) -> None:
     assert link.is_symlink()
     assert path.stat().st_mode & 0o777 == 0o600
     np.testing.assert_array_equal(gru_xp.load(link)(X)[0], gru_xp.GRU(4, 5, seed=1)(X)[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_what_is_no_file_is_written_into_and_stays(path: Path) -> None:
+    pipe, model = path.parent / "pipe.safetensors", gru_xp.GRU(4, 5, seed=0)
+    os.mkfifo(pipe)
+    link = path.parent / "link.safetensors"
+    link.symlink_to(pipe)
+    for target in (pipe, link):
+        with ThreadPoolExecutor() as reader:
+            read = reader.submit(pipe.read_bytes)
+            model.save(target)
+            path.write_bytes(read.result())
+        np.testing.assert_array_equal(gru_xp.load(path)(X)[0], model(X)[0])
+    assert pipe.is_fifo() and link.is_symlink()
+
+
+@pytest.mark.skipif(not hasattr(os, "mknod"), reason="devices of POSIX")
+def test_a_device_stays_a_device(tmp_path: Path) -> None:
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        device.read_bytes()
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    gru_xp.GRU(4, 5).save(device, format="safetensors")
+    assert device.is_char_device() and os.listdir(tmp_path) == ["null"]
 
 
 def test_any_kind_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

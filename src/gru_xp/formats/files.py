@@ -13,8 +13,13 @@ __all__ = ["write_whole"]
 def write_whole(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], data: bytes) -> None:
     """All of it or nothing: into a new file beside it, which is then renamed.
 
-    A link keeps pointing to what it pointed to, and a file that is there keeps its permissions.
+    A link keeps pointing to what it pointed to, and a file that is there keeps its permissions. What is there and is no
+    file, such as a pipe or /dev/stdout, stays what it is and is written into.
     """
+    if _is_special(path):
+        with open(path, "wb") as special:
+            special.write(data)
+        return
     target = Path(os.path.realpath(os.fsdecode(path)))
     if target.is_dir():
         raise IsADirectoryError(f"{target}: expected a file, got a folder")
@@ -35,3 +40,8 @@ def write_whole(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], data:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _is_special(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bool:
+    """Whether something is there, behind all links, that is neither a file nor a folder."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
