@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from typer.testing import CliRunner, Result
 
 import gru_xp
 from gru_xp.cli import app
+from gru_xp.formats import registry
+from gru_xp.formats.named import pytorch_names
+from gru_xp.formats.stored import as_stored
 
 X = np.random.default_rng(0).standard_normal((7, 2, 3), dtype=np.float32)  # T = 7, N = 2, I = 3
 
@@ -111,11 +116,52 @@ def test_run_writes_bfloat16_as_float32() -> None:
     np.testing.assert_allclose(written, gru_xp.load("model.safetensors")(X)[0], atol=0.02)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("-o model.safetensors", "model.safetensors: expected another file than MODEL"),
+        ("-o x.npy", "x.npy: expected another file than INPUT"),
+        ("-o ./link.npy", "link.npy: expected another file than INPUT"),
+        ("-o y.npy --state-out lengths.npy", "lengths.npy: expected another file than --lengths"),
+        ("-o h0.npy", "h0.npy: expected another file than --h0"),
+    ],
+)
+def test_run_replaces_nothing_that_it_reads(options: str, words: str, files: Path) -> None:
+    (files / "link.npy").symlink_to("x.npy")
+    before = {path: path.read_bytes() for path in files.iterdir()}
+    given = ("model.safetensors", "x.npy", "--h0", "h0.npy", "--lengths", "lengths.npy")
+    assert_error(invoke("run", *given, *options.split()), words)
+    assert {path: path.read_bytes() for path in files.iterdir()} == before
+
+
 @pytest.mark.usefixtures("files")
-def test_run_may_replace_its_input() -> None:
-    result = invoke("run", "model.safetensors", "x.npy", "-o", "x.npy")
-    assert result.exit_code == 0
-    assert np.load("x.npy").shape == (7, 2, 4)
+@pytest.mark.skipif(sys.platform == "win32", reason="/dev")
+def test_run_writes_to_stdout() -> None:
+    command = [sys.executable, "-m", "gru_xp", "run", "model.safetensors", "x.npy", "-o", "/dev/stdout"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    np.testing.assert_array_equal(np.load(io.BytesIO(done.stdout)), gru_xp.load("model.safetensors")(X)[0])
+
+
+@pytest.mark.usefixtures("files")
+def test_run_tells_on_stderr_where_the_model_differs() -> None:
+    model = gru_xp.GRU(3, 4, seed=0)
+    stored = replace(as_stored(model), h0=np.ones((1, 4), "f4"))
+    registry.formats()["onnx"].write(stored, Path("first.onnx"))
+    result = ran("first.onnx", "x.npy")
+    assert not result.stdout and result.stderr.splitlines() == [
+        "changed: the first state: the file fixes one, here it is zero: pass `registry.contents`' h0 as h0 (--h0)"
+    ]
+    np.testing.assert_array_equal(np.load("y.npy"), model(X)[0])
+
+
+@pytest.mark.usefixtures("files")
+def test_run_takes_one_of_several() -> None:
+    model = gru_xp.GRU(3, 4, seed=1)
+    arrays = {f"a.{name}": array for name, array in pytorch_names(gru_xp.GRU(3, 4, seed=0).params).items()}
+    np.savez("two.npz", **arrays, **{f"b.{name}": array for name, array in pytorch_names(model.params).items()})
+    assert_error(invoke("run", "two.npz", "x.npy", "-o", "y.npy"), "expected name= (--name) to say which")
+    ran("two.npz", "x.npy", "--name", "b")
+    np.testing.assert_array_equal(np.load("y.npy"), model(X)[0])
 
 
 WRONG = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
@@ -33,13 +34,14 @@ from gru_xp.dispatch import (
     use_backend,
 )
 from gru_xp.dispatch import load as load_backend
-from gru_xp.errors import BackendError, DTypeError, FileFormatError, GRUError, KernelError
+from gru_xp.errors import BackendError, ConversionWarning, DTypeError, FileFormatError, GRUError, KernelError
 from gru_xp.formats.files import write_whole
+from gru_xp.formats.stored import Report
 from gru_xp.kernels import Call, Kernel, kernels_of, refusal
-from gru_xp.module import load
+from gru_xp.module import GRU, load
 from gru_xp.params import GRUSpec
 
-from .terminal import errors, make_console
+from .terminal import NameOption, errors, make_console, show_report
 
 __all__ = ["app", "read_npy"]
 
@@ -142,10 +144,11 @@ def _variable(name: str, unset: str, check: Callable[[], Any]) -> str:
 
 @app.command()
 def run(
-    model_file: Annotated[Path, typer.Argument(metavar="MODEL", help="what GRU.save wrote")],
+    model_file: Annotated[Path, typer.Argument(metavar="MODEL", help="a model file of any format")],
     input_file: Annotated[Path, typer.Argument(metavar="INPUT.npy", help="x (T, N, I), or (T, I) without a batch")],
     output_file: Annotated[Path, typer.Option("--output", "-o", metavar="OUTPUT.npy", help="y (T, N, D*H)")],
     backend: BackendOption = None,
+    name: NameOption = None,
     lengths_file: Annotated[Path | None, typer.Option("--lengths", metavar="L.npy", help="(N,) integers")] = None,
     h0_file: Annotated[Path | None, typer.Option("--h0", metavar="H0.npy", help="first state (L*D, N, H)")] = None,
     state_out: Annotated[
@@ -158,8 +161,11 @@ def run(
     The files appear whole or not at all. NumPy has no bfloat16, so such a model's results are written as float32.
     """
     with errors(), _selected(backend):
-        _assert_writable(output_file, state_out)
-        model = load(model_file)
+        _assert_writable(
+            {"--output": output_file, "--state-out": state_out},
+            {"MODEL": model_file, "INPUT": input_file, "--h0": h0_file, "--lengths": lengths_file},
+        )
+        model = _loaded(model_file, name)
         place = place_for(selection(), None)
         x = _bring(input_file, model.dtype, place, cast)
         h0 = None if h0_file is None else _bring(h0_file, model.dtype, place, cast)
@@ -173,6 +179,16 @@ def run(
         _write(output_file, y, place)
         if state_out is not None:
             _write(state_out, h_n, place)
+
+
+def _loaded(path: Path, name: str | None) -> GRU:
+    """The model. What makes its outputs differ from the original's is told on stderr, for y may go to stdout."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)  # which says the same to programs
+        model = load(path, name=name)
+    assert model.report is not None
+    show_report(make_console(stderr=True), Report(tuple(note for note in model.report.notes if note.fate == "changed")))
+    return model
 
 
 @contextmanager
@@ -215,11 +231,15 @@ def _bring(path: Path, dtype: str, place: Place, cast: bool) -> Any:
     return backend.xp.astype(convert(native, load_backend("numpy"), place, str(path)), backend.dtype(dtype))
 
 
-def _assert_writable(output: Path, state_out: Path | None) -> None:
-    """Before anything is computed: the outputs are two files in folders that are there."""
-    if state_out is not None and output.resolve() == state_out.resolve():
-        raise FileFormatError(f"{state_out}: expected another file than --output")
-    for path in (output, *(() if state_out is None else (state_out,))):
+def _assert_writable(outputs: dict[str, Path | None], inputs: dict[str, Path | None]) -> None:
+    """Before anything is computed: each output is a file of its own, in a folder that is there."""
+    taken = {os.path.realpath(path): name for name, path in inputs.items() if path is not None}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        other = taken.setdefault(os.path.realpath(path), name)
+        if other != name:
+            raise FileFormatError(f"{path}: expected another file than {other}")
         if path.is_dir():
             raise FileFormatError(f"{path}: expected a file to write, got a folder")
         if not path.parent.is_dir():

@@ -20,16 +20,14 @@ from gru_xp.formats.stored import Contents, Report, StoredGRU
 from gru_xp.formats.verify import Inputs, Parting, Verdict, random_inputs, side_of
 from gru_xp.formats.verify import verify as compare
 
-from .terminal import errors, make_console, printable
+from .terminal import NameOption, errors, make_console, printable, show_report
 
 __all__ = ["models"]
 
 models = typer.Typer()
 
 ModelFile = Annotated[Path, typer.Argument(metavar="FILE", help="a model file of any format")]
-NameOption = Annotated[str | None, typer.Option("--name", help="which GRU, where the file holds several")]
 FormatOption = Annotated[str | None, typer.Option("--format", help="the format, where the ending does not tell")]
-COLORS = {"exact": "green", "folded": "yellow", "assumed": "yellow", "changed": "yellow", "ignored": "dim"}
 
 
 # ---- inspect ---------------------------------------------------------------------------------------------------------
@@ -60,7 +58,7 @@ def _show(console: Console, file: Path, format_name: str, found: Contents) -> No
     if found.grus:
         console.print(_table(found.grus))
     for gru in found.grus:
-        _show_report(console, gru.report, f"{printable(gru.name)}: " if gru.name else "")
+        show_report(console, gru.report, f"{printable(gru.name)}: " if gru.name else "")
     for refusal in found.refused[:20]:
         where = f"{printable(refusal.name)}: " if refusal.name else ""
         console.print(f"[red]refused:[/] {where}{printable(refusal.reason)}", highlight=False, soft_wrap=True)
@@ -135,13 +133,6 @@ def _notes(report: Report) -> list[dict[str, str]]:
     return [{"fate": note.fate, "what": note.what, "why": note.why} for note in report.notes]
 
 
-def _show_report(console: Console, report: Report, before: str = "") -> None:
-    for note in report.notes:
-        why = f": {printable(note.why)}" if note.why else ""
-        told = f"[{COLORS[note.fate]}]{note.fate}:[/] {before}{printable(note.what)}{why}"
-        console.print(told, highlight=False, soft_wrap=True)
-
-
 # ---- convert and export ----------------------------------------------------------------------------------------------
 
 
@@ -156,7 +147,7 @@ def convert(
     """From one format to another, with a report of what happened to the numbers on the way in and out."""
     with errors():
         report = convert_file(source, target, name=name, source_format=source_format, target_format=target_format)
-    _show_report(make_console(), report)
+    show_report(make_console(), report)
 
 
 @models.command()
@@ -172,7 +163,7 @@ def export(
         if not numpy:
             raise StructureError("expected --numpy: it is the one kind of program that can be written")
         report = convert_file(source, target, name=name, source_format=source_format, target_format="numpy")
-    _show_report(make_console(), report)
+    show_report(make_console(), report)
 
 
 # ---- verify ----------------------------------------------------------------------------------------------------------

@@ -242,7 +242,11 @@ def _first_state(graph: Graph, node: Any, layout: int, D: int, H: int) -> tuple[
     if h0.shape[1] and (h0 == h0[:, :1]).all():
         h0 = h0[:, 0]
     return h0, (
-        Note("changed", "the first state", "the file fixes one, here it is zero: pass `registry.contents`' h0"),
+        Note(
+            "changed",
+            "the first state",
+            "the file fixes one, here it is zero: pass `registry.contents`' h0 as h0 (--h0)",
+        ),
     )
 
 
@@ -255,7 +259,13 @@ def _of_lengths(graph: Graph, node: Any, layout: int) -> tuple[Note, ...]:
     sizes = graph.shapes.get(_input(node, 0)) or []
     if len(sizes) == 3 and np.all(lengths == sizes[1 if layout else 0]):
         return ()
-    return (Note("changed", "the lengths", f"the file fixes them, {str(lengths.tolist())[:60]}: pass them as lengths"),)
+    return (
+        Note(
+            "changed",
+            "the lengths",
+            f"the file fixes them, {str(lengths.tolist())[:60]}: pass them as lengths (--lengths)",
+        ),
+    )
 
 
 def shapes_tried(graph: Graph, takes: list[tuple[str, bool]]) -> Iterator[dict[str, np.ndarray]]:
