@@ -423,6 +423,85 @@ def test_layers_that_may_compute_anything(tmp_path: Path, kind: str) -> None:
         gru_xp.load(tmp_path / "m.keras")
 
 
+def test_live_layers_that_may_compute_anything() -> None:
+    class Odd(L.GRU):
+        def call(self, sequences: Any, initial_state: Any = None, **options: Any) -> Any:
+            return 2 * super().call(sequences, initial_state, **options)
+
+    class OddCell(L.GRUCell):
+        def call(self, inputs: Any, states: Any, training: bool = False) -> Any:
+            y, states = super().call(inputs, states, training)
+            return 2 * y, states
+
+    class Both(L.Bidirectional):
+        def call(self, sequences: Any, initial_state: Any = None, **options: Any) -> Any:
+            return 2 * super().call(sequences, initial_state, **options)
+
+    class Around(L.RNN):
+        def inner_loop(self, *args: Any, **options: Any) -> Any:
+            return super().inner_loop(*args, **options)
+
+    with keras.saving.custom_object_scope({"Odd": Odd}):
+        odd_halves = L.Bidirectional(Odd(H))
+    for layer, kind in (
+        (Odd(H), "Odd"),
+        (OddCell(H), "OddCell"),
+        (Both(L.GRU(H)), "Both"),
+        (Around(L.GRUCell(H)), "Around"),
+        (L.RNN(OddCell(H)), "RNN"),
+        (L.RNN([L.GRUCell(H), OddCell(H)]), "RNN"),
+        (odd_halves, "Bidirectional"),
+    ):
+        layer(X[:, 0], [np.zeros((N, H), "f4")]) if kind == "OddCell" else layer(X)
+        model = keras.Sequential([L.Identity(), layer]) if kind != "OddCell" else layer
+        for thing in (layer, model):
+            with pytest.raises(gru_xp.ConversionError, match=f"GRU's weights, but a {kind} may compute anything"):
+                gru_xp.from_framework(thing)
+
+
+def test_a_live_subclass_that_computes_as_keras_does() -> None:
+    class Named(L.GRU):
+        def __init__(self, **options: Any):
+            super().__init__(H, return_sequences=True, go_backwards=True, **options)
+
+        def get_config(self) -> Any:
+            return {"name": self.name}
+
+    layer = Named(activation="relu")
+    layer(X)
+    with pytest.warns(gru_xp.ConversionWarning, match="go_backwards"):
+        model = gru_xp.from_framework(layer)
+    assert_near(model(X)[0], values(layer(X))[:, ::-1])
+
+
+def test_arrays_that_only_keras_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow's, whose dtype is no name: a stand-in."""
+
+    class Foreign:
+        def __init__(self, array: Any):
+            self._array, self.dtype = array, "<dtype: 'float32'>"
+
+    layer = L.GRU(H, return_sequences=True)
+    expected = values(layer(X))
+    variable, read = type(layer.weights[0]), keras.ops.convert_to_numpy
+    value = variable.value.fget
+    monkeypatch.setattr(variable, "value", property(lambda self: Foreign(value(self))))
+    monkeypatch.setattr("keras.ops.convert_to_numpy", lambda a: read(a._array))
+    model = gru_xp.from_framework(layer)
+    monkeypatch.undo()
+    assert_near(model(X)[0], expected)
+
+
+def test_live_bfloat16() -> None:
+    layer = L.GRU(H, dtype="bfloat16", recurrent_initializer="glorot_uniform")
+    layer(X)
+    model = gru_xp.from_framework(layer, backend="torch")
+    assert model.dtype == "bfloat16"
+    ((w,),) = model.params
+    z, r, n = np.split(values(layer.weights[0]).astype("f4"), 3, axis=1)
+    np.testing.assert_array_equal(w.W_ih.float().numpy(), np.concatenate([r, z, n], axis=1).T)
+
+
 def test_what_a_layer_of_its_own_holds_is_a_guess(tmp_path: Path) -> None:
     sequential(Block()).save(tmp_path / "m.keras")
     (gru,) = registry.contents(tmp_path / "m.keras").grus

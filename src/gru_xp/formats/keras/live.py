@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any
+
+import numpy as np
 
 from gru_xp.errors import GRUError
 from gru_xp.formats.named import Tensor
 from gru_xp.formats.stored import Contents, Refusal, StoredGRU
-from gru_xp.formats.trees import tensor_of
 
 from .layer import OTHER, RECURRENT, gru_of
 from .stacks import Wiring, stacks_of, wiring_of
@@ -49,9 +51,13 @@ class Live:
         yield from stacks_of(found, wiring, layers)
 
     def layer(self, layer: Any, name: str) -> list[StoredGRU]:
-        kind = type(layer).__name__ if type(layer).__module__.startswith("keras.") else ""
+        known, own = _classes_of(layer)
+        kind = known.__name__
         if kind in OTHER:
             self.refused.append(Refusal(name, f"a layer of the class {kind}"))
+            return []
+        if kind in RECURRENT and _holds_gru(layer) and any(COMPUTING & vars(cls).keys() for cls in own):
+            self.refused.append(Refusal(name, ANYTHING.format(type(layer).__name__)))
             return []
         if kind not in RECURRENT:
             inner = [each for each in getattr(layer, "_layers", ()) if id(each) not in self.seen]
@@ -67,13 +73,37 @@ class Live:
             return [_live_tensor(weight) for weight in part.weights]
 
         try:
-            gru = gru_of(kind, layer.get_config(), arrays)
+            gru = gru_of(kind, known.get_config(layer), arrays)
         except GRUError as error:
             self.refused.append(Refusal(name, str(error)))
             return []
+        if gru is None and _holds_gru(layer):
+            self.refused.append(Refusal(name, ANYTHING.format(kind)))
         return [gru.renamed(name)] if gru is not None else []
 
 
+COMPUTING = {"__call__", "call", "get_initial_state", "inner_loop"}
+ANYTHING = "has a GRU's weights, but a {} may compute anything with them"
+
+
+def _classes_of(layer: Any) -> tuple[Any, list[type]]:
+    """The first class of Keras's own that a layer is of, and those that somebody else has derived from it."""
+    own = list(takewhile(lambda cls: not cls.__module__.startswith("keras."), type(layer).__mro__))
+    return next(iter(type(layer).__mro__[len(own) :]), object), own
+
+
+def _holds_gru(layer: Any) -> bool:
+    """Whether it is or holds a GRU or a cell of one, of whichever class."""
+    inner = getattr(layer, "_layers", ())
+    return _classes_of(layer)[0].__name__ in ("GRU", "GRUCell") or any(map(_holds_gru, inner))
+
+
 def _live_tensor(weight: Any) -> Tensor:
-    """A variable's value, an array of whichever backend Keras runs on."""
-    return tensor_of(weight.value)
+    """A variable's value, an array of whichever backend Keras runs on; bfloat16 as float32."""
+    from keras import ops  # which is there, because the layer is
+
+    def read() -> np.ndarray:
+        values = np.asarray(ops.convert_to_numpy(weight.value))
+        return np.array(values, "f4" if weight.dtype == "bfloat16" else values.dtype, order="C", copy=True)
+
+    return Tensor(tuple(weight.shape), str(weight.dtype), read)
