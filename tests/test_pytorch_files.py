@@ -283,6 +283,33 @@ def test_weights_that_a_hook_computes_are_refused(path: Path, how: str, bias: bo
     assert_same_bits(gru_xp.from_framework(module, name="enc"), weights)
 
 
+def doubled(module: Any, given: Any, result: Any = None) -> Any:
+    return tuple(2 * a for a in given) if result is None else (2 * result[0], result[1])
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_around_a_module_are_told(path: Path, register: str) -> None:
+    layer = torch.nn.GRU(3, 4)
+    handle = getattr(layer, register)(doubled)
+    torch.save(layer, path)
+    for model in (gru_xp.from_framework(layer), gru_xp.load(path)):
+        assert model.report is not None and not model.report.exact
+        assert "assumed: forward hooks that change nothing" in str(model.report)
+    handle.remove()
+    model = gru_xp.from_framework(layer)
+    assert model.report is not None and model.report.exact
+
+
+def test_a_forward_of_its_own_on_one_module() -> None:
+    layer = torch.nn.GRU(3, 4)
+    layer.forward = partial(doubled, layer)
+    with pytest.raises(
+        gru_xp.ConversionError, match=r"forward was replaced .* if it is a GRU, pass its state_dict\(\)"
+    ):
+        gru_xp.from_framework(layer)
+    assert_same_bits(gru_xp.from_framework(layer.state_dict()), layer.parameters())
+
+
 def test_parametrized_weights_in_a_state_dict() -> None:
     layer = torch.nn.GRU(3, 4)
     torch.nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")

@@ -92,6 +92,11 @@ class PyTorchFormat(Format):
 
 pytorch = PyTorchFormat()
 CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+HOOKED = Note(
+    "assumed",
+    "forward hooks that change nothing",
+    "the module has some, and what they do with x and y is not done here",
+)
 
 
 class _Module:
@@ -109,6 +114,10 @@ class _Module:
     @property
     def is_gru(self) -> bool:
         return self.home in HOMES and self.kind in GRUS
+
+    @property
+    def is_hooked(self) -> bool:
+        return any(self.attributes.get(name) for name in ("_forward_hooks", "_forward_pre_hooks"))
 
     @property
     def is_quantised(self) -> bool:
@@ -129,14 +138,18 @@ def _judged(tensors: Mapping[str, Tensor], modules: Mapping[str, _Module]) -> Co
         module = modules.get(gru.name)
         if module is None or (module.is_gru and "input_size" not in module.attributes):
             grus.append(gru)  # a name alone, or a scripted module, whose options are part of its code
+        elif module.is_gru and "forward" in module.attributes:
+            reason = "its forward was replaced by another, which may compute anything with the weights"
+            refused.append(Refusal(gru.name, f"{reason}; if it is a GRU, pass its state_dict()"))
         elif module.is_gru:
+            notes = (Note("exact", "the weights"), HOOKED) if module.is_hooked else (Note("exact", "all of it"),)
             batch_first, dropout = (module.attributes.get(name) for name in ("batch_first", "dropout"))
             grus.append(
                 replace(
                     gru,
                     batch_first=batch_first is True,
                     dropout=float(dropout) if _is_probability(dropout) else 0.0,
-                    report=Report((Note("exact", "all of it"),)),
+                    report=Report(notes),
                 )
             )
         else:
