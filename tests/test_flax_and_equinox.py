@@ -239,6 +239,18 @@ def test_nnx_with_other_activations() -> None:
         gru_xp.from_framework(cell)
 
 
+def test_nnx_that_computes_in_another_type() -> None:
+    cell = random_nnx(dtype=jnp.bfloat16)
+    with pytest.warns(
+        gru_xp.ConversionWarning, match="dtype=bfloat16: everything is computed in the type of the weigh"
+    ):
+        model = gru_xp.from_framework(cell)
+    assert model.dtype == "float32"
+    assert np.abs(model(X)[0] - np.asarray(nnx.RNN(cell, time_major=True)(X), "f4")).max() > 100 * EPS
+    (report,) = reports(random_nnx(dtype=jnp.float32))
+    assert report.exact
+
+
 def test_nnx_has_no_b_hn() -> None:
     model = random_model()
     with pytest.raises(gru_xp.ConversionError, match="b_hh of the candidate n is not zero.*flax/issues/5594"):

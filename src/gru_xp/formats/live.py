@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from gru_xp.activations import Activation
 from gru_xp.errors import ConversionError, GRUError
 from gru_xp.formats.named import grus_in
@@ -65,8 +67,13 @@ def _with_module(gru: StoredGRU, module: Any) -> StoredGRU:
     if not hasattr(module, "gate_fn"):
         return gru
     spec = GRUSpec(gate_activation=_activation(module.gate_fn), candidate_activation=_activation(module.activation_fn))
-    told = Report(tuple(note for note in gru.report.notes if note.fate != "assumed"))
-    return replace(gru, spec=spec, report=told)
+    gru = replace(gru, spec=spec, report=Report(tuple(note for note in gru.report.notes if note.fate != "assumed")))
+    computes = gru.dtype if module.dtype is None else np.dtype(module.dtype).name
+    if computes != gru.dtype:
+        gru = _noted(
+            gru, Note("changed", f"dtype={computes}", "everything is computed in the type of the weights here")
+        )
+    return gru
 
 
 def _in_layer(gru: StoredGRU, modules: Mapping[str, Any]) -> StoredGRU:
