@@ -76,6 +76,14 @@ def test_inspect_says_what_is_refused_and_obeys_no_name() -> None:
     assert json.loads(invoke("inspect", "--json", "refused.onnx", status=1).stdout)["grus"] == []
 
 
+def test_inspect_says_which_weights_are_no_numbers() -> None:
+    ((w,),) = gru_xp.GRU(3, 4, seed=0).params
+    gru_xp.GRU.from_params(((w._replace(W_ih=w.W_ih * np.nan),),)).save("nan.safetensors")
+    assert "not finite: weights hold NaN or infinities" in invoke("inspect", "nan.safetensors").stdout
+    assert json.loads(invoke("inspect", "--json", "nan.safetensors").stdout)["grus"][0]["finite"] is False
+    assert "not finite" not in invoke("inspect", "model.safetensors").stdout
+
+
 @pytest.mark.parametrize("command", ["inspect", "convert", "verify"])
 def test_what_a_user_can_put_right(command: str) -> None:
     more = {"inspect": (), "convert": ("out.onnx",), "verify": ("model.onnx",)}[command]

@@ -232,6 +232,22 @@ def test_what_is_no_number_is_like_itself() -> None:
     assert verdict.agrees and not verdict.differences
 
 
+def test_weights_that_are_no_numbers_are_no_mistake_of_a_conversion(tmp_path: Path) -> None:
+    """onnxruntime makes something else of NaN, and NaN stays what it is whatever is changed."""
+    gru = stored(1, 1)
+    gru.params[0][0].W_ih[:] = np.nan
+    registry.formats()["onnx"].write(gru, tmp_path / "b.onnx")
+    verdict = verify(Side("A", gru), side_of("B", tmp_path / "b.onnx"))
+    assert not verdict.agrees and verdict.explanation == "the weights of A and B are not finite"
+    assert verify(Side("A", gru), Side("B", stored(1, 1))).explanation == "the weights of A are not finite"
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), float("inf"), -1.0])
+def test_a_tolerance_that_means_nothing(tolerance: float) -> None:
+    with pytest.raises(gru_xp.RangeError, match="tolerance: expected a finite number, at least 0, got "):
+        verify(Side("A", stored()), Side("B", stored()), tolerance=tolerance)
+
+
 def test_folded_biases_agree() -> None:
     """Those of r and z, which nothing stands between."""
     gru = stored()

@@ -16,7 +16,7 @@ from rich.table import Table
 from gru_xp.checks import sizes_of
 from gru_xp.errors import FileFormatError, StructureError
 from gru_xp.formats.registry import contents, convert_file, format_of
-from gru_xp.formats.stored import Contents, Report, StoredGRU
+from gru_xp.formats.stored import Contents, Report, StoredGRU, is_finite
 from gru_xp.formats.verify import Inputs, Parting, Verdict, random_inputs, side_of
 from gru_xp.formats.verify import verify as compare
 
@@ -58,7 +58,10 @@ def _show(console: Console, file: Path, format_name: str, found: Contents) -> No
     if found.grus:
         console.print(_table(found.grus))
     for gru in found.grus:
-        show_report(console, gru.report, f"{printable(gru.name)}: " if gru.name else "")
+        where = f"{printable(gru.name)}: " if gru.name else ""
+        show_report(console, gru.report, where)
+        if not is_finite(gru):
+            console.print(f"[yellow]not finite:[/] {where}weights hold NaN or infinities", highlight=False)
     for refusal in found.refused[:20]:
         where = f"{printable(refusal.name)}: " if refusal.name else ""
         console.print(f"[red]refused:[/] {where}{printable(refusal.reason)}", highlight=False, soft_wrap=True)
@@ -119,6 +122,7 @@ def _as_dict(format_name: str, found: Contents) -> dict[str, Any]:
                 "dropout": gru.dropout,
                 "first_state": gru.h0 is not None,
                 "norms": _norms(gru),
+                "finite": is_finite(gru),
                 "report": _notes(gru.report),
             }
             for gru in found.grus

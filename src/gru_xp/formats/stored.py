@@ -14,7 +14,7 @@ from gru_xp.dispatch import Place, convert
 from gru_xp.dispatch import load as load_backend
 from gru_xp.errors import BackendError, ConversionError, GRUError
 from gru_xp.module import GRU
-from gru_xp.params import GRUSpec, Params, map_params
+from gru_xp.params import GRUSpec, Params, map_params, weights_of
 
 __all__ = [
     "Contents",
@@ -25,6 +25,7 @@ __all__ = [
     "as_model",
     "as_stored",
     "assert_spec",
+    "is_finite",
     "stacked",
     "two_directions",
 ]
@@ -100,6 +101,11 @@ class Contents:
     grus: tuple[StoredGRU, ...]
     refused: tuple[Refusal, ...] = ()
     ignored: tuple[str, ...] = ()  # what else is there, by name
+
+
+def is_finite(gru: StoredGRU) -> bool:
+    """Whether no weight is NaN or infinite."""
+    return all(np.isfinite(array).all() for array in weights_of(gru.params))
 
 
 def as_model(stored: StoredGRU, place: Place) -> GRU:

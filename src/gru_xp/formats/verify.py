@@ -7,6 +7,7 @@ directions and steps to the gate where it begins, and `suspects` says what would
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gru_xp.checks import sizes_of
-from gru_xp.errors import BackendError, ShapeError
+from gru_xp.errors import BackendError, RangeError, ShapeError
 from gru_xp.formats.registry import Format, contents, format_of, pick
-from gru_xp.formats.stored import StoredGRU
+from gru_xp.formats.stored import StoredGRU, is_finite
 from gru_xp.formats.suspects import cell_changes_between, eps_of, related, spec_changes_between, suspects
 from gru_xp.functional import gru_forward, gru_inference
 from gru_xp.params import map_params
@@ -138,6 +139,10 @@ def verify(a: Side, b: Side, inputs: Sequence[Inputs] | None = None, tolerance: 
     >>> verify(model, other).agrees
     True
     """
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise RangeError(
+            f"tolerance: expected a finite number, at least 0, got {tolerance}; leave it out to measure one"
+        )
     sizes = [sizes_of(side.stored.params) for side in (a, b)]
     for letter, ours, theirs in zip("IHLD", *sizes, strict=False):
         if ours != theirs:
@@ -170,8 +175,10 @@ def verify(a: Side, b: Side, inputs: Sequence[Inputs] | None = None, tolerance: 
     each, ours, theirs = runs[first]
     allowed = cases[first].allowed
     parting = _by_gates(a, b, each, allowed) or _by_outputs(ours, theirs, sizes[0], each, allowed)
+    explanation = _not_finite(a, b)
     # where both runtimes are faithful, the numbers in the files decide what can be suspected at all
-    explanation = _explanation(a, b, runs, cases) if unfaithful or related(a.stored, b.stored) else None
+    if explanation is None and (unfaithful or related(a.stored, b.stored)):
+        explanation = _explanation(a, b, runs, cases)
     return Verdict(False, cases, differences, parting, explanation, substituted, unfaithful)
 
 
@@ -284,6 +291,12 @@ def _by_outputs(ours: Run, theirs: Run, sizes: Any, inputs: Inputs, allowed: flo
 # ---- why -------------------------------------------------------------------------------------------------------------
 
 
+def _not_finite(a: Side, b: Side) -> str | None:
+    """Whose weights hold NaN or infinities, of which any change makes the same."""
+    labels = [side.label for side in (a, b) if not is_finite(side.stored)]
+    return f"the weights of {' and '.join(labels)} are not finite" if labels else None
+
+
 def _explanation(a: Side, b: Side, runs: Any, cases: Sequence[Case]) -> str | None:
     """The first suspect that makes one of the two the other, on all inputs."""
     for one, other, index in ((a, b, 1), (b, a, 0)):
@@ -300,6 +313,6 @@ def _explanation(a: Side, b: Side, runs: Any, cases: Sequence[Case]) -> str | No
 def _fits(side: Side, runs: Any, cases: Sequence[Case], result: int) -> bool:
     """Whether this GRU gives a side's results on all inputs."""
     for run, case in zip(runs, cases, strict=True):
-        if _difference(_own(side.stored, run[0], side.dtype), run[result]) > case.allowed:
+        if not _difference(_own(side.stored, run[0], side.dtype), run[result]) <= case.allowed:
             return False
     return True
