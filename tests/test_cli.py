@@ -284,6 +284,20 @@ def test_info_and_warmup_say_what_is_no_kernel(monkeypatch: pytest.MonkeyPatch) 
     assert_error(invoke("warmup"), "stranger: no kernel")
 
 
+def test_info_shows_all_variables() -> None:
+    said = invoke("info", variables={"GRU_XP_NUM_THREADS": "3", "GRU_XP_CACHE_DIR": "off"}).stdout
+    assert "GRU_XP_NUM_THREADS=3\n" in said and "GRU_XP_CACHE_DIR=off\n" in said
+
+
+@pytest.mark.usefixtures("files")
+def test_a_wrong_number_of_threads_is_never_silent() -> None:
+    wrong = {"GRU_XP_NUM_THREADS": "foo"}
+    words = "GRU_XP_NUM_THREADS: expected a number from 1 to 64, got 'foo'"
+    assert words in invoke("info", variables=wrong).stdout
+    for command in (("warmup",), ("run", "model.safetensors", "x.npy", "-o", "y.npy")):
+        assert_error(invoke(*command, variables=wrong), words)
+
+
 def test_info_shows_a_wrong_variable() -> None:
     result = invoke("info", variables={"GRU_XP_BACKEND": "nothing"})
     assert result.exit_code == 0

@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("llvmlite")
 
+from gru_xp.cli import app
 from gru_xp.errors import VariableError
 from gru_xp.params import CellParams, GRUSpec
 from gru_xp_cpu import AdaptedLayer, CpuLayer, kernel, meeting, memory, target, threads, warmup
@@ -243,8 +245,9 @@ def test_nothing_spins_between_calls() -> None:
     assert time.process_time() - begin < 0.1
 
 
-def test_the_number_of_threads_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRU_XP_NUM_THREADS", "many")
+@pytest.mark.parametrize("count", ["many", "0", "65", "-1", "\N{ARABIC-INDIC DIGIT THREE}", "9" * 5000])
+def test_the_number_of_threads_is_checked(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRU_XP_NUM_THREADS", count)
     with pytest.raises(VariableError, match="GRU_XP_NUM_THREADS: expected a number"):
         everything(*problem())
 
@@ -474,8 +477,22 @@ def test_no_cache(tmp_path: Path) -> None:
     assert run(blocked / "cache")[0] == run("off")[0]
 
 
-def test_warmup_says_where() -> None:
-    assert "bits" in warmup(("float32",))
+def test_warmup_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRU_XP_CACHE_DIR", str(tmp_path / "cache"))
+    assert warmup(("float32",)).endswith(f"bits: {tmp_path / 'cache'}")
+    kinds = [path.name.split("-")[0] for path in sorted((tmp_path / "cache").iterdir())]
+    assert kinds == ["backward", "forward", "threads"]
+    monkeypatch.setenv("GRU_XP_CACHE_DIR", "off")
+    assert warmup(("float32",)).endswith("in memory only")
+
+
+def test_warmup_fails_where_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("GRU_XP_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OSError, match="cache: the fused CPU kernels cannot be kept there; set GRU_XP_CACHE_DIR"):
+        warmup(("float32",))
+    result = CliRunner().invoke(app, ["warmup"])
+    assert result.exit_code == 1 and result.stderr.startswith("error: ") and "cannot be kept there" in result.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -18,17 +18,20 @@ numpy_layer = CpuLayer()
 
 
 def warmup(dtypes: tuple[str, ...] = ("float32", "float64")) -> str:
-    """Compile what has not been compiled on this machine; where it is kept, in words."""
-    from .compiler import cache_folder, machine
+    """Compile what has not been compiled on this machine; where it is kept, in words. An `OSError` if it cannot be."""
+    from .compiler import cache_folder, is_kept, machine
     from .layer import unusable
     from .target import current
 
     reason = unusable()
     if reason is not None:
         return f"no fused CPU kernels here: {reason}"
-    for dtype in dtypes:
-        for kind in ("forward", "backward"):
-            machine(current(), kind, dtype)
-    machine(current(), "threads", "float32")
-    folder = cache_folder()
+    folder, units = cache_folder(), [(kind, dtype) for dtype in dtypes for kind in ("forward", "backward")]
+    for kind, dtype in (*units, ("threads", "float32")):
+        machine(current(), kind, dtype)
+        if folder is not None and not is_kept(current(), kind, dtype):
+            raise OSError(
+                f"{folder}: the fused CPU kernels cannot be kept there; "
+                f"set GRU_XP_CACHE_DIR to a folder that can be written"
+            )
     return f"fused CPU kernels for vectors of {current().bits} bits: {folder or 'in memory only'}"

@@ -23,7 +23,7 @@ from .target import Target
 if TYPE_CHECKING:
     from .code import Unit
 
-__all__ = ["Machine", "cache_folder", "image_of", "machine"]
+__all__ = ["Machine", "cache_folder", "image_of", "is_kept", "machine"]
 
 _locks = [threading.RLock()]
 
@@ -59,12 +59,23 @@ def machine(target: Target, kind: str, dtype: str) -> Machine:
 
 @cache
 def _machine(target: Target, kind: str, dtype: str) -> Machine:
+    return Machine(target, _image(target, kind, dtype))
+
+
+def _image(target: Target, kind: str, dtype: str) -> bytes:
     path = _path(target, kind, dtype)
     image = disk.read(path)
     if image is None:
         image = _compile(target, kind, dtype)
         disk.write(path, image)
-    return Machine(target, image)
+    return image
+
+
+def is_kept(target: Target, kind: str, dtype: str) -> bool:
+    """Whether the code is on disk, after it has been put there if that can be done."""
+    with _locks[0]:
+        _image(target, kind, dtype)
+    return disk.read(_path(target, kind, dtype)) is not None
 
 
 def _compile(target: Target, kind: str, dtype: str) -> bytes:

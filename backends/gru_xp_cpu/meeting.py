@@ -31,6 +31,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from gru_xp.dispatch import MOST_THREADS
+
 from .code import I32, I64, PTR, Code, Pointer, Unit, Value
 
 __all__ = [
@@ -62,7 +64,7 @@ OPENMP = ("in_parallel", "number", "team")
 NATIVE = ("offer", "nobody", "workers", "allocate", "free")
 SYNC |= {name: 8 + i for i, name in enumerate((*FUNCTIONS, *OPENMP, *NATIVE))}
 #: the locks of the workers follow LOCKS, the lines of all threads LINES: the last piece done, and the worker's state
-LOCKS, MOST, LINE = 24, 64, 8
+LOCKS, MOST, LINE = 24, MOST_THREADS, 8
 LINES = LOCKS + MOST
 PLACES = LINES + MOST * LINE
 DONE, STATE = 0, 1

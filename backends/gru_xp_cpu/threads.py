@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.errors import VariableError
+from gru_xp.dispatch import thread_limit
 
 from .compiler import Machine, machine
 from .meeting import FUNCTIONS, LOCKS, MOST, PLACES, SYNC
@@ -27,16 +27,12 @@ from .target import Target
 
 __all__ = ["NOBODY", "Pool", "Workers", "run", "thread_count"]
 
-VARIABLE = "GRU_XP_NUM_THREADS"
-
 
 def thread_count() -> int:
     """The threads that a call may use: GRU_XP_NUM_THREADS, else the cores that this process may use."""
-    chosen = os.environ.get(VARIABLE)
-    if chosen:
-        if not chosen.isdecimal() or not 1 <= int(chosen) <= MOST:
-            raise VariableError(f"{VARIABLE}: expected a number from 1 to {MOST}, got {chosen!r}")
-        return int(chosen)
+    chosen = thread_limit()
+    if chosen is not None:
+        return chosen
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, _quota(), MOST))
 

@@ -31,6 +31,7 @@ from gru_xp.dispatch import (
     kernel_policy,
     place_for,
     selection,
+    thread_limit,
     use_backend,
 )
 from gru_xp.dispatch import load as load_backend
@@ -87,6 +88,8 @@ def info() -> None:
     for variable, unset, check in (
         ("GRU_XP_BACKEND", "auto: compute where the arrays are", selection),
         ("GRU_XP_KERNELS", "auto: the most fused kernel that fits", kernel_policy),
+        ("GRU_XP_NUM_THREADS", "as many as there are cores for this process", thread_limit),
+        ("GRU_XP_CACHE_DIR", "the user's folder for caches", lambda: None),
     ):
         console.print(_variable(variable, unset, check), highlight=False, soft_wrap=True)
 
@@ -194,6 +197,7 @@ def _loaded(path: Path, name: str | None) -> GRU:
 @contextmanager
 def _selected(backend: str | None) -> Iterator[None]:
     """Within `--backend`; a library that is there and cannot be imported is an error that says so."""
+    thread_limit()  # calls look at it where they need threads, which small ones do not
     try:
         selection(backend)
     except GRUError as error:
@@ -278,10 +282,11 @@ def warmup() -> None:
     """Compile the fused kernels that are compiled at their first use, so that the first call does not wait."""
     console = make_console()
     with errors():
+        thread_limit()
         kernels = {kernel.name: kernel for name in available() for kernel in kernels_of(name)}
-    for name, kernel in kernels.items():
-        if hasattr(kernel, "warmup"):
-            console.print(f"{name}: {kernel.warmup()}", highlight=False, soft_wrap=True)
+        for name, kernel in kernels.items():
+            if hasattr(kernel, "warmup"):
+                console.print(f"{name}: {kernel.warmup()}", highlight=False, soft_wrap=True)
 
 
 def _passed_on(module: str, name: str, context: typer.Context) -> None:
