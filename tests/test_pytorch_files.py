@@ -459,6 +459,34 @@ def tensor_changed(path: Path, **changes: Any) -> None:
     torch.save(cell | {"weight_hh": Said()}, path)
 
 
+KINDS = {
+    "sparse_tensor": torch.Tensor.to_sparse,
+    "tensor_v3 of float8_e4m3fn": lambda a: a.to(torch.float8_e4m3fn),
+    "meta_tensor_no_storage of float32": lambda a: a.to("meta"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_that_are_no_arrays_are_said_to_be_there(path: Path, kind: str) -> None:
+    weights = torch.nn.GRU(3, 4).state_dict()
+    for each in (weights | {"weight_hh_l0": KINDS[kind](weights["weight_hh_l0"])}, map_values(KINDS[kind], weights)):
+        torch.save({"model": each}, path)
+        with pytest.raises(gru_xp.ConversionError, match=f"model: expected arrays of one of float16, .* got .*{kind}$"):
+            gru_xp.load(path)
+        with pytest.raises(gru_xp.ConversionError, match="float8_e4m3fn|sparse_coo is no array|on the meta device"):
+            gru_xp.from_framework(each)
+
+
+def map_values(change: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name: change(tensor) for name, tensor in tensors.items()}
+
+
+def test_an_expanded_tensor(path: Path) -> None:
+    weights = torch.nn.GRU(3, 4).state_dict() | {"bias_hh_l0": torch.ones(1).expand(12)}
+    torch.save(weights, path)
+    assert_same_bits(gru_xp.load(path), weights.values())
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -60,6 +60,7 @@ def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
             used |= {f"{place}{leaf}" for leaf in own}
             name, origin = place[:-1], origins.pop(place, None)
             try:
+                _assert_floats(group[leaf] for leaf in own)
                 params, dtype, note = layout.build({leaf: group[leaf] for leaf in own})
                 doubt = [Note("assumed", "the weights are in use as they are", origin)] if origin else []
                 report = Report((note, *layout.untold, *doubt))
@@ -297,9 +298,16 @@ def _assert_gru(W_hh: Tensor, *, turned: bool = False) -> None:
         raise ConversionError(kind_of(shape))
 
 
+def _assert_floats(tensors: Iterable[Tensor]) -> None:
+    """Before anything else: what is no array of numbers has no shape that tells anything."""
+    found = {tensor.dtype for tensor in tensors}
+    if not found <= {*FLOATS}:
+        raise ConversionError(f"expected arrays of one of {', '.join(FLOATS)}, got {_some(found)}")
+
+
 def _one_dtype(tensors: Iterable[Tensor]) -> str:
     found = {tensor.dtype for tensor in tensors}
-    if len(found) > 1 or not found <= {*FLOATS}:
+    if len(found) > 1:
         raise ConversionError(f"expected arrays of one of {', '.join(FLOATS)}, got {_some(found)}")
     return found.pop()
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NoReturn, TypeGuard
 
-from gru_xp.errors import BackendError, FileFormatError
+from gru_xp.errors import BackendError, ConversionError, FileFormatError
 from gru_xp.formats.files import write_whole
 from gru_xp.formats.named import Tensor, grus_in
 from gru_xp.formats.registry import Format
@@ -178,6 +178,7 @@ def _is_probability(value: Any) -> TypeGuard[float]:
 MOST_NODES, LONGEST = 200_000, 500
 CHEAP = 50  # as much as so many numbers in a list costs a node
 INNER = ("_parameters", "_buffers", "_modules")  # no part of names
+REBUILT = "torch._utils._rebuild_"  # what makes tensors of other kinds, for those of numbers are `Tensor`s by now
 
 
 def _of_tree(tree: Any) -> tuple[dict[str, Tensor], dict[str, _Module]]:
@@ -192,6 +193,9 @@ def _of_tree(tree: Any) -> tuple[dict[str, Tensor], dict[str, _Module]]:
             left -= 1
             tensors[path] = node
         is_thing = isinstance(node, Thing)
+        if is_thing and node.origin.startswith(REBUILT):
+            left -= 1
+            tensors[path] = Tensor((), _kind_of(node), _unreadable)
         inside = node.state if is_thing else node
         if is_thing and node.origin == COMPILED and node.args:
             inside = {"_orig_mod": node.args[0]}
@@ -212,6 +216,17 @@ def _of_tree(tree: Any) -> tuple[dict[str, Tensor], dict[str, _Module]]:
 
     walk(tree, "", ())
     return tensors, modules
+
+
+def _kind_of(tensor: Thing) -> str:
+    """What a tensor is that is no array of plain numbers: "sparse_tensor", "tensor_v3 of float8_e4m3fn"."""
+    named = (each.origin for each in tensor.args if isinstance(each, type) and issubclass(each, Thing))
+    dtypes = [origin.rpartition(".")[2] for origin in named]
+    return " of ".join([tensor.origin.removeprefix(REBUILT), *dtypes])
+
+
+def _unreadable() -> NoReturn:
+    raise ConversionError("a tensor that is no array of plain numbers")
 
 
 def _joined(path: str, key: str) -> str:

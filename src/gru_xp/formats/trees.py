@@ -81,6 +81,8 @@ def _values(array: Any, dtype: str) -> np.ndarray:
         array = array.get_value()
     if library == "torch" and array.is_meta:
         raise ConversionError("a tensor on the meta device has no numbers; load the weights first")
+    if library == "torch" and str(array.layout) != "torch.strided":
+        raise ConversionError(f"a tensor of the layout {array.layout} is no array of numbers; pass its to_dense()")
     if library == "torch":
         array = array.detach().cpu()
         array = (array.float() if dtype == "bfloat16" else array).numpy()

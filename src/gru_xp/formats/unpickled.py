@@ -226,7 +226,7 @@ class _Reader(pickle._Unpickler):
         if type(storage) is not _Storage or not whole or len(size) != len(stride) or len(size) > 64:
             raise FileFormatError(f"expected a tensor, got one of size {str(size)[:100]}")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if prod(size) > storage.size or (prod(size) > 0 and last >= storage.size):
+        if prod(size) > 0 and last >= storage.size:
             raise FileFormatError(f"a tensor {size} reads beyond the {storage.size} values of storage {storage.key}")
 
         def read() -> np.ndarray:
