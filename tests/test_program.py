@@ -171,6 +171,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["model.safetensors", "small.py"], "expected --numpy"),
         (["--numpy", "model.safetensors", "a-model.py"], "expected the name of a module"),
         (["--numpy", "model.safetensors", "class.py"], "expected the name of a module"),
+        (["--numpy", "model.safetensors", "numpy.py"], "numpy.py: expected another name, for `import numpy` beside it"),
+        (["--numpy", "model.safetensors", "random.py"], "random.py: expected another name"),  # NumPy imports it
         (["--numpy", "small.py", "other.py"], "numpy cannot be read from files"),
     ):
         wrong = CliRunner().invoke(app, ["export", *arguments])

@@ -6,6 +6,7 @@ Only what the model has is written: no branch for biases that are not there, no 
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from keyword import iskeyword
 from pathlib import Path
@@ -33,6 +34,10 @@ class NumpyProgram(Format):
     def write(self, gru: StoredGRU, path: Path) -> Report:
         if path.suffix != ".py" or not path.stem.isidentifier() or iskeyword(path.stem):
             raise ConversionError(f"{path}: expected the name of a module, such as model.py")
+        if path.stem in (*sys.stdlib_module_names, "numpy"):
+            raise ConversionError(
+                f"{path}: expected another name, for `import {path.stem}` beside it would find it and not that module"
+            )
         weights = path.with_suffix(".npz")
         if weights.exists() and not _is_of_a_program(weights):
             raise ConversionError(f"{weights}: is there and holds something else, so {path.name} needs another name")
