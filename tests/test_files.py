@@ -154,6 +154,17 @@ def test_any_kind_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         gru_xp.GRU(4, 5).save("model.tflite")
 
 
+def test_what_names_no_file_and_no_gru(path: Path) -> None:
+    gru_xp.GRU(4, 5).save(path)
+    for wrong in ("a\0.pt", b"a\0.safetensors", 3):
+        for call in (gru_xp.load, gru_xp.GRU(4, 5).save):
+            with pytest.raises(gru_xp.StructureError, match="path: expected the name of a file"):
+                call(wrong)
+    for given, call in ((path, gru_xp.load), (torch.nn.GRU(4, 5), gru_xp.from_framework)):
+        with pytest.raises(gru_xp.StructureError, match="name: expected a string or None, got 3"):
+            call(given, name=3)
+
+
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         gru_xp.load(tmp_path / "none.safetensors")

@@ -255,6 +255,13 @@ def test_chunks_are_the_whole_sequence() -> None:
     [
         ((4.0, 5), {}, gru_xp.StructureError, "input_size: expected an integer, got 4.0"),
         ((4, 0), {}, gru_xp.RangeError, "hidden_size: expected at least 1, got 0"),
+        (
+            (4, 10**9),
+            {},
+            gru_xp.RangeError,
+            r"expected weights \(3H, I\) and \(3H, H\) that memory can hold, got I = 4",
+        ),
+        ((10**18, 5), {}, gru_xp.RangeError, "input_size, hidden_size: expected weights"),
         ((4, 5, 0), {}, gru_xp.RangeError, "num_layers: expected at least 1, got 0"),
         ((4, 5), {"dropout": 1.5}, gru_xp.RangeError, "dropout: expected a probability from 0 to 1, got 1.5"),
         ((4, 5), {"dtype": "int32"}, gru_xp.DTypeError, "dtype: expected float32, .* got 'int32'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from numbers import Real
 from os import PathLike
@@ -103,6 +104,11 @@ class GRU:
         input_size = whole_number(input_size, "input_size", least=0)
         hidden_size = whole_number(hidden_size, "hidden_size", least=1)
         num_layers = whole_number(num_layers, "num_layers", least=1)
+        if 8 * 3 * hidden_size * max(input_size, 2 * hidden_size) > sys.maxsize:
+            raise RangeError(
+                f"input_size, hidden_size: expected weights (3H, I) and (3H, H) that memory can hold, "
+                f"got I = {input_size}, H = {hidden_size}"
+            )
         for name, value in (("bias", bias), ("bidirectional", bidirectional)):
             if type(value) is not bool:
                 raise StructureError(f"{name}: expected True or False, got {value!r}")

@@ -79,7 +79,7 @@ def format_of(path: PathType, format: str | None = None, *, writing: bool = Fals
         if format not in formats():
             raise StructureError(f"format: expected one of {', '.join(formats())}, got {format!r}")
         return formats()[format]
-    file = Path(os.fsdecode(path))
+    file = _path(path)
     head = b""
     if not writing:
         with file.open("rb") as opened:
@@ -96,7 +96,16 @@ def format_of(path: PathType, format: str | None = None, *, writing: bool = Fals
 
 def contents(path: PathType, format: str | None = None) -> Contents:  # noqa: A002
     """Everything in a file that looks like a GRU, in whatever format it is."""
-    return format_of(path, format).read(Path(os.fsdecode(path)))
+    return format_of(path, format).read(_path(path))
+
+
+def _path(path: PathType) -> Path:
+    if not isinstance(path, str | bytes | PathLike):
+        raise StructureError(f"path: expected the name of a file, got {path!r}")
+    name = os.fsdecode(path)
+    if "\0" in name:
+        raise StructureError(f"path: expected the name of a file, which has no null character, got {name!r}")
+    return Path(name)
 
 
 def pick(found: Contents, name: str | None, origin: str) -> StoredGRU:
@@ -104,6 +113,8 @@ def pick(found: Contents, name: str | None, origin: str) -> StoredGRU:
 
     "a+b" is a stack of two, "b" on top of "a"; a part of a stack that the file makes is a name too.
     """
+    if not isinstance(name, str | None):
+        raise StructureError(f"name: expected a string or None, got {name!r}")
     names = ", ".join(_first([repr(gru.name) for gru in found.grus])) or "none"
     refused = "".join(f"; refused: {told}" for told in _first([_told(refusal) for refusal in found.refused]))
     chosen = [gru for gru in found.grus if name is None or gru.name == name]
@@ -160,8 +171,8 @@ def load(path: PathType, *, backend: str | None = None, name: str | None = None,
     `GRU.report` says what became of the numbers; what makes outputs differ is a `ConversionWarning` too.
     """
     place = place_for(selection(backend), None)
-    stored = pick(contents(path, format), name, os.fsdecode(path))
-    _warn(stored, os.fsdecode(path))
+    stored = pick(contents(path, format), name, str(_path(path)))
+    _warn(stored, str(_path(path)))
     return as_model(stored, place)
 
 
@@ -176,7 +187,7 @@ def _warn(stored: StoredGRU, origin: str) -> None:
 
 def save(model: GRU, path: PathType, *, format: str | None = None) -> Report:  # noqa: A002
     """Write a model in the format that the file's ending says, or the one named; the report says what it cost."""
-    return format_of(path, format, writing=True).write(as_stored(model), Path(os.fsdecode(path)))
+    return format_of(path, format, writing=True).write(as_stored(model), _path(path))
 
 
 def convert_file(
@@ -188,8 +199,8 @@ def convert_file(
     target_format: str | None = None,
 ) -> Report:
     """From file to file. The report holds the way in and the way out."""
-    stored = pick(contents(source, source_format), name, os.fsdecode(source))
-    written = format_of(target, target_format, writing=True).write(stored, Path(os.fsdecode(target)))
+    stored = pick(contents(source, source_format), name, str(_path(source)))
+    written = format_of(target, target_format, writing=True).write(stored, _path(target))
     return stored.report + written
 
 
