@@ -275,6 +275,14 @@ def test_packed_sequences_of_pytorch(tmp_path: Path) -> None:
     assert_near(model(x.numpy(), lengths=lengths.tolist()), [a.numpy() for a in expected])
 
 
+def test_an_infinite_bound_is_none(tmp_path: Path) -> None:
+    onnx.save(node_model(clip=float("inf")), tmp_path / "m.onnx")
+    assert only(tmp_path / "m.onnx").spec.clip is None
+    x = RNG.normal(size=(T, N, I)).astype("f4")
+    y, h_n = session(tmp_path / "m.onnx").run(["Y", "Y_h"], {"x": x})
+    assert_near(gru_xp.load(tmp_path / "m.onnx")(x), [y[:, 0], h_n])
+
+
 def test_lengths_that_are_all_steps_are_none(tmp_path: Path) -> None:
     for fixed, told in ((T, []), (T - 1, ["the lengths"])):
         nodes = [constant("all", np.full(N, fixed, "i4"))]
@@ -468,6 +476,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: node_model(D=2, direction="bidirectional", activations=["Sigmoid", "Tanh"]),
         "expected 4 names",
     ),
+    "a bound of minus infinity": (lambda: node_model(clip=-float("inf")), "clip: expected"),
     "a bound of zero": (lambda: node_model(clip=0.0), "clip: expected a number above 0"),
     "weights for one direction of two": (lambda: node_model(direction="bidirectional"), "with D = 2, got W"),
     "a bias for the input alone": (lambda: node_model(weights={"B": np.zeros((1, 3 * H), "f4")}), "got W"),

@@ -104,7 +104,7 @@ def read_node(node: Any, graph: Graph, name: str, index: int) -> GRUNode:
             reset_after=options.get("linear_before_reset", 0) != 0,
             gate_activation=gate,
             candidate_activation=candidate,
-            clip=single(options["clip"]) if "clip" in options else None,
+            clip=single(options["clip"]) if options.get("clip", math.inf) != math.inf else None,  # inf binds nothing
             reverse=direction == "reverse",
         )
     except GRUError as error:
