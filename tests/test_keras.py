@@ -545,6 +545,16 @@ def test_out_and_back(tmp_path: Path, options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(values(there(X)), y)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_stack_in_a_file_of_arrays_says_how_it_is_loaded(tmp_path: Path, bidirectional: bool) -> None:
+    model = gru_xp.GRU(I, H, 2, bidirectional=bidirectional, batch_first=True, seed=0)
+    said = str(model.save(tmp_path / "m.weights.h5"))
+    name = said.partition("or load it here with name='")[2].partition("'")[0]
+    again = gru_xp.load(tmp_path / "m.weights.h5", name=name)
+    assert [a.tobytes() for a in weights_of(again.params)] == [a.tobytes() for a in weights_of(model.params)]
+    assert "name=" not in str(gru_xp.GRU(I, H, batch_first=True).save(tmp_path / "one.weights.h5"))
+
+
 def test_two_biases_become_one(tmp_path: Path) -> None:
     model = gru_xp.GRU(I, H, reset_after=False, batch_first=True, seed=0)
     report = model.save(tmp_path / "m.keras")

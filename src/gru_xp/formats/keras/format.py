@@ -55,7 +55,9 @@ class KerasFormat(Format):
         weights = hdf5_of(arrays, gru.dtype)
         if path.name.lower().endswith(".h5"):
             write_whole(path, weights)
-            return report + Report((Note("ignored", "the description", UNTOLD),))
+            names = "+".join(dict.fromkeys("/".join(place.split("/")[:2]) for place in arrays))
+            stack = f", or load it here with name={names!r}" if len(gru.params) > 1 else ""
+            return report + Report((Note("ignored", "the description", UNTOLD + stack),))
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr("metadata.json", json.dumps({"keras_version": "3.0.0"}))
