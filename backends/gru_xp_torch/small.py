@@ -22,6 +22,7 @@ from gru_xp.kernels import stack_for
 from gru_xp.params import Params, map_params, weights_of
 from gru_xp_cpu import numpy_layer
 from gru_xp_cpu.layer import unusable
+from gru_xp_cpu.plan import SMALL
 
 from .autograd import gradients, transformed
 from .flat import Sizes, flat_params, flat_tape, params_of
@@ -29,8 +30,6 @@ from .watching import forward_mode, traced, transforms
 
 __all__ = ["small"]
 
-#: multiply-adds with W_hh, T * N * 3 * H * H
-MOST = 200_000
 #: numbers on the tape: half a megabyte in float64
 MOST_SAVED = 1 << 16
 PLAIN: Any = {"valid": None, "resets": None, "dropout_masks": None}
@@ -43,7 +42,8 @@ def small(x: Tensor, h0: Tensor | None, params: Params, *, differentiable: bool 
         return None
     sizes = sizes_of(params)
     (T, N, I), H, cells = x.shape, sizes.H, sizes.L * sizes.D
-    if T * N * 3 * H * H > MOST or T * N * (I + 6 * H * cells) > MOST_SAVED or T * N == 0:
+    work = T * N * 3 * H * (max(I, H * sizes.D) + H)  # of the largest layer; with more, several threads may pay
+    if work >= SMALL or T * N == 0:
         return None
     weights, dtype = weights_of(params), x.dtype
     recorded = x.requires_grad
@@ -70,7 +70,10 @@ def small(x: Tensor, h0: Tensor | None, params: Params, *, differentiable: bool 
         start = np.zeros((cells, N, H), seen[0][0].W_hh.dtype) if h0 is None else _in_numpy(h0)
         y, h_n = _stack().inference(_in_numpy(x), start, seen, spec=CUDNN, **PLAIN)
         return torch.from_numpy(y), torch.from_numpy(h_n)
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+    if (
+        T * N * (I + 6 * H * cells) > MOST_SAVED
+        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    ):
         return None
     if h0 is None:
         h0 = x.new_zeros(cells, N, H)
