@@ -20,18 +20,20 @@ from gru_xp.dispatch import kernel_policy, load, selection, variables
 from gru_xp.functional import CUDNN
 from gru_xp.kernels import stack_for
 from gru_xp.params import Params, map_params, weights_of
-from gru_xp_cpu import numpy_layer
+from gru_xp_cpu import AdaptedLayer
 from gru_xp_cpu.layer import unusable
-from gru_xp_cpu.plan import SMALL
 
 from .autograd import gradients, transformed
+from .cpu import owner
 from .flat import Sizes, flat_params, flat_tape, params_of
 from .watching import forward_mode, traced, transforms
 
 __all__ = ["small"]
 
-#: numbers on the tape: half a megabyte in float64
-MOST_SAVED = 1 << 16
+#: multiply-adds: some hundred microseconds, behind which what stands between does not count
+MOST = 20_000_000
+#: numbers on the tape: two megabytes in float64
+MOST_SAVED = 1 << 18
 PLAIN: Any = {"valid": None, "resets": None, "dropout_masks": None}
 UNSET = (None, None, None)
 
@@ -42,8 +44,7 @@ def small(x: Tensor, h0: Tensor | None, params: Params, *, differentiable: bool 
         return None
     sizes = sizes_of(params)
     (T, N, I), H, cells = x.shape, sizes.H, sizes.L * sizes.D
-    work = T * N * 3 * H * (max(I, H * sizes.D) + H)  # of the largest layer; with more, several threads may pay
-    if work >= SMALL or T * N == 0:
+    if T * N * 3 * H * (I + H) * cells > MOST or T * N == 0:
         return None
     weights, dtype = weights_of(params), x.dtype
     recorded = x.requires_grad
@@ -108,4 +109,12 @@ class Small(Function):
 
 
 def _stack() -> Any:
-    return stack_for(load("numpy"), numpy_layer)
+    return stack_for(load("numpy"), _layer)
+
+
+def _itself(a: Any) -> Any:
+    return a
+
+
+#: the kernels for NumPy's arrays, on the threads that PyTorch computes with
+_layer = AdaptedLayer(_itself, _itself, owner)
