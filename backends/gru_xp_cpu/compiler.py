@@ -23,7 +23,7 @@ from .target import Target
 if TYPE_CHECKING:
     from .code import Unit
 
-__all__ = ["Machine", "cache_folder", "image_of", "is_kept", "machine"]
+__all__ = ["Machine", "cache_folder", "image_of", "is_kept", "machine", "source_digest"]
 
 _locks = [threading.RLock()]
 
@@ -106,7 +106,7 @@ def cache_folder() -> Path | None:
 
 
 @cache
-def _source() -> bytes:
+def source_digest() -> bytes:
     """A digest of this package's source."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
@@ -116,7 +116,7 @@ def _source() -> bytes:
 
 def _path(target: Target, kind: str, dtype: str) -> Path | None:
     try:
-        key: list[Any] = [_source(), llvmlite.__version__, llvm.llvm_version_info, target, kind, dtype]
+        key: list[Any] = [source_digest(), llvmlite.__version__, llvm.llvm_version_info, target, kind, dtype]
     except OSError:  # the package lies in an archive, say
         return None
     return disk.place("cpu", f"{kind}-{dtype}-{target.bits}", ".o", key)

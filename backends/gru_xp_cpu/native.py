@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .compiler import machine
+from .compiler import machine, source_digest
 from .fields import ARRAYS
 from .kernel import kernel
 from .meeting import SYNC
@@ -49,11 +49,15 @@ def call(
 
 
 @cache
-def handler(kind: str, dtype: str) -> int:
-    """The address of a kernel as a custom call of XLA."""
+def handler(kind: str, dtype: str) -> tuple[str, int]:
+    """A kernel as a custom call of XLA: its name and its address.
+
+    A compiled program that is kept for another process holds what `call` said. So the name tells all that depends on.
+    """
     code = machine(current(), kind, dtype)
     ctypes.CFUNCTYPE(None, ctypes.c_int64)(code.address("connect"))(_crew().address)
-    return code.address(f"{kind}_of_xla")
+    name = f"gru_xp-{kind}-{dtype}-{current().bits}-{source_digest().hex()[:16]}"
+    return name, code.address(f"{kind}_of_xla")
 
 
 @cache

@@ -10,12 +10,13 @@ it: another process may run what was compiled here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
 
-from .code import I8, I64, PTR, Code, Pointer, Unit, Value
+from .code import I8, I32, I64, PTR, Code, Pointer, Unit, Value
 from .fields import ARRAYS, CALL, COMPACT, PLACES, SIZES
 from .meeting import SYNC, call_at, change, offered, write
 
@@ -32,6 +33,10 @@ KIND, METADATA, VERSION = 1, 3, 1
 BUFFER, ARRAY, MAKE_ERROR = 3, 2, 6
 RESOURCE_EXHAUSTED = 8
 NO_MEMORY = bytearray(b"gru_xp: no memory for what a kernel needs beside its results\0")
+
+# the register with the modes of floating-point numbers, and those of its bits that flush
+MXCSR = ("stmxcsr", "ldmxcsr")
+FLUSH_X86, FLUSH_ARM = 0x8040, 1 << 24
 
 #: pieces of scratch memory that are kept from call to call, the largest of them in bytes, and of each in a line of its
 #: own: whether it is in use, where it is and how large. What XLA gives is new, and to touch it costs more than a kernel
@@ -52,12 +57,37 @@ def custom_call(unit: Unit, kind: str) -> None:
         def run() -> None:
             sync, numbers = c.ints_at(_at(c, crew).load()), _numbers(c, frame)
             size = numbers.load(HEADER.index("scratch")) + 63
-            found = _with_scratch(c, sync, _at(c, pieces), size, lambda at: _run(c, kind, frame, numbers, sync, at))
+            with _subnormal_numbers(c):
+                found = _with_scratch(c, sync, _at(c, pieces), size, lambda at: _run(c, kind, frame, numbers, sync, at))
             with c.when(found.equals(0)):
                 error.set(_no_memory(c, frame))
 
         c.either(asks.get() > 0, lambda: _tell_version(c, frame), run)
         c.give(error.get())
+
+
+@contextmanager
+def _subnormal_numbers(c: Code) -> Iterator[None]:
+    """Keep numbers below the smallest normal one, which XLA flushes to zero on its threads, as on all others."""
+    if c.unit.target.x86:
+        place = c.reserve(I32)
+        read, write_back = (
+            c.intrinsic(f"llvm.x86.sse.{name}", ir.FunctionType(ir.VoidType(), [PTR])) for name in MXCSR
+        )
+        c.b.call(read, [place])
+        before = c.b.load(place, typ=I32)
+        c.b.store(c.b.and_(before, I32(~FLUSH_X86)), place)
+        c.b.call(write_back, [place])
+        yield
+        c.b.store(before, place)
+        c.b.call(write_back, [place])
+    else:
+        read = c.intrinsic("llvm.aarch64.get.fpcr", ir.FunctionType(I64, []))
+        write_back = c.intrinsic("llvm.aarch64.set.fpcr", ir.FunctionType(ir.VoidType(), [I64]))
+        before = c.b.call(read, [])
+        c.b.call(write_back, [c.b.and_(before, I64(~FLUSH_ARM))])
+        yield
+        c.b.call(write_back, [before])
 
 
 def _integers(unit: Unit, name: str, count: int) -> Any:

@@ -249,14 +249,12 @@ def _custom_call(
 
 @cache
 def _target(kind: str, dtype: str) -> str:
-    """The name under which XLA knows a kernel: what a program holds that was compiled for it depends on all of it."""
-    from gru_xp import __version__
+    """The name under which XLA knows a kernel."""
     from gru_xp_cpu.native import handler
-    from gru_xp_cpu.target import current
 
-    name = f"gru_xp-{__version__}-{kind}-{dtype}-{current().bits}"
-    function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(handler(kind, dtype))
+    name, address = handler(kind, dtype)
     capsule: Any = jax.ffi.pycapsule
+    function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)
     jax.ffi.register_ffi_target(name, capsule(function), platform="cpu")
     return name
 
