@@ -14,6 +14,7 @@ import array_api_compat.numpy as xp
 
 from gru_xp.backend import Backend
 from gru_xp.cell import Gates
+from gru_xp.errors import StructureError
 from gru_xp.layer import Layer
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_conformance import reference, tolerance
@@ -202,6 +203,24 @@ def test_against_the_reference() -> None:
         got = case.run(FUSED, "float64")
         for name, want in zip(("y", "h_n", "dx", "dh0", *QUANTITIES[-4:]), (run.y, run.h_n, dx, dh0, *dw), strict=True):
             close(name, got[name], want, want, "float64")
+
+
+@pytest.mark.parametrize("change", [lambda a: a.astype("float16"), lambda a: a[:3]], ids=["type", "steps"])
+@pytest.mark.parametrize(
+    ("save", "names"),
+    [("all", ["h_prev"]), ("all", ["u"]), ("all", ["h_prev", "r", "z", "n", "u"]), ("states", ["h_prev"])],
+    ids=str,
+)
+def test_a_tape_that_was_changed_is_not_read(change: Any, save: str, names: list[str]) -> None:
+    """A kernel would go on behind the end of an array."""
+    case = Case((5, 2, 3, 4), "float32")
+    options: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "reverse": False}
+    *_, tape = FUSED.forward(case.x, case.h0, case.w, save=save, **options)
+    changed = tape._replace(**{name: change(getattr(tape, name)) for name in names})
+    with pytest.raises(
+        StructureError, match="tape: expected h_prev, r, z, n and u of one shape and dtype, .* got float"
+    ):
+        FUSED.backward(changed, case.dy, None)
 
 
 def odd(a: Any) -> Any:

@@ -90,9 +90,9 @@ BATCHES: dict[str, Any] = {
     "rows of rows": lambda: jax.vmap(jax.vmap(y_of, (0, None)), (0, None))(
         jnp.stack([X, -X] * 3).reshape(3, 2, *X.shape), PARAMS
     ),
-    "states": lambda: jax.vmap(lambda h0: y_of(X[:, 0], PARAMS, h0=h0))(jnp.ones((3, 4, H))),
     "padding": lambda: jax.vmap(lambda x, n: y_of(x, PARAMS, lengths=n[None]), (1, 0))(X, LENGTHS),
-    "resets": lambda: jax.vmap(lambda r: y_of(X[:, 0], PARAMS, resets=r), 1)(RESETS),
+    "resets": lambda: jax.vmap(lambda x, r: y_of(x, PARAMS, resets=r), 1)(X, RESETS),
+    "states": lambda: jax.vmap(lambda x, h0: y_of(x, PARAMS, h0=h0), (1, 0))(X, jnp.ones((N, 4, H))),
     "gradient of all": lambda: jax.grad(lambda p: jnp.sum(jax.vmap(y_of, (1, None))(X, p) ** 2))(PARAMS),
     "forward mode": lambda: jax.vmap(lambda x: jax.jvp(lambda x: y_of(x, PARAMS), (x,), (x,)), 1)(X),
 }
@@ -110,12 +110,70 @@ def test_a_batch_by_vmap_is_more_rows_for_the_same_kernels(name: str, monkeypatc
     "run",
     [
         lambda: jax.vmap(jax.grad(loss), (None, 1))(PARAMS, X),
+        lambda: jax.vmap(lambda h0: y_of(X[:, 0], PARAMS, h0=h0))(jnp.ones((3, 4, H))),
+        lambda: jax.jacfwd(lambda x: y_of(x, PARAMS))(X[:3, 0]),
+        lambda: jax.vmap(lambda x: y_of(x, PARAMS), 1)(X[:, :0]),
+        lambda: jax.vmap(jax.grad(loss), (None, 1))(PARAMS, X[:, :0]),
         lambda: jax.vmap(y_of, (None, 0))(X, jax.tree.map(lambda a: jnp.stack([a, -a]), PARAMS)),
     ],
-    ids=["gradients", "weights"],
+    ids=["gradients", "states", "tangents", "nobody", "nobody's gradients", "weights"],
 )
 def test_each_with_its_own(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_close(run(), of_plain(monkeypatch, run))
+
+
+def test_a_tape_that_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept in another type, it is computed with in that of x; in part, it is an error."""
+    y, _, tape = gru_xp.gru_forward(X, PARAMS, lengths=LENGTHS)
+
+    def grads(**changes: Any) -> Any:
+        layers = tuple(
+            tuple(one._replace(**{k: f(getattr(one, k)) for k, f in changes.items()}) for one in layer)
+            for layer in tape.layers
+        )
+        return gru_xp.gru_backward(tape._replace(layers=layers), y)
+
+    def narrow(a: Any) -> Any:
+        return a.astype("bfloat16")
+
+    for changes in (
+        {"r": narrow, "z": narrow},
+        dict.fromkeys("rznu", narrow),
+        {"h_prev": lambda a: a.astype("float32")},
+    ):
+        wide = {name: lambda a, f=f: f(a).astype(X.dtype) for name, f in changes.items()}
+        assert_close(grads(**changes), of_plain(monkeypatch, lambda c: grads(**c), wide))
+    with pytest.raises(TypeError):
+        grads(r=lambda a: a[:3])
+
+
+def test_steps_of_a_loop_are_differentiated_with_the_loop() -> None:
+    """The weights' gradients are added up in it by XLA: no kernel writes them out at each step."""
+
+    def total(params: Any) -> Any:
+        return jnp.sum(jax.lax.scan(lambda h, x: (gru_xp.gru(x[None], params, h)[1], None), jnp.zeros((1, N, H)), X)[0])
+
+    params = ((PARAMS[0][0],),)
+    assert "gru_xp_" not in str(jax.make_jaxpr(jax.grad(total))(params))
+    assert "gru_xp_forward" in str(jax.make_jaxpr(total)(params))
+
+
+def test_the_first_callers_at_once_share_their_threads() -> None:
+    code = """
+        import threading, jax, jax.numpy as jnp, numpy as np, gru_xp
+        from gru_xp_cpu import threads
+
+        params, x = gru_xp.GRU(64, 128, seed=0, backend="jax").params, jnp.ones((50, 8, 64), "f4")
+        start = threading.Barrier(6)
+        def call(scale):
+            start.wait()
+            jax.jit(lambda x: gru_xp.gru(scale * x, params)[0])(x).block_until_ready()
+        callers = [threading.Thread(target=call, args=(i + 1.0,)) for i in range(6)]
+        [caller.start() for caller in callers]
+        [caller.join() for caller in callers]
+        print(sum(thread.name.startswith("gru_xp_cpu") for thread in threading.enumerate()))
+    """
+    assert in_a_process(code, GRU_XP_NUM_THREADS="2") == "1\n"
 
 
 @pytest.mark.parametrize("sizes", [(0, 2, 3, 4), (3, 0, 3, 4), (3, 2, 0, 4), (1, 1, 1, 1)])

@@ -23,7 +23,7 @@ from .target import Target
 if TYPE_CHECKING:
     from .code import Unit
 
-__all__ = ["Machine", "cache_folder", "image_of", "is_kept", "machine", "source_digest"]
+__all__ = ["Machine", "cache_folder", "image_of", "is_kept", "lock", "machine", "source_digest"]
 
 _locks = [threading.RLock()]
 
@@ -55,6 +55,11 @@ def machine(target: Target, kind: str, dtype: str) -> Machine:
     """The code of one kind ("forward", "backward", "threads"): from memory, from disk, or made now."""
     with _locks[0]:
         return _machine(target, kind, dtype)
+
+
+def lock() -> threading.RLock:
+    """What is made once in a process is made under it."""
+    return _locks[0]
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gru_xp.errors import StructureError
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 
@@ -218,8 +219,16 @@ def _forward(
 def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -> tuple[Any, Any, CellParams]:
     x, h_prev, r, z, n, u, w, valid, resets, spec, reverse = tape
     W_ih, W_hh, b_ih, b_hh = w
-    run = kernel("backward", x.dtype.char, owner)
     (T, N, I), H, dtype = x.shape, h_prev.shape[2], x.dtype
+    # by their bytes, which are known at once: a kernel would read on behind the end of an array
+    if h_prev.nbytes * I != x.nbytes * H or (
+        r is not None and not h_prev.nbytes == r.nbytes == z.nbytes == n.nbytes == u.nbytes
+    ):
+        raise StructureError(
+            f"tape: expected h_prev, r, z, n and u of one shape and dtype, as gru_forward made them for x, "
+            f"got {', '.join(f'{a.dtype} {a.shape}' for a in (x, h_prev, r, z, n, u) if a is not None)}"
+        )
+    run = kernel("backward", x.dtype.char, owner)
     cut = None if resets is None else _cut_before(valid, resets, reverse)
     layout = run.layout(T, N, I, H, r is None)
     new = layout.empty if T * N > 0 else np.zeros

@@ -199,7 +199,7 @@ def offer(unit: Unit) -> None:
     """Emit `offer`, as `launch` for callers in native code: who finds the workers taken, or too few, works alone."""
     with unit.function("offer", LAUNCH, public=True) as c:
         sync, free = c.ints_at(c.sync), c.variable(0)
-        with c.when(c.parts <= sync.load(SYNC["workers"]) + 1):
+        with c.when(c.parts <= _read(sync, SYNC["workers"]) + 1):
             free.set(change(sync, SYNC["taken"], 0, 1) ^ 1)
 
         def together() -> None:

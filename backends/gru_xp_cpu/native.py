@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .compiler import machine, source_digest
+from .compiler import lock, machine, source_digest
 from .fields import ARRAYS
 from .kernel import kernel
 from .meeting import SYNC
@@ -39,30 +39,29 @@ def call(
     """
     layout = kernel(kind, np.dtype(dtype).char, None).layout(*sizes, recompute)
     if layout.threads > 1:
-        crew = _crew()
-        with crew.turn:
-            crew.grow(current(), layout.threads)
+        with lock():
+            _crew().grow(current(), layout.threads)
     head = *STAND_INS, *Struct("12q").unpack(layout.head)[len(STAND_INS) :]
     where = (buffers.index(name) if name in buffers else -1 for name in ARRAYS[kind].replace("~", "").split())
     header = layout.threads, layout.alone_after, layout.size
     return np.array((*header, *head, *own, 0, *layout.places(0), *where), np.int64)
 
 
-@cache
 def handler(kind: str, dtype: str) -> tuple[str, int]:
     """A kernel as a custom call of XLA: its name and its address.
 
     A compiled program that is kept for another process holds what `call` said. So the name tells all that depends on.
     """
     code = machine(current(), kind, dtype)
-    ctypes.CFUNCTYPE(None, ctypes.c_int64)(code.address("connect"))(_crew().address)
+    with lock():
+        ctypes.CFUNCTYPE(None, ctypes.c_int64)(code.address("connect"))(_crew().address)
     name = f"gru_xp-{kind}-{dtype}-{current().bits}-{source_digest().hex()[:16]}"
     return name, code.address(f"{kind}_of_xla")
 
 
 @cache
 def _crew() -> Workers:
-    """Threads for these callers alone, who share them without Python."""
+    """Threads for these callers alone, who share them without Python; to be asked for under the lock."""
     crew = Workers()
     crew.sync[SYNC["offer"]] = machine(current(), "threads", "float32").address("offer")
     crew.sync[SYNC["nobody"]] = NOBODY

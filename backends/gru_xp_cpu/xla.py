@@ -40,7 +40,7 @@ FLUSH_X86, FLUSH_ARM = 0x8040, 1 << 24
 
 #: pieces of scratch memory that are kept from call to call, the largest of them in bytes, and of each in a line of its
 #: own: whether it is in use, where it is and how large. What XLA gives is new, and to touch it costs more than a kernel
-PIECES, KEPT, WIDTH = 4, 256 << 20, 8
+PIECES, KEPT, WIDTH = 2, 64 << 20, 8
 TAKEN, PLACE, SIZE = range(3)
 
 

@@ -16,7 +16,7 @@ from gru_xp.cell import Activated
 from gru_xp.layer import Layer, Run
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 
-__all__ = ["DifferentiableLayer", "inference"]
+__all__ = ["Derivable", "DifferentiableLayer", "inference"]
 
 
 class DifferentiableLayer(Layer):
@@ -33,6 +33,10 @@ class DifferentiableLayer(Layer):
     ) -> tuple[Any, Any]:
         """The same without a derivative of its own."""
         return super().inference(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse)
+
+    def differentiated(self, x: Any) -> DifferentiableLayer:
+        """The layer that computes the derivative."""
+        return self
 
     def tangents(self, tape: LayerTape, y: Any, h_n: Any, dx: Any, dh0: Any, dw: CellParams, /) -> tuple[Any, Any]:
         """The derivatives (T, N, H), (N, H) of y and h_n along dx, dh0 and dw; only the shapes of y and h_n matter."""
@@ -71,6 +75,7 @@ class DifferentiableLayer(Layer):
 class Derivable(Protocol):
     """A layer that knows the parts of its derivative."""
 
+    def differentiated(self, x: Any) -> Derivable: ...
     def run(
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
     ) -> tuple[Any, Any]: ...
@@ -91,5 +96,6 @@ def inference(
 @inference.defjvp
 def _(layer: Derivable, spec: GRUSpec, reverse: bool, primals: Any, tangents: Any) -> Any:
     x, h0, w, valid, resets = primals
+    layer = layer.differentiated(x)
     y, h_n, tape = layer.forward(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse, save="all")
     return (y, h_n), layer.tangents(tape, y, h_n, *tangents[:3])

@@ -23,7 +23,7 @@ from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_cpu import numpy_layer
 from gru_xp_cpu.fields import GATES, STATES, STEP
 
-from .autodiff import DifferentiableLayer, inference
+from .autodiff import Derivable, DifferentiableLayer, inference
 from .operations import Operation
 
 __all__ = ["CpuLayer", "kernel"]
@@ -75,11 +75,21 @@ class CpuLayer:
 
     def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
         """dy (T, N, H) or None, dh_n (N, H) or None -> dx (T, N, I), dh0 (N, H), dw."""
+        if not _is_whole(tape):
+            return self.plain.backward(tape, dy, dh_n)
+        tape = _of_one_type(tape)
         dy = jnp.zeros_like(tape.h_prev) if dy is None else dy
         dh_n = jnp.zeros_like(tape.h_prev[0]) if dh_n is None else dh_n
         layout, arrays = _flat(tape)
         dx, dh0, *dw = BACKWARD(*arrays, dy, dh_n, layer=self.plain, layout=layout, with_dx=True)
         return dx, dh0, _cell(dw)
+
+    def differentiated(self, x: Any) -> Derivable:
+        """As `DifferentiableLayer.differentiated`: a single step is XLA's, which joins it with the loop around it.
+
+        There the weights' gradients are added up step by step, and a kernel would have to write them out each time.
+        """
+        return self if x.shape[0] > 1 else self.plain
 
     def tangents(self, tape: LayerTape, y: Any, h_n: Any, dx: Any, dh0: Any, dw: CellParams, /) -> tuple[Any, Any]:
         """As `DifferentiableLayer.tangents`."""
@@ -144,6 +154,25 @@ def _flat(tape: LayerTape) -> tuple[Layout, list[Any]]:
     bias = tape.w.b_ih is not None
     layout = Layout(tape.spec, tape.reverse, save, bias, tape.valid is not None, tape.resets is not None)
     return layout, _given(tape.x, tape.h_prev, tape.r, tape.z, tape.n, tape.u, *tape.w, tape.valid, tape.resets)
+
+
+def _is_whole(tape: LayerTape) -> bool:
+    """Whether the arrays of a tape have the shapes that `forward` gives them; the plain layer says what is wrong."""
+    (T, N, I), H = tape.x.shape, tape.w.W_hh.shape[1]
+    states, rows = _given(tape.h_prev, tape.r, tape.z, tape.n, tape.u), _given(tape.valid, tape.resets)
+    whole = all(a.shape == (T, N, H) for a in states) and all(a.shape == (T, N) for a in rows)
+    return whole and tape.w.W_ih.shape == (3 * H, I)
+
+
+def _of_one_type(tape: LayerTape) -> LayerTape:
+    """A tape that was kept in other types, in that of x."""
+
+    def cast(a: Any, dtype: Any) -> Any:
+        return None if a is None else a.astype(dtype)
+
+    states = {name: cast(getattr(tape, name), tape.x.dtype) for name in ("h_prev", "r", "z", "n", "u")}
+    rows = {name: cast(getattr(tape, name), bool) for name in ("valid", "resets")}
+    return tape._replace(**states, **rows, w=CellParams(*(cast(a, tape.x.dtype) for a in tape.w)))
 
 
 def _given(*arrays: Any) -> list[Any]:

@@ -62,8 +62,9 @@ class Operation:
 
     def _batch(self, arrays: Any, axes: Any, **options: Any) -> Any:
         given, found = ([], []) if self.rows is None else self.rows(**options)
-        if given and all(at is not None or axis is None for at, axis in zip(given, axes, strict=True)):
-            size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
+        size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
+        apart = all(at is not None or axis is None for at, axis in zip(given, axes, strict=bool(given)))
+        if given and apart and axes[0] is not None and size > 0:  # with one x for all, much is computed but once
             every = zip(arrays, axes, given, strict=True)
             folded = [a if at is None else _fold(a, axis, size, at) for a, axis, at in every]
             results = self.primitive.bind(*folded, **options)
