@@ -200,7 +200,7 @@ def test_numbers_below_the_normal_ones_are_kept() -> None:
     """XLA flushes them to zero on its threads; then who does which share of a kernel would decide its result."""
     W_ih = np.concatenate([np.zeros((2 * H, H)), np.eye(H)]).astype("f4")
     w = gru_xp.CellParams(jnp.asarray(W_ih), jnp.zeros((3 * H, H), "f4"))
-    y = np.asarray(y_of(jnp.full((1, N, H), 3e-39, "f4"), ((w,),)))
+    y = np.asarray(y_of(jnp.asarray(np.full((1, N, H), 3e-39, "f4")), ((w,),)))
     assert np.array_equal(y, np.full((1, N, H), 1.5e-39, "f4"))
     assert y.all()
 

@@ -29,8 +29,10 @@ HEADER = ("threads", "alone", "scratch")
 EXTENSION, INTERFACE, OPERANDS, RESULTS, ATTRIBUTES = 1, 2, (7, 9), (12, 14), (17, 20)
 # of an extension: its type, and what it is to fill in where it asks for the version
 KIND, METADATA, VERSION = 1, 3, 1
-# of a buffer, and of an attribute that is an array: its data; of the interface: the function that makes an error
-BUFFER, ARRAY, MAKE_ERROR = 3, 2, 6
+# of a buffer, and of an attribute that is an array: its data
+BUFFER, ARRAY = 3, 2
+# of the interface: its version, and the function that makes an error
+INTERFACE_VERSION, MAKE_ERROR = 4, 6
 RESOURCE_EXHAUSTED = 8
 NO_MEMORY = bytearray(b"gru_xp: no memory for what a kernel needs beside its results\0")
 
@@ -112,8 +114,11 @@ def _half(value: Value) -> Value:
 
 
 def _tell_version(c: Code, frame: Pointer) -> None:
+    """That of XLA itself where it is 0.x, in which nothing that is read here changes; else 0.3, which it may refuse."""
     metadata = c.ints_at(c.ints_at(frame.load(EXTENSION)).load(METADATA))
-    for i, value in enumerate((24, 0, 3 << 32, 0)):  # its own size, no extension, version 0.3, no traits
+    own = c.ints_at(frame.load(INTERFACE)).load(INTERFACE_VERSION)
+    version = c.select(_half(own).equals(0), own, 3 << 32)
+    for i, value in enumerate((24, 0, version, 0)):  # its own size, no extension, no traits
         metadata.store(value, VERSION + i)
 
 
