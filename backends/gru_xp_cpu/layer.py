@@ -38,11 +38,25 @@ class PackedCell(CellParams):
         return pack, (CellParams(*self),)
 
 
+@dataclass(frozen=True, eq=False)
+class Owner:
+    """A library with threads of OpenMP's: where it is installed, and how many threads it computes with."""
+
+    folder: Path
+    count: Callable[[], int]
+
+
 class CpuLayer:
-    """Fused inference, forward and backward for NumPy arrays, as `gru_xp.kernels.LayerKernel`."""
+    """Fused inference, forward and backward for NumPy arrays, as `gru_xp.kernels.LayerKernel`.
+
+    `owner` is the library on whose threads they run, None for workers of ours.
+    """
 
     name = "cpu"
     level: Level = "layer"
+
+    def __init__(self, owner: Owner | None = None):
+        self.owner = owner
 
     def refuses(self, call: Call, /) -> str | None:
         """Why not, or None."""
@@ -82,26 +96,18 @@ class CpuLayer:
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
     ) -> tuple[Any, Any]:
         """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H). `valid` and `resets` are (T, N) booleans or None."""
-        return _forward(x, h0, w, valid, resets, reverse, None)[:2]
+        return _forward(x, h0, w, valid, resets, reverse, None, self.owner)[:2]
 
     def forward(
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
     ) -> tuple[Any, Any, LayerTape]:
         """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
-        y, h_n, x, h_prev, (r, z, n, u) = _forward(x, h0, w, valid, resets, reverse, save)
+        y, h_n, x, h_prev, (r, z, n, u) = _forward(x, h0, w, valid, resets, reverse, save, self.owner)
         return y, h_n, LayerTape(x, h_prev, r, z, n, u, w, valid, resets, spec, reverse)
 
     def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
         """dy (T, N, H) or None, dh_n (N, H) or None -> dx (T, N, I), dh0 (N, H), dw."""
-        return _backward(tape, dy, dh_n)
-
-
-@dataclass(frozen=True, eq=False)
-class Owner:
-    """A library with threads of OpenMP's: where it is installed, and how many threads it computes with."""
-
-    folder: Path
-    count: Callable[[], int]
+        return _backward(tape, dy, dh_n, self.owner)
 
 
 class AdaptedLayer(CpuLayer):
@@ -112,7 +118,8 @@ class AdaptedLayer(CpuLayer):
     """
 
     def __init__(self, to_numpy: Callable[[Any], Any], from_numpy: Callable[[Any], Any], owner: Owner | None = None):
-        self._in, self._out, self.owner = to_numpy, from_numpy, owner
+        super().__init__(owner)
+        self._in, self._out = to_numpy, from_numpy
 
     def stream(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int, /) -> None:
         """None: the library's own ways of watching a call have to see each step."""

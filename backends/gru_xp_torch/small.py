@@ -20,7 +20,7 @@ from gru_xp.dispatch import kernel_policy, load, selection, variables
 from gru_xp.functional import CUDNN
 from gru_xp.kernels import stack_for
 from gru_xp.params import Params, map_params, weights_of
-from gru_xp_cpu import AdaptedLayer
+from gru_xp_cpu import CpuLayer
 from gru_xp_cpu.layer import unusable
 
 from .autograd import gradients, transformed
@@ -112,9 +112,5 @@ def _stack() -> Any:
     return stack_for(load("numpy"), _layer)
 
 
-def _itself(a: Any) -> Any:
-    return a
-
-
 #: the kernels for NumPy's arrays, on the threads that PyTorch computes with
-_layer = AdaptedLayer(_itself, _itself, owner)
+_layer = CpuLayer(owner)
