@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from gru_xp.checks import steps_first
 from gru_xp.dispatch import owner
-from gru_xp.functional import CUDNN, gru, gru_cell
+from gru_xp.functional import gru, gru_cell
 from gru_xp.params import CellParams, Params, map_params
 
 from .watching import dispatches, traced, transforms
@@ -221,11 +221,6 @@ class GRUCell(torch.nn.RNNCellBase):
         self._assert_input(x, hx, autocast)
         if autocast:
             x, hx, params = _of_one_type(x, hx, params)
-        if x.dim() == 2 and not is_compiling():
-            h0 = None if hx is None else hx.unsqueeze(0)
-            found = owner(x, "x").at_once("gru", x.unsqueeze(0), params, h0, CUDNN)
-            if found is not None:
-                return found[1].squeeze(0)
         return gru_cell(x, hx, params[0][0])
 
     def _assert_input(self, x: Tensor, hx: Tensor | None, autocast: bool) -> None:
