@@ -53,7 +53,7 @@ def _llvm_machine(target: Target) -> Any:
 
 def machine(target: Target, kind: str, dtype: str) -> Machine:
     """The code of one kind ("forward", "backward", "threads"): from memory, from disk, or made now."""
-    with _locks[0]:
+    with lock():
         return _machine(target, kind, dtype)
 
 
@@ -78,7 +78,7 @@ def _image(target: Target, kind: str, dtype: str) -> bytes:
 
 def is_kept(target: Target, kind: str, dtype: str) -> bool:
     """Whether the code is on disk, after it has been put there if that can be done."""
-    with _locks[0]:
+    with lock():
         _image(target, kind, dtype)
     return disk.read(_path(target, kind, dtype)) is not None
 

@@ -4,7 +4,7 @@ SIZES are the same for all calls of one size, CALL is one call's own, PLACES are
 them out. The field `arrays` is the address of a tuple of NumPy's arrays, the ARRAYS.
 """
 
-__all__ = ["ARRAYS", "CALL", "COMPACT", "GATES", "PLACES", "SIZES", "STATES", "STEP"]
+__all__ = ["ARRAYS", "CALL", "COMPACT", "GATES", "HEADER", "PLACES", "SIZES", "STATES", "STEP"]
 
 #: flags of an array: in C order, and aligned
 COMPACT = 0x1 | 0x100
@@ -25,3 +25,5 @@ ARRAYS = {
     "backward": """x h_prev r z n u W_ih W_hh b_ih b_hh ~dy dh_n valid cut
                    dx dh0 dW_ih dW_hh db_ih db_hh""",
 }
+#: what callers in native code give before the fields: the threads, what `launch` calls `alone`, bytes of scratch memory
+HEADER = ("threads", "alone", "scratch")

@@ -47,7 +47,19 @@ TRIED = 50_000_000
 class Layout:
     """What calls of one size have in common: a plan, and the first and the last fields as bytes."""
 
-    __slots__ = ("_known", "_offsets", "alone", "alone_after", "empty", "head", "pace", "segment", "size", "threads")
+    __slots__ = (
+        "_known",
+        "_offsets",
+        "alone",
+        "alone_after",
+        "empty",
+        "head",
+        "pace",
+        "segment",
+        "size",
+        "sizes",
+        "threads",
+    )
 
     def __init__(self, sizes: tuple[int, int, int, int], plan: Plan, alone: Any, pace: Pace | None):
         self.alone = alone  # the kernel on one thread: alone(fields)
@@ -56,7 +68,8 @@ class Layout:
         T, N, I, H = sizes
         most = max(T * N * max(I, H), 3 * H * max(I, H))  # elements of the largest array
         self.empty = np.empty if most * 8 < LARGE else empty  # which `empty` would come to for each of them
-        self.head = Struct("12q").pack(*WHERE, *sizes, plan.steps, plan.unit_parts, plan.wait, plan.pitch)
+        self.sizes = (*sizes, plan.steps, plan.unit_parts, int(plan.wait), plan.pitch)
+        self.head = Struct("12q").pack(*WHERE, *self.sizes)
         self._offsets, self._known = plan.offsets, (0, b"")
 
     def places(self, address: int) -> tuple[int, ...]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
-from struct import Struct
 from typing import Any
 
 import numpy as np
 
 from .compiler import lock, machine, source_digest
-from .fields import ARRAYS
+from .fields import ARRAYS, HEADER
 from .kernel import kernel
 from .meeting import SYNC
 from .target import current
@@ -41,10 +40,10 @@ def call(
     if layout.threads > 1:
         with lock():
             _crew().grow(current(), layout.threads)
-    head = *STAND_INS, *Struct("12q").unpack(layout.head)[len(STAND_INS) :]
     where = (buffers.index(name) if name in buffers else -1 for name in ARRAYS[kind].replace("~", "").split())
-    header = layout.threads, layout.alone_after, layout.size
-    return np.array((*header, *head, *own, 0, *layout.places(0), *where), np.int64)
+    header = {"threads": layout.threads, "alone": layout.alone_after, "scratch": layout.size}
+    fields = *STAND_INS, *layout.sizes, *own, 0, *layout.places(0)
+    return np.array((*(header[name] for name in HEADER), *fields, *where), np.int64)
 
 
 def handler(kind: str, dtype: str) -> tuple[str, int]:

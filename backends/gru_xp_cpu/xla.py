@@ -17,13 +17,10 @@ from typing import Any
 from llvmlite import ir
 
 from .code import I8, I32, I64, PTR, Code, Pointer, Unit, Value
-from .fields import ARRAYS, CALL, COMPACT, PLACES, SIZES
+from .fields import ARRAYS, CALL, COMPACT, HEADER, PLACES, SIZES
 from .meeting import SYNC, call_at, change, offered, write
 
-__all__ = ["HEADER", "custom_call"]
-
-#: threads; what `launch` calls `alone`; bytes of scratch memory
-HEADER = ("threads", "alone", "scratch")
+__all__ = ["custom_call"]
 
 # of a frame: the first extension, the interface, and the counts and the pointers of operands, results and attributes
 EXTENSION, INTERFACE, OPERANDS, RESULTS, ATTRIBUTES = 1, 2, (7, 9), (12, 14), (17, 20)

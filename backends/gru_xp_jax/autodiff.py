@@ -8,7 +8,7 @@ loop with one product a step, and one large product for the gradient of each wei
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
@@ -16,27 +16,31 @@ from gru_xp.cell import Activated
 from gru_xp.layer import Layer, Run
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 
-__all__ = ["Derivable", "DifferentiableLayer", "inference"]
+__all__ = ["Derivable", "DifferentiableLayer"]
 
 
-class DifferentiableLayer(Layer):
-    """The plain layer with a derivative of its own."""
+class Derivable:
+    """A layer with a derivative of its own: what `run` computes has the tape of `forward`, and the `tangents`."""
+
+    run: Any  # as `inference`, without a derivative of its own
+    forward: Any
+    tangents: Any
 
     def inference(
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
     ) -> tuple[Any, Any]:
-        """As `Layer.inference`."""
+        """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H). `valid` and `resets` are (T, N) booleans or None."""
         return inference(self, spec, reverse, x, h0, w, valid, resets)
 
-    def run(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
-    ) -> tuple[Any, Any]:
-        """The same without a derivative of its own."""
-        return super().inference(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse)
-
-    def differentiated(self, x: Any) -> DifferentiableLayer:
+    def differentiated(self, x: Any) -> Derivable:
         """The layer that computes the derivative."""
         return self
+
+
+class DifferentiableLayer(Derivable, Layer):
+    """The plain layer with a derivative of its own."""
+
+    run = Layer.inference
 
     def tangents(self, tape: LayerTape, y: Any, h_n: Any, dx: Any, dh0: Any, dw: CellParams, /) -> tuple[Any, Any]:
         """The derivatives (T, N, H), (N, H) of y and h_n along dx, dh0 and dw; only the shapes of y and h_n matter."""
@@ -70,19 +74,6 @@ class DifferentiableLayer(Layer):
         """All steps in one block: what differentiation keeps grows with T in any case."""
         carry, (out,) = block(carry, xs)
         return carry, out
-
-
-class Derivable(Protocol):
-    """A layer that knows the parts of its derivative."""
-
-    def differentiated(self, x: Any) -> Derivable: ...
-    def run(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
-    ) -> tuple[Any, Any]: ...
-    def forward(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
-    ) -> tuple[Any, Any, LayerTape]: ...
-    def tangents(self, tape: LayerTape, y: Any, h_n: Any, dx: Any, dh0: Any, dw: CellParams, /) -> tuple[Any, Any]: ...
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

@@ -23,13 +23,13 @@ from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_cpu import numpy_layer
 from gru_xp_cpu.fields import GATES, STATES, STEP
 
-from .autodiff import Derivable, DifferentiableLayer, inference
+from .autodiff import Derivable, DifferentiableLayer
 from .operations import Operation
 
 __all__ = ["CpuLayer", "kernel"]
 
 
-class CpuLayer:
+class CpuLayer(Derivable):
     """Fused inference, forward and backward for JAX's arrays on the CPU, as `gru_xp.kernels.LayerKernel`."""
 
     name = "cpu"
@@ -50,17 +50,11 @@ class CpuLayer:
         """As `gru_xp_cpu.CpuLayer.warmup`."""
         return numpy_layer.warmup()
 
-    def inference(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
-    ) -> tuple[Any, Any]:
-        """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H). `valid` and `resets` are (T, N) booleans or None."""
-        return inference(self, spec, reverse, x, h0, w, valid, resets)
-
     def run(
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
     ) -> tuple[Any, Any]:
         """As `inference`, without a derivative of its own."""
-        layout = Layout(spec, reverse, None, w.b_ih is not None, valid is not None, resets is not None)
+        layout = Layout.of(spec, reverse, None, w, valid, resets)
         y, h_n = FORWARD(*_given(x, h0, *w, valid, resets), layer=self.plain, layout=layout)
         return y, h_n
 
@@ -68,10 +62,10 @@ class CpuLayer:
         self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
     ) -> tuple[Any, Any, LayerTape]:
         """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
-        layout = Layout(spec, reverse, save, w.b_ih is not None, valid is not None, resets is not None)
+        layout = Layout.of(spec, reverse, save, w, valid, resets)
         y, h_n, *tape = FORWARD(*_given(x, h0, *w, valid, resets), layer=self.plain, layout=layout)
         h_prev, r, z, n, u = tape[:5] if save == "all" else (tape[0], None, None, None, None)
-        return y, h_n, LayerTape(x if valid is None else tape[-1], h_prev, r, z, n, u, w, valid, resets, spec, reverse)
+        return y, h_n, LayerTape(tape[-1] if layout.own_x else x, h_prev, r, z, n, u, w, valid, resets, spec, reverse)
 
     def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
         """dy (T, N, H) or None, dh_n (N, H) or None -> dx (T, N, I), dh0 (N, H), dw."""
@@ -85,7 +79,7 @@ class CpuLayer:
         return dx, dh0, _cell(dw)
 
     def differentiated(self, x: Any) -> Derivable:
-        """As `DifferentiableLayer.differentiated`: a single step is XLA's, which joins it with the loop around it.
+        """As `Derivable.differentiated`: a single step is XLA's, which joins it with the loop around it.
 
         There the weights' gradients are added up step by step, and a kernel would have to write them out each time.
         """
@@ -120,6 +114,11 @@ class Layout(NamedTuple):
     valid: bool
     resets: bool
 
+    @staticmethod
+    def of(spec: GRUSpec, reverse: bool, save: str | None, w: CellParams, valid: Any, resets: Any) -> Layout:
+        """Of a call or a tape with these."""
+        return Layout(spec, reverse, save, w.b_ih is not None, valid is not None, resets is not None)
+
     @property
     def weights(self) -> int:
         """How many weights there are."""
@@ -129,6 +128,11 @@ class Layout(NamedTuple):
     def states(self) -> int:
         """How many arrays (T, N, H) are saved."""
         return {None: 0, "states": 1, "all": 5}[self.save]
+
+    @property
+    def own_x(self) -> bool:
+        """Whether the tape has an x of its own, without the padding."""
+        return self.valid and self.save is not None
 
     def call(self, arrays: tuple[Any, ...]) -> tuple[Any, Any, CellParams, Any, Any]:
         """x, h0, w, valid, resets."""
@@ -151,8 +155,7 @@ class Layout(NamedTuple):
 
 def _flat(tape: LayerTape) -> tuple[Layout, list[Any]]:
     save = "states" if tape.r is None else "all"
-    bias = tape.w.b_ih is not None
-    layout = Layout(tape.spec, tape.reverse, save, bias, tape.valid is not None, tape.resets is not None)
+    layout = Layout.of(tape.spec, tape.reverse, save, tape.w, tape.valid, tape.resets)
     return layout, _given(tape.x, tape.h_prev, tape.r, tape.z, tape.n, tape.u, *tape.w, tape.valid, tape.resets)
 
 
@@ -192,7 +195,7 @@ def _plain_forward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> 
     if layout.save is None:
         return list(layer.run(x, h0, w, **options))
     y, h_n, tape = layer.forward(x, h0, w, save=layout.save, **options)
-    return [y, h_n, *_given(tape.h_prev, tape.r, tape.z, tape.n, tape.u), *([] if valid is None else [tape.x])]
+    return [y, h_n, *_given(tape.h_prev, tape.r, tape.z, tape.n, tape.u), *([tape.x] if layout.own_x else [])]
 
 
 def _plain_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout, with_dx: bool) -> list[Any]:
@@ -209,7 +212,7 @@ def _plain_tangents(*arrays: Any, layer: DifferentiableLayer, layout: Layout) ->
 def _shapes_forward(x: Any, h0: Any, *_: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
     (T, N, I), H = x.shape, h0.shape[1]
     shapes = [(T, N, H), (N, H), *([(T, N, H)] * layout.states)]
-    if layout.valid and layout.save is not None:
+    if layout.own_x:
         shapes.append((T, N, I))
     return [jax.core.ShapedArray(shape, x.dtype) for shape in shapes]
 
@@ -238,7 +241,7 @@ def _native_forward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) ->
     operands = {"x": x, "h0": h0, **w._asdict(), "valid": valid, "cut": _cut(valid, resets, layout.reverse)}
     what = STEP + (STATES if saved else 0) + (GATES if layout.save == "all" else 0)
     found = _custom_call("forward", (T, N, I, H), (0, T, layout.reverse, what), operands, results)
-    return found[: len(_shapes_forward(x, h0, layer=layer, layout=layout))]
+    return found if layout.own_x or valid is None else found[:-1]
 
 
 def _native_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout, with_dx: bool) -> list[Any]:
@@ -293,7 +296,7 @@ def _target(kind: str, dtype: str) -> str:
 
 def _rows_forward(layer: DifferentiableLayer, layout: Layout) -> tuple[list[int | None], list[int]]:
     weights: list[int | None] = [None] * layout.weights
-    found = [1, 0, *[1] * (layout.states + (layout.valid and layout.save is not None))]
+    found = [1, 0, *[1] * (layout.states + layout.own_x)]
     return [1, 0, *weights, *[1] * (layout.valid + layout.resets)], found
 
 
