@@ -114,11 +114,9 @@ class TorchBackend(Backend):
         if getattr(spec, "text", None) != CUDNN.text or x.dim() != 3:
             return None
         try:
-            return (
-                _small_calls()(x, h0, params, differentiable=function == "gru")
-                if structured(params) is params
-                else None
-            )
+            if structured(params) is not params:
+                return None
+            return _small_calls()(x, h0, params, differentiable=function == "gru")
         except GRUError:  # those who look at the whole call know better what to call its arguments
             return None
 
