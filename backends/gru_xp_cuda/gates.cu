@@ -5,7 +5,7 @@
 //
 // Only additions, multiplications, divisions, fma and operations on bits: each is exactly rounded and nothing is
 // contracted (--fmad=false), so that any machine with IEEE 754 computes the same bits. That is how they can be judged
-// on a host: tests/cuda_host.cpp.
+// on a host: tests/support/cuda_host.cpp.
 //
 // source.py appends which KERNELS there are to be, and defines THREADS, the size of a block.
 

@@ -1,6 +1,6 @@
 // gates.cu built for the host: CUDA's words become C++'s, and `launch` goes through the grid thread by thread.
 //
-// Compiled with -DSOURCE="..." (what gru_xp_cuda.source gives for one dtype) by tests/cuda_on_host.py.
+// Compiled with -DSOURCE="..." (what gru_xp_cuda.source gives for one dtype) by tests/support/cuda_on_host.py.
 
 #include <cmath>
 #include <cstddef>

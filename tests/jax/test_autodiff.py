@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import random_problem
+from subprocesses import on_two_devices
 
 import gru_xp
 from gru_xp.params import map_params
@@ -149,19 +146,6 @@ def test_one_large_product_for_each_weight(monkeypatch: pytest.MonkeyPatch) -> N
     assert text.count(outside) + text.count(f"f64[{I},{3 * H}] = dot_general") == 1
     assert text.count(inside) == 1
     assert text.count(" = scan[") == 2  # nothing nested, and none that only computes what another then reads
-
-
-def on_two_devices(code: str) -> list[str]:
-    """What a program prints that has two devices."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])

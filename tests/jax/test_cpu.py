@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import random_params
-from test_jax_autodiff import on_two_devices
+from subprocesses import on_two_devices
 
 import gru_xp
 from gru_xp.params import map_params

@@ -22,25 +22,18 @@ from typer.testing import CliRunner
 
 pytest.importorskip("llvmlite")
 
+from cpu_problem import LAYER, OPTIONS, problem, same
+from subprocesses import run_file
+
 from gru_xp.cli import app
 from gru_xp.errors import VariableError
-from gru_xp.params import CellParams, GRUSpec
-from gru_xp_cpu import AdaptedLayer, CpuLayer, kernel, meeting, memory, target, threads, warmup
+from gru_xp.params import CellParams
+from gru_xp_cpu import AdaptedLayer, kernel, meeting, memory, target, threads, warmup
 from gru_xp_cpu.compiler import image_of
 from gru_xp_cpu.plan import plan
 from gru_xp_cpu.stream import Stream
 from gru_xp_cpu.target import Target
 from gru_xp_cpu.units import build
-
-LAYER = CpuLayer()
-OPTIONS: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "reverse": False}
-
-
-def problem(T: int = 30, N: int = 4, I: int = 50, H: int = 96, seed: int = 0) -> tuple[Any, Any, CellParams]:
-    rng = np.random.default_rng(seed)
-    shapes = ((T, N, I), (N, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,))
-    x, h0, *w = (0.2 * rng.standard_normal(shape, np.float32) for shape in shapes)
-    return x, h0, CellParams(*w)
 
 
 def everything(x: Any, h0: Any, w: CellParams) -> list[Any]:
@@ -48,10 +41,6 @@ def everything(x: Any, h0: Any, w: CellParams) -> list[Any]:
     y, h_n, tape = LAYER.forward(x, h0, w, save="all", **OPTIONS)
     dx, dh0, dw = LAYER.backward(tape, y, h_n)
     return [y, h_n, dx, dh0, *dw]
-
-
-def same(a: list[Any], b: list[Any]) -> bool:
-    return all(np.array_equal(p, q) for p, q in zip(a, b, strict=True))
 
 
 def in_a_process(queue: Any) -> None:
@@ -71,7 +60,7 @@ def three_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes(method: str) -> None:
     """In an interpreter of its own, because JAX, which other tests have loaded, does not like to be forked."""
-    subprocess.run([sys.executable, __file__, method], check=True, timeout=120)
+    run_file(__file__, method)
 
 
 def assert_processes_agree(method: str) -> None:

@@ -15,7 +15,7 @@ import torch
 
 import gru_xp_torch
 
-SCRIPT = Path(__file__).parents[1] / "conformance" / "benchmarks" / "cuda.py"
+SCRIPT = Path(__file__).parents[2] / "conformance" / "benchmarks" / "cuda.py"
 SIZES = ["--H", "4,8", "--N", "1,3", "--T", "5", "--rounds", "3", "--warmup", "1"]
 TINY = ["--device", "cpu", "--unjudged", *SIZES]
 

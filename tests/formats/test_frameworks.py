@@ -1,6 +1,6 @@
 """How near models of the frameworks come out here, and ours there: differences in units of eps * T, float32's eps.
 
-    python tests/test_frameworks.py       prints the table of docs/bring-your-model.md
+    python tests/formats/test_frameworks.py       prints the table of docs/bring-your-model.md
 
 Every model has random biases, several layers and directions where its framework has them, and lengths or a mask.
 """

@@ -262,7 +262,7 @@ def test_nvidias_bindings_bring_the_launches_to_a_driver(tmp_path: Path, monkeyp
     monkeypatch.setenv(
         "CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "1"
     )  # then 0 would be a stream of the thread's own
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(cuda_on_host.__file__).parent))
     program = f"import ctypes\nfor path in {nvrtc_libraries()}: ctypes.CDLL(path)\n{THROUGH_THE_DRIVER}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

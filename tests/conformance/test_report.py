@@ -26,7 +26,7 @@ from gru_xp_conformance.report import BEGIN, END
 from gru_xp_conformance.tolerance import C
 
 PACKAGE = Path(gru_xp_conformance.__file__).parent
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NUMPY = Target("numpy", "cpu")
 
 
@@ -83,7 +83,7 @@ def test_what_is_raised_is_told_with_the_last_place_in_the_kernel() -> None:
     case = next(case for case in all_cases() if str(case) == "inference: one layer")
     reason = judge_case(NUMPY, case, "float32", Mutant(Raising, "").implementation()).reason
     assert re.match(r"JSONDecodeError: .* \(.*json.decoder\.py:\d+, in raw_decode, which was called by ", reason)
-    assert re.search(r"called by .*test_conformance_report\.py:\d+, in inference\)$", reason)
+    assert re.search(r"called by .*test_report\.py:\d+, in inference\)$", reason)
 
 
 def test_a_gradient_names_the_gate_and_says_which_are_right() -> None:
@@ -262,7 +262,7 @@ def test_every_case_says_which_mistake_it_catches_and_has_a_name_of_its_own() ->
 
 
 def test_tolerances_stand_in_one_file() -> None:
-    sources = [*PACKAGE.glob("*.py"), *Path(__file__).parent.glob("test_conformance_*.py")]
+    sources = [*PACKAGE.glob("*.py"), *Path(__file__).parent.glob("test_*.py")]
     for source in sources:
         if source.name != "tolerance.py":
             with source.open("rb") as lines:

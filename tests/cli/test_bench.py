@@ -113,7 +113,7 @@ def test_the_picture_without_an_engine_of_ours(tmp_path: Path) -> None:
 
 def test_the_phases_of_the_kernels() -> None:
     pytest.importorskip("llvmlite")
-    script = Path(__file__).parents[1] / "conformance" / "benchmarks" / "phases.py"
+    script = Path(__file__).parents[2] / "conformance" / "benchmarks" / "phases.py"
     words = [sys.executable, str(script), "7,3,5,20", "--training"]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -1,6 +1,6 @@
 """Broken and hostile model files: each is read to a clear error or a correct result, in bounded time and memory.
 
-    python tests/hostile.py [subject ...]       all of it: every 1 % cut off, 2,000 flips, 2,000 bursts, every attack
+    python tests/support/hostile.py [subject ...]  all: every 1 % cut off, 2,000 flips, 2,000 bursts, every attack
 
 Subjects stand in `hostile_subjects.py`. A child process reads the files one after the other, under a limit of memory
 and watched by an audit hook; a child that dies, stays silent or breaks a rule is a failure that names the file, which

@@ -1,4 +1,4 @@
-"""Broken and hostile files, a sample of each kind; `python tests/hostile.py` runs all of them."""
+"""Broken and hostile files, a sample of each kind; `python tests/support/hostile.py` runs all of them."""
 
 from __future__ import annotations
 

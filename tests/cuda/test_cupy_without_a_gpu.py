@@ -11,15 +11,15 @@ from pathlib import Path
 import cuda_on_host
 import pytest
 
-HERE = Path(__file__).parent
+SUPPORT = Path(cuda_on_host.__file__).parent
 
 
 @pytest.mark.skipif(cuda_on_host.MISSING is not None, reason=str(cuda_on_host.MISSING))
 def test_the_backend_and_its_gates_over_a_stand_in() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, (HERE / "cuda_stand_in", HERE)))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "cuda_cupy_cases.py")]
-    done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (SUPPORT / "cuda_stand_in", SUPPORT)))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(SUPPORT / "cuda_cupy_cases.py")]
+    done = subprocess.run(command, cwd=SUPPORT.parents[1], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 

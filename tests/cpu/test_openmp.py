@@ -17,7 +17,8 @@ import torch
 
 pytest.importorskip("llvmlite")
 
-from test_cpu_manners import LAYER, OPTIONS, problem, same
+from cpu_problem import LAYER, OPTIONS, problem, same
+from subprocesses import run_file
 
 from gru_xp_cpu import openmp, threads
 from gru_xp_cpu.kernel import kernel
@@ -179,7 +180,7 @@ def test_a_child_process() -> None:
     """OpenMP's threads do not survive a fork, and GNU's runtime would wait for them for ever."""
     if "fork" not in multiprocessing.get_all_start_methods():
         pytest.skip("this system does not fork")
-    subprocess.run([sys.executable, __file__], check=True, timeout=120)
+    run_file(__file__)
 
 
 def in_a_process(queue: Any) -> None:
