@@ -19,19 +19,24 @@ numpy_layer = CpuLayer()
 
 def warmup(dtypes: tuple[str, ...] = ("float32", "float64")) -> str:
     """Compile what has not been compiled on this machine; where it is kept, in words. An `OSError` if it cannot be."""
-    from .compiler import cache_folder, is_kept, machine
+    from gru_xp import cache
+
+    from .compiler import is_kept, machine
     from .layer import unusable
     from .target import current
 
     reason = unusable()
     if reason is not None:
         return f"no fused CPU kernels here: {reason}"
-    folder, units = cache_folder(), [(kind, dtype) for dtype in dtypes for kind in ("forward", "backward")]
+    folder, units = cache.folder("cpu"), [(kind, dtype) for dtype in dtypes for kind in ("forward", "backward")]
+    fault = None if folder is None else cache.fault("cpu")
     for kind, dtype in (*units, ("threads", "float32")):
-        machine(current(), kind, dtype)
-        if folder is not None and not is_kept(current(), kind, dtype):
+        if fault is None:
+            machine(current(), kind, dtype)
+            fault = None if folder is None or is_kept(current(), kind, dtype) else "the disk may be full"
+        if fault is not None:
             raise OSError(
-                f"{folder}: the fused CPU kernels cannot be kept there; "
-                f"set GRU_XP_CACHE_DIR to a folder that can be written"
+                f"{folder}: the fused CPU kernels cannot be kept there ({fault}); "
+                f"set GRU_XP_CACHE_DIR to a folder that is yours alone"
             )
     return f"fused CPU kernels for vectors of {current().bits} bits: {folder or 'in memory only'}"

@@ -23,7 +23,7 @@ from .target import Target
 if TYPE_CHECKING:
     from .code import Unit
 
-__all__ = ["Machine", "cache_folder", "image_of", "is_kept", "lock", "machine", "source_digest"]
+__all__ = ["Machine", "image_of", "is_kept", "lock", "machine", "source_digest"]
 
 _locks = [threading.RLock()]
 
@@ -103,11 +103,6 @@ def image_of(unit: Unit) -> bytes:
 
 
 # ---- on disk --------------------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path | None:
-    """Where compiled code is kept; None where it is not."""
-    return disk.folder("cpu")
 
 
 @cache
