@@ -21,7 +21,7 @@ from gru_xp.kernels import Call, Level
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_cpu import numpy_layer
-from gru_xp_cpu.fields import GATES, STATES, STEP
+from gru_xp_cpu.passes.fields import GATES, STATES, STEP
 
 from .autodiff import Derivable, DifferentiableLayer
 from .operations import Operation
@@ -270,7 +270,7 @@ def _custom_call(
     **options: bool,
 ) -> list[Any]:
     """The results of a kernel; operands that are None are not there."""
-    from gru_xp_cpu.native import call
+    from gru_xp_cpu.calling.xla import call
 
     operands = {name: a for name, a in operands.items() if a is not None}
     dtype = operands["x"].dtype
@@ -282,7 +282,7 @@ def _custom_call(
 @cache
 def _target(kind: str, dtype: str) -> str:
     """The name under which XLA knows a kernel."""
-    from gru_xp_cpu.native import handler
+    from gru_xp_cpu.calling.xla import handler
 
     name, address = handler(kind, dtype)
     capsule: Any = jax.ffi.pycapsule

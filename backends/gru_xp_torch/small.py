@@ -21,7 +21,7 @@ from gru_xp.functional import CUDNN
 from gru_xp.kernels import stack_for
 from gru_xp.params import Params, map_params, weights_of
 from gru_xp_cpu import CpuLayer
-from gru_xp_cpu.layer import unusable
+from gru_xp_cpu.calling.layer import unusable
 
 from .autograd import gradients, transformed
 from .cpu import owner

@@ -27,8 +27,10 @@ from rich.table import Table
 from side_by_side import Kernels
 
 from gru_xp_conformance.timing import Size, problem
-from gru_xp_cpu import compiler, target, threads
-from gru_xp_cpu.code import I64, Code, Unit, Value
+from gru_xp_cpu.calling.kernel import build
+from gru_xp_cpu.emit import compiler, target
+from gru_xp_cpu.emit.code import I64, Code, Unit, Value
+from gru_xp_cpu.threads import workers
 
 #: methods of the kernels that products are written by, and how many multiply-adds they do with sizes T, N, I, H
 PRODUCTS: dict[str, Callable[[int, int, int, int], int]] = {
@@ -59,7 +61,7 @@ def counted(c: Code, phase: str) -> Iterator[None]:
         phases.append(phase)
     table = c.unit.module.globals.get("phases")
     if table is None:
-        kind = ir.ArrayType(I64, threads.thread_count() * MOST * 2)
+        kind = ir.ArrayType(I64, workers.thread_count() * MOST * 2)
         table = ir.GlobalVariable(c.unit.module, kind, "phases")
         table.initializer = ir.Constant(kind, None)
     start = clock(c)
@@ -94,8 +96,8 @@ def count_all() -> None:
 
 def counters(kind: str) -> Any:
     """(threads, phases, 2): ticks and calls."""
-    address = compiler.machine(target.current(), kind, "float32").address("phases")
-    count = threads.thread_count() * MOST * 2
+    address = compiler.machine(target.current(), kind, "float32", build).address("phases")
+    count = workers.thread_count() * MOST * 2
     return np.ctypeslib.as_array((ctypes.c_int64 * count).from_address(address)).reshape(-1, MOST, 2)
 
 
@@ -119,7 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     size, kinds = options.size, KERNELS if options.training else KERNELS[:1]
     one = problem(size, "float32")
-    peak = Kernels.peak(None) / threads.thread_count()  # type: ignore[arg-type]
+    peak = Kernels.peak(None) / workers.thread_count()  # type: ignore[arg-type]
     a_second = ticks_per_second()
     count_all()
     engine = Kernels(one)

@@ -65,7 +65,7 @@ class Kernels:
         from gru_xp.params import CellParams, GRUSpec
         from gru_xp.stack import Stack
         from gru_xp_cpu import numpy_layer
-        from gru_xp_cpu.stream import Stream
+        from gru_xp_cpu.calling.stream import Stream
 
         self.stack, self.x, self.dy = Stack(xp, numpy_layer), problem.x, problem.dy
         self.params = tuple(tuple(CellParams(*w) for w in directions) for directions in problem.params)
@@ -92,11 +92,14 @@ class Kernels:
         import ctypes
         import threading
 
-        from gru_xp_cpu import compiler, target, threads, tiles
-        from gru_xp_cpu.code import Unit
+        from gru_xp_cpu.emit import compiler, target
+        from gru_xp_cpu.emit.code import Unit
+        from gru_xp_cpu.passes import tiles
+        from gru_xp_cpu.passes.shapes import gates_shapes
+        from gru_xp_cpu.threads import workers
 
         unit = Unit(target.current(), "float32")
-        shapes, V = tiles.gates_shapes(unit), unit.lanes
+        shapes, V = gates_shapes(unit.target.registers), unit.lanes
         tiles.tiles(unit, "gates", shapes)
         index = (shapes.rows - 1) * max(shapes.groups)
         with (
@@ -106,7 +109,7 @@ class Kernels:
             c.call_from("gates", c.integer(index), c.A, V, V * shapes.rows, c.K, c.B, 0, c.first, 0, c.dst, c.B)
         machine = compiler.Machine(unit.target, compiler.image_of(unit))
         many, K, turns = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(machine.address("many")), 128, 40_000
-        best, count = 0.0, threads.thread_count()
+        best, count = 0.0, workers.thread_count()
 
         def work() -> None:
             memory = np.zeros(1 << 15, np.float32)
@@ -114,31 +117,32 @@ class Kernels:
             many(turns, at, K, at + 8192, at + 65536, at + 70000 // 64 * 64)
 
         for _ in range(5):
-            workers = [threading.Thread(target=work) for _ in range(count)]
+            threads = [threading.Thread(target=work) for _ in range(count)]
             start = time.perf_counter()
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
             best = max(best, count * turns * shapes.rows * 3 * V * K / (time.perf_counter() - start))
         return best
 
     def meeting(self) -> float:
         """Seconds in which all threads meet, as those do that share a row after each step."""
-        from gru_xp_cpu import compiler, meeting, target, threads
-        from gru_xp_cpu.code import Unit
+        from gru_xp_cpu.emit import compiler, target
+        from gru_xp_cpu.emit.code import Unit
+        from gru_xp_cpu.threads import barrier, workers
 
         unit, turns = Unit(target.current(), "float32"), 20_000
-        meeting.meet(unit)
+        barrier.meet(unit)
         with unit.function("meetings", "@fields part parts @sync", public=True) as c:
-            crew = meeting.Crew(c, c.integer(1))
+            crew = barrier.Crew(c, c.integer(1))
             with c.loop(0, turns), crew.shares():
                 pass
             crew.finish()
         machine, times = compiler.Machine(unit.target, compiler.image_of(unit)), []
         for _ in range(5):
             start = time.perf_counter()
-            threads.run(unit.target, machine.address("meetings"), b"", threads.thread_count(), 0)
+            workers.run(unit.target, machine.address("meetings"), b"", workers.thread_count(), 0)
             times.append((time.perf_counter() - start) / turns)
         return min(times)
 

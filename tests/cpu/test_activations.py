@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from gru_xp_cpu.activations import sigmoid, tanh
-from gru_xp_cpu.code import Unit
-from gru_xp_cpu.compiler import Machine, image_of
-from gru_xp_cpu.target import _target, widths
+from gru_xp_cpu.emit.code import Unit
+from gru_xp_cpu.emit.compiler import Machine, image_of
+from gru_xp_cpu.emit.target import _target, widths
+from gru_xp_cpu.passes.activations import sigmoid, tanh
 
 ULP = 4.0  # what the kernels promise
 

@@ -20,8 +20,10 @@ from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_conformance import reference, tolerance
 from gru_xp_conformance.judge import Target
 from gru_xp_conformance.matrix import FAILED, PASSED, judge_case, plan
-from gru_xp_cpu import CpuLayer, kernel, target
-from gru_xp_cpu.target import widths
+from gru_xp_cpu import CpuLayer
+from gru_xp_cpu.calling import kernel
+from gru_xp_cpu.emit import target
+from gru_xp_cpu.emit.target import widths
 
 PLAIN, FUSED = Layer(Backend("numpy", xp), Gates(xp)), CpuLayer()
 QUANTITIES = ["y", "h_n", "h_prev", "r", "z", "n", "u", "dx", "dh0", "dW_ih", "dW_hh", "db_ih", "db_hh"]
@@ -165,7 +167,7 @@ def test_threads_and_blocks_of_time(
 
 def test_long_calls_in_pieces(width: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call goes into native code several times, so that Ctrl-C is seen; the result does not show it."""
-    from gru_xp_cpu import plan
+    from gru_xp_cpu.calling import plan
 
     case = Case((700, 9, 6, 20), "float32", lengths=True, resets=True, reverse=True)
     whole = case.run(FUSED, "float32")

@@ -28,12 +28,16 @@ from subprocesses import run_file
 from gru_xp.cli import app
 from gru_xp.errors import VariableError
 from gru_xp.params import CellParams
-from gru_xp_cpu import AdaptedLayer, kernel, meeting, memory, target, threads, warmup
-from gru_xp_cpu.compiler import image_of
-from gru_xp_cpu.plan import plan
-from gru_xp_cpu.stream import Stream
-from gru_xp_cpu.target import Target
-from gru_xp_cpu.units import build
+from gru_xp_cpu import AdaptedLayer, warmup
+from gru_xp_cpu.calling import kernel, memory
+from gru_xp_cpu.calling.build import build
+from gru_xp_cpu.calling.plan import plan
+from gru_xp_cpu.calling.stream import Stream
+from gru_xp_cpu.emit import target
+from gru_xp_cpu.emit.compiler import image_of
+from gru_xp_cpu.emit.target import Target
+from gru_xp_cpu.threads import barrier, workers
+from gru_xp_cpu.threads.barrier import build as build_threads
 
 
 def everything(x: Any, h0: Any, w: CellParams) -> list[Any]:
@@ -120,12 +124,12 @@ def test_beside_the_threads_of_other_libraries() -> None:
 @pytest.mark.usefixtures("three_threads")
 def test_results_do_not_depend_on_who_comes() -> None:
     """After a call that was held up the caller does all shares itself for a while: the same numbers."""
-    expected, sync = everything(*problem()), threads._pools[0].sync
-    sync[meeting.SYNC["alone"]] = left = 9
+    expected, sync = everything(*problem()), workers._pools[0].sync
+    sync[barrier.SYNC["alone"]] = left = 9
     while left > 1:
         assert same(everything(*problem()), expected)
-        assert sync[meeting.SYNC["alone"]] < left
-        left = sync[meeting.SYNC["alone"]]
+        assert sync[barrier.SYNC["alone"]] < left
+        left = sync[barrier.SYNC["alone"]]
     assert same(everything(*problem()), expected)
 
 
@@ -168,7 +172,7 @@ def test_a_worker_keeps_off_the_callers_core() -> None:
 @pytest.mark.usefixtures("three_threads")
 def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller does all shares itself, and tries again at the next call."""
-    expected, pool = everything(*problem()), threads.Workers()
+    expected, pool = everything(*problem()), workers.Workers()
 
     def start(thread: threading.Thread) -> None:
         tried.append(thread)
@@ -178,7 +182,7 @@ def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None
 
     tried: list[threading.Thread] = []
     really = threading.Thread.start
-    monkeypatch.setattr(threads, "_pools", [pool])
+    monkeypatch.setattr(workers, "_pools", [pool])
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         assert same(everything(*problem()), expected)
@@ -207,11 +211,11 @@ def test_a_worker_stays_where_the_system_does_not_tell_its_cores(
     kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.POINTER(ctypes.c_uint8 * 128))
     functions = [ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0), kind(may_use), kind(use)]
     addresses = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions]
-    real = threads._addresses()
-    pool = threads.Workers()
+    real = workers._addresses()
+    pool = workers.Workers()
     forever.append((pool, functions))
-    monkeypatch.setattr(threads, "_addresses", lambda: real[:3] + addresses)
-    monkeypatch.setattr(threads, "_pools", [pool])
+    monkeypatch.setattr(workers, "_addresses", lambda: real[:3] + addresses)
+    monkeypatch.setattr(workers, "_pools", [pool])
     for _ in range(100):
         assert same(everything(*problem()), expected)
         time.sleep(0.001)
@@ -249,11 +253,11 @@ VERSION_1 = {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "250000", "/sys/fs/cgroup/cp
     [
         ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "250000 100000\n"}, 2),
         ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/b/cpu.max": "50000 100000\n"}, 1),
-        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "max 100000\n"}, meeting.MOST),
+        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "max 100000\n"}, barrier.MOST),
         ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n", **VERSION_1}, 2),
         ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n0::/\n", **VERSION_1}, 2),
-        ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n"}, meeting.MOST),
-        ({}, meeting.MOST),
+        ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n"}, barrier.MOST),
+        ({}, barrier.MOST),
     ],
 )
 def test_the_cores_that_a_control_group_grants(
@@ -265,8 +269,8 @@ def test_the_cores_that_a_control_group_grants(
                 raise FileNotFoundError(str(self))
             return files[str(self)]
 
-    monkeypatch.setattr(threads, "Path", Files)
-    assert threads._quota.__wrapped__() == cores
+    monkeypatch.setattr(workers, "Path", Files)
+    assert workers._quota.__wrapped__() == cores
 
 
 def test_the_number_of_threads_hardly_matters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +396,8 @@ def test_code_for_other_processors() -> None:
     llvm.initialize_all_asmprinters()
     for triple in ("aarch64-unknown-linux-gnu", "arm64-apple-darwin"):
         for kind in ("threads", "forward", "backward"):
-            assert image_of(build(Target(128, 32, triple, "generic", "+neon", x86=False), kind, "float32"))
+            write = build_threads if kind == "threads" else build
+            assert image_of(write(Target(128, 32, triple, "generic", "+neon", x86=False), kind, "float32"))
 
 
 # ---- processes of their own -----------------------------------------------------------------------------------------
@@ -516,7 +521,8 @@ def test_a_signal_handler_may_compute(count: int) -> None:
 import signal
 import numpy as np
 from gru_xp.params import CellParams, GRUSpec
-from gru_xp_cpu import numpy_layer, plan
+from gru_xp_cpu import numpy_layer
+from gru_xp_cpu.calling import plan
 plan.SEGMENT = 2e6  # often comes back to Python, as a long call does
 H, rng = 64, np.random.default_rng(0)
 x, h0, *w = (rng.normal(size=s) for s in ((1000, 4, 32), (4, H), (3 * H, 32), (3 * H, H), (3 * H,), (3 * H,)))

@@ -20,9 +20,9 @@ pytest.importorskip("llvmlite")
 from cpu_problem import LAYER, OPTIONS, problem, same
 from subprocesses import run_file
 
-from gru_xp_cpu import openmp, threads
-from gru_xp_cpu.kernel import kernel
-from gru_xp_cpu.layer import Owner
+from gru_xp_cpu import Owner
+from gru_xp_cpu.calling.kernel import kernel
+from gru_xp_cpu.threads import openmp, workers
 from gru_xp_torch import cpu
 
 FOLDER = Path(torch.__file__).parent
@@ -142,7 +142,7 @@ def test_whoever_comes(monkeypatch: pytest.MonkeyPatch, size: int, delay: float)
 def test_without_a_runtime_the_threads_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = layer_on(monkeypatch, None, lambda: 2)
     assert same(everything(layer), everything(LAYER))
-    assert openmp.team(layer.owner) is threads
+    assert openmp.team(layer.owner) is workers
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 import gru_xp
 
 pytest.importorskip("llvmlite")
-from gru_xp_cpu import kernel, threads
-from gru_xp_cpu.pace import PAUSE, TRIES, Pace
+from gru_xp_cpu.calling import kernel
+from gru_xp_cpu.threads import workers
+from gru_xp_cpu.threads.autotune import PAUSE, TRIES, Pace
 
 
 def calls(pace: Pace, together: float, alone: float, count: int) -> float:
@@ -65,7 +66,7 @@ def test_both_ways_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run_of_the_workers(*arguments: Any) -> bool:
         went.append(arguments)
-        return threads.run(*arguments)
+        return workers.run(*arguments)
 
     went: list[Any] = []
     for kind in ("forward", "backward"):

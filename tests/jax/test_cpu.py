@@ -161,7 +161,6 @@ def test_steps_of_a_loop_are_differentiated_with_the_loop() -> None:
 def test_the_first_callers_at_once_share_their_threads() -> None:
     code = """
         import threading, jax, jax.numpy as jnp, numpy as np, gru_xp
-        from gru_xp_cpu import threads
 
         params, x = gru_xp.GRU(64, 128, seed=0, backend="jax").params, jnp.ones((50, 8, 64), "f4")
         start = threading.Barrier(6)
@@ -278,11 +277,11 @@ def test_a_compiled_program_serves_other_processes(tmp_path: Any) -> None:
 def test_no_memory_is_an_error() -> None:
     code = """
         import ctypes, jax, jax.numpy as jnp, gru_xp
-        from gru_xp_cpu import native
-        from gru_xp_cpu.meeting import SYNC
+        from gru_xp_cpu.calling import xla
+        from gru_xp_cpu.threads.barrier import SYNC
 
         none = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(lambda size: None)
-        native._crew().sync[SYNC["allocate"]] = ctypes.cast(none, ctypes.c_void_p).value
+        xla._crew().sync[SYNC["allocate"]] = ctypes.cast(none, ctypes.c_void_p).value
         try:
             gru_xp.gru(jnp.ones((5, 2, 3)), gru_xp.GRU(3, 4, seed=0, backend="jax").params)
         except jax.errors.JaxRuntimeError as error:
@@ -297,15 +296,15 @@ def test_a_forked_process_has_none_of_the_threads() -> None:
     """It calls the kernel as a compiled program would, since JAX itself does not survive a fork."""
     code = """
         import os, warnings, jax, jax.numpy as jnp, numpy as np, gru_xp
-        from gru_xp_cpu import native
-        from gru_xp_cpu.meeting import SYNC
+        from gru_xp_cpu.calling import xla
+        from gru_xp_cpu.threads.barrier import SYNC
 
         warnings.simplefilter("ignore")
         params, x = gru_xp.GRU(64, 128, seed=0).params, np.ones((50, 8, 64), "f4")
         gru_xp.gru(jnp.asarray(x), jax.tree.map(jnp.asarray, params))[0].block_until_ready()
-        before = native._crew().sync[SYNC["taken"]]
+        before = xla._crew().sync[SYNC["taken"]]
         if os.fork() == 0:
-            print(before, native._crew().sync[SYNC["taken"]], flush=True)
+            print(before, xla._crew().sync[SYNC["taken"]], flush=True)
             os._exit(0)
         os.wait()
     """

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .fields import CALL
+from gru_xp_cpu.passes.fields import CALL
+from gru_xp_cpu.threads.autotune import Pace
+
 from .memory import LARGE, empty
-from .pace import Pace
 from .plan import SMALL, Plan, plan
 
 if TYPE_CHECKING:
-    from .layer import Owner
+    from gru_xp_cpu.emit.code import Unit
+    from gru_xp_cpu.emit.target import Target
+    from gru_xp_cpu.threads.owner import Owner
 
 __all__ = ["Kernel", "Layout", "kernel"]
 
@@ -91,12 +94,12 @@ class Kernel:
     """
 
     def __init__(self, kind: str, dtype: str, owner: Owner | None):
-        from . import openmp, threads
-        from .compiler import machine
-        from .target import current
+        from gru_xp_cpu.emit.compiler import machine
+        from gru_xp_cpu.emit.target import current
+        from gru_xp_cpu.threads import openmp, workers
 
         self._target, self._kind, self._dtype = current(), kind, dtype
-        code = machine(self._target, kind, dtype)
+        code = machine(self._target, kind, dtype, build)
         self._address, alone = code.address(kind), code.address(f"{kind}_alone")
         # to give the interpreter lock away and to queue up for it again would take longer than a very small call
         self._quick: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(alone)
@@ -104,8 +107,8 @@ class Kernel:
         self._loose: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(code.address("loose"))
         arguments = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
         self._shares: Any = ctypes.CFUNCTYPE(None, *arguments)(self._address)
-        team = threads if owner is None else openmp.team(owner)
-        self._threads, self._run, self._nobody = team.thread_count, team.run, threads.NOBODY
+        team = workers if owner is None else openmp.team(owner)
+        self._threads, self._run, self._nobody = team.thread_count, team.run, workers.NOBODY
         self._layouts: dict[tuple[int, ...], Layout] = {}
         #: packs the fields between a layout's head and its tail, the last one being the address of the arrays
         self.pack = Struct(f"{len(CALL[kind].split())}q").pack
@@ -143,6 +146,13 @@ class Kernel:
     def _go(self, fields: bytes, layout: Layout, alone: bool) -> None:
         if alone or not self._run(self._target, self._address, fields, layout.threads, layout.alone_after):
             self._shares(fields, 0, layout.threads, self._nobody)
+
+
+def build(target: Target, kind: str, dtype: str) -> Unit:
+    """As `build.build`; the writing of code is loaded only where code is written."""
+    from .build import build
+
+    return build(target, kind, dtype)
 
 
 @cache

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from .code import Code, Pointer, Record, Unit, Value
-from .cover import Grid, Splits, Tile, cover, product, runs, share, split
-from .meeting import Crew
+from gru_xp_cpu.emit.code import Code, Pointer, Unit, Value
+from gru_xp_cpu.threads.barrier import Crew
+
+from .few_rows import few_rows, forward_of_few_rows
 from .packing import pack_gates
-from .plan import GATES_GROUPS
-from .rows import few_rows, forward_of_few_rows
-from .tiles import gates_shapes
+from .record import Record
+from .shapes import gates_shapes
+from .tiling import Grid, Splits, Tile, cover, product, runs, share, split
 
 __all__ = ["forward"]
 
@@ -33,7 +34,7 @@ PIECES = 4
 def forward(unit: Unit) -> None:
     """Emit `forward(fields, part, parts, sync)`."""
     with unit.function("forward", "@fields part parts @sync", public=True) as c:
-        a = c.record(c.fields, "forward")
+        a = Record(c, c.fields, "forward")
         few = few_rows(c, a) & (a.has_W_ih > 0)
         c.either(few, lambda: forward_of_few_rows(c, a), lambda: _Forward(c, a).write())
 
@@ -41,7 +42,7 @@ def forward(unit: Unit) -> None:
 class _Forward:
     def __init__(self, c: Code, a: Record):
         self.c, self.a, self.V = c, a, c.unit.lanes
-        self.shapes = gates_shapes(c.unit)
+        self.shapes = gates_shapes(c.unit.target.registers)
         self.sums = c.room(max(3 * groups * rows for rows, groups in enumerate(self.shapes.groups, 1)))
         self.J = (a.H + (self.V - 1)) / self.V
         self.grid = Grid(c, a.N, self.J, c.parts, a.unit_parts)
@@ -159,7 +160,7 @@ class _Forward:
 
     def begun(self, part: Value, here: Tile) -> Pointer:
         """Where the first sums of a tile are kept."""
-        pointer: Pointer = self.a.begun.at((part * self.a.N + here.row) * (GATES_GROUPS * 3 * self.V))
+        pointer: Pointer = self.a.begun.at((part * self.a.N + here.row) * (max(self.shapes.groups) * 3 * self.V))
         return pointer
 
     def recurrent(

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .code import Code, Pointer, Value
-from .meeting import MOST
-from .tiles import Shapes
+from gru_xp_cpu.emit.code import Code, Pointer, Value
+from gru_xp_cpu.threads.barrier import MOST
+
+from .shapes import Shapes
 
 __all__ = ["Grid", "Split", "Splits", "Tile", "chunks", "cover", "product", "runs", "share", "split"]
 

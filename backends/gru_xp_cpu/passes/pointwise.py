@@ -7,8 +7,9 @@ masked: `left` is the number of columns from the first group's on.
 
 from __future__ import annotations
 
+from gru_xp_cpu.emit.code import LINE, Code, Pointer, Unit, Value
+
 from .activations import sigmoid, tanh
-from .code import LINE, Code, Pointer, Unit, Value
 from .fields import GATES, STATES, STEP
 
 __all__ = ["pointwise"]

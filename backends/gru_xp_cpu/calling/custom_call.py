@@ -16,9 +16,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from .code import I8, I32, I64, PTR, Code, Pointer, Unit, Value
-from .fields import ARRAYS, CALL, COMPACT, HEADER, PLACES, SIZES
-from .meeting import SYNC, call_at, change, offered, write
+from gru_xp_cpu.emit.code import I8, I32, I64, PTR, Code, Pointer, Unit, Value
+from gru_xp_cpu.passes.fields import ARRAYS, CALL, COMPACT, HEADER, PLACES, SIZES
+from gru_xp_cpu.threads.barrier import SYNC, call_at, change, offered, write
 
 __all__ = ["custom_call"]
 

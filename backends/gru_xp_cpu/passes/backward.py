@@ -12,13 +12,15 @@ and transposed for the weights' gradients, whose right operands are x and h_prev
 
 from __future__ import annotations
 
-from .code import Code, Pointer, Record, Unit, Value
-from .cover import Grid, Splits, Tile, chunks, cover, product, runs, share, split
+from gru_xp_cpu.emit.code import Code, Pointer, Unit, Value
+from gru_xp_cpu.threads.barrier import Crew
+
+from .few_rows import backward_of_few_rows, few_rows
 from .fields import GATES
-from .meeting import Crew
 from .packing import pack_gates
-from .rows import backward_of_few_rows, few_rows
-from .tiles import columns_shapes, gates_shapes, weight_units
+from .record import Record
+from .shapes import columns_shapes, gates_shapes, weight_units
+from .tiling import Grid, Splits, Tile, chunks, cover, product, runs, share, split
 
 __all__ = ["backward"]
 
@@ -29,7 +31,7 @@ CHUNK, DEPTH = 64, 512
 def backward(unit: Unit) -> None:
     """Emit `backward(fields, part, parts, sync)`."""
     with unit.function("backward", "@fields part parts @sync", public=True) as c:
-        a = c.record(c.fields, "backward")
+        a = Record(c, c.fields, "backward")
         few = few_rows(c, a) & (a.has_r > 0)
         c.either(few, lambda: backward_of_few_rows(c, a), lambda: _Backward(c, a).write())
 
@@ -38,8 +40,8 @@ class _Backward:
     def __init__(self, c: Code, a: Record):
         self.c, self.a, self.V = c, a, c.unit.lanes
         V = self.V
-        self.gates, self.columns = gates_shapes(c.unit), columns_shapes(c.unit)
-        self.units, self.most = weight_units(c.unit)
+        self.gates, self.columns = gates_shapes(c.unit.target.registers), columns_shapes(c.unit.target.registers)
+        self.units, self.most = weight_units(c.unit.target.registers)
         room = max(
             *(3 * groups * rows for rows, groups in enumerate(self.gates.groups, 1)),
             *(groups * rows for rows, groups in enumerate(self.columns.groups, 1)),

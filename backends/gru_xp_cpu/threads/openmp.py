@@ -15,13 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import threads
-from .compiler import machine
-from .meeting import OPENMP, SYNC
-from .target import Target
+from gru_xp_cpu.emit.target import Target
+
+from . import workers
+from .barrier import OPENMP, SYNC
 
 if TYPE_CHECKING:
-    from .layer import Owner
+    from .owner import Owner
 
 __all__ = ["OpenMP", "runtime", "team"]
 
@@ -47,7 +47,7 @@ def runtime(folder: Path) -> ctypes.CDLL | None:
     return library if all(hasattr(library, name) for name in FUNCTIONS) else None
 
 
-class OpenMP(threads.Pool):
+class OpenMP(workers.Pool):
     """Teams of a runtime's threads; `count` tells how many the library computes with."""
 
     def __init__(self, library: Any, count: Callable[[], int]):
@@ -58,17 +58,17 @@ class OpenMP(threads.Pool):
 
     def thread_count(self) -> int:
         """The threads that a call may use."""
-        return min(threads.thread_count(), self.count())
+        return min(workers.thread_count(), self.count())
 
     def run(self, target: Target, kernel: int, fields: bytes, parts: int, alone: int) -> bool:
         """As `Pool.run`. A forked process cannot use OpenMP if its parent did: it gets workers of ours."""
         if _forked:
-            return threads.run(target, kernel, fields, parts, alone)
+            return workers.run(target, kernel, fields, parts, alone)
         return super().run(target, kernel, fields, parts, alone)
 
     def grow(self, target: Target, parts: int) -> bool:
         """As `Pool.grow`; OpenMP grows by itself."""
-        self.launch = self.launch or self.launcher("lend", machine(target, "threads", "float32"))
+        self.launch = self.launch or self.launcher("lend", workers.code(target))
         return True
 
 
@@ -76,7 +76,7 @@ class OpenMP(threads.Pool):
 def team(owner: Owner) -> Any:
     """Who works on the arrays of a library: its own threads, or the workers of ours, for which the module stands."""
     library = runtime(owner.folder)
-    return threads if library is None else OpenMP(library, owner.count)
+    return workers if library is None else OpenMP(library, owner.count)
 
 
 _forked: list[bool] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,10 @@ from .target import Target
 if TYPE_CHECKING:
     from .code import Unit
 
-__all__ = ["Machine", "image_of", "is_kept", "lock", "machine", "source_digest"]
+__all__ = ["Build", "Machine", "image_of", "is_kept", "lock", "machine", "source_digest"]
+
+#: writes a unit, given its target, kind and dtype
+Build = Callable[[Target, str, str], "Unit"]
 
 _locks = [threading.RLock()]
 
@@ -51,10 +55,10 @@ def _llvm_machine(target: Target) -> Any:
     )
 
 
-def machine(target: Target, kind: str, dtype: str) -> Machine:
-    """The code of one kind ("forward", "backward", "threads"): from memory, from disk, or made now."""
+def machine(target: Target, kind: str, dtype: str, build: Build) -> Machine:
+    """The code of one kind ("forward", "backward", "threads"): from memory, from disk, or built and compiled now."""
     with lock():
-        return _machine(target, kind, dtype)
+        return _machine(target, kind, dtype, build)
 
 
 def lock() -> threading.RLock:
@@ -63,30 +67,24 @@ def lock() -> threading.RLock:
 
 
 @cache
-def _machine(target: Target, kind: str, dtype: str) -> Machine:
-    return Machine(target, _image(target, kind, dtype))
+def _machine(target: Target, kind: str, dtype: str, build: Build) -> Machine:
+    return Machine(target, _image(target, kind, dtype, build))
 
 
-def _image(target: Target, kind: str, dtype: str) -> bytes:
+def _image(target: Target, kind: str, dtype: str, build: Build) -> bytes:
     path = _path(target, kind, dtype)
     image = disk.read(path)
     if image is None:
-        image = _compile(target, kind, dtype)
+        image = image_of(build(target, kind, dtype))
         disk.write(path, image)
     return image
 
 
-def is_kept(target: Target, kind: str, dtype: str) -> bool:
+def is_kept(target: Target, kind: str, dtype: str, build: Build) -> bool:
     """Whether the code is on disk, after it has been put there if that can be done."""
     with lock():
-        _image(target, kind, dtype)
+        _image(target, kind, dtype, build)
     return disk.read(_path(target, kind, dtype)) is not None
-
-
-def _compile(target: Target, kind: str, dtype: str) -> bytes:
-    from .units import build  # the writing of code is loaded only where code is written
-
-    return image_of(build(target, kind, dtype))
 
 
 def image_of(unit: Unit) -> bytes:
@@ -108,9 +106,9 @@ def image_of(unit: Unit) -> bytes:
 @cache
 def source_digest() -> bytes:
     """A digest of this package's source."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.digest()
 
 

@@ -32,8 +32,8 @@ from typing import Any
 from llvmlite import ir
 
 from gru_xp.dispatch import MOST_THREADS
-
-from .code import I32, I64, PTR, Code, Pointer, Unit, Value
+from gru_xp_cpu.emit.code import I32, I64, PTR, Code, Pointer, Unit, Value
+from gru_xp_cpu.emit.target import Target
 
 __all__ = [
     "FUNCTIONS",
@@ -43,6 +43,7 @@ __all__ = [
     "PLACES",
     "SYNC",
     "Crew",
+    "build",
     "call_at",
     "change",
     "join_and_lend",
@@ -149,6 +150,15 @@ def meet(unit: Unit) -> None:
         sync = c.ints_at(c.sync)
         with c.loop(0, c.parts) as other:
             _until(c, sync, lambda: _read(sync, other * LINE + (LINES + DONE)) >= c.piece, barrier=True)
+
+
+def build(target: Target, kind: str, dtype: str) -> Unit:
+    """The unit "threads"."""
+    unit = Unit(target, dtype)
+    serve_and_launch(unit)
+    offer(unit)
+    join_and_lend(unit)
+    return unit
 
 
 def serve_and_launch(unit: Unit) -> None:

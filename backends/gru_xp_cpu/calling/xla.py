@@ -1,4 +1,4 @@
-"""The kernels for callers in native code, see `xla`: where they are, and what a call of some size has to be given."""
+"""The kernels for XLA, see `custom_call`: where they are, and what a call of some size has to be given."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from .compiler import lock, machine, source_digest
-from .fields import ARRAYS, HEADER
-from .kernel import kernel
-from .meeting import SYNC
-from .target import current
-from .threads import NOBODY, Workers
+from gru_xp_cpu.emit.compiler import lock, machine, source_digest
+from gru_xp_cpu.emit.target import current
+from gru_xp_cpu.passes.fields import ARRAYS, HEADER
+from gru_xp_cpu.threads.barrier import SYNC
+from gru_xp_cpu.threads.workers import NOBODY, Workers
+from gru_xp_cpu.threads.workers import code as workers_code
+
+from .kernel import build, kernel
 
 __all__ = ["call", "handler"]
 
@@ -31,7 +33,7 @@ def call(
     *,
     recompute: bool = False,
 ) -> Any:
-    """What a call with T, N, I, H = sizes has to be given beside its arrays: integers, see `xla`.
+    """What a call with T, N, I, H = sizes has to be given beside its arrays: integers, see `custom_call`.
 
     `own` are the fields of the call itself but the arrays, `fields.CALL`; `buffers` the names of operands and results,
     `fields.ARRAYS`, in their order.
@@ -51,7 +53,7 @@ def handler(kind: str, dtype: str) -> tuple[str, int]:
 
     A compiled program that is kept for another process holds what `call` said. So the name tells all that depends on.
     """
-    code = machine(current(), kind, dtype)
+    code = machine(current(), kind, dtype, build)
     with lock():
         ctypes.CFUNCTYPE(None, ctypes.c_int64)(code.address("connect"))(_crew().address)
     name = f"gru_xp-{kind}-{dtype}-{current().bits}-{source_digest().hex()[:16]}"
@@ -62,7 +64,7 @@ def handler(kind: str, dtype: str) -> tuple[str, int]:
 def _crew() -> Workers:
     """Threads for these callers alone, who share them without Python; to be asked for under the lock."""
     crew = Workers()
-    crew.sync[SYNC["offer"]] = machine(current(), "threads", "float32").address("offer")
+    crew.sync[SYNC["offer"]] = workers_code(current()).address("offer")
     crew.sync[SYNC["nobody"]] = NOBODY
     for name, function in (("allocate", "PyMem_RawMalloc"), ("free", "PyMem_RawFree")):
         crew.sync[SYNC[name]] = ctypes.cast(getattr(ctypes.pythonapi, function), ctypes.c_void_p).value

@@ -8,11 +8,11 @@ import numpy as np
 
 from gru_xp.errors import DTypeError, ShapeError, StructureError
 from gru_xp.params import CellParams
+from gru_xp_cpu.passes.fields import STEP
 
-from .fields import STEP
 from .kernel import kernel
-from .layer import PackedCell, pack
 from .memory import block
+from .packed import PackedCell, pack
 
 __all__ = ["Stream"]
 

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from gru_xp.dispatch import thread_limit
+from gru_xp_cpu.emit.compiler import Machine, machine
+from gru_xp_cpu.emit.target import Target
 
-from .compiler import Machine, machine
-from .meeting import FUNCTIONS, LOCKS, MOST, PLACES, SYNC
-from .target import Target
+from .barrier import FUNCTIONS, LOCKS, MOST, PLACES, SYNC, build
 
-__all__ = ["NOBODY", "Pool", "Workers", "run", "thread_count"]
+__all__ = ["NOBODY", "Pool", "Workers", "code", "run", "thread_count"]
 
 
 def thread_count() -> int:
@@ -59,6 +59,11 @@ def _quota() -> int:
         quota_us, period_us = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
         return max(1, quota_us // period_us) if quota_us > 0 else MOST
     return MOST
+
+
+def code(target: Target) -> Machine:
+    """The code of threads: how they are launched, and what they do."""
+    return machine(target, "threads", "float32", build)
 
 
 def run(target: Target, kernel: int, fields: bytes, threads: int, alone: int) -> bool:
@@ -113,9 +118,9 @@ class Workers(Pool):
         """As `Pool.grow`."""
         if self.workers >= threads - 1 and self.launch is not None:
             return True
-        code = machine(target, "threads", "float32")
-        self.launch = self.launch or self.launcher("launch", code)
-        serve = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(code.address("serve"))
+        compiled = code(target)
+        self.launch = self.launch or self.launcher("launch", compiled)
+        serve = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(compiled.address("serve"))
         allocate = ctypes.pythonapi.PyThread_allocate_lock
         allocate.restype, acquire = ctypes.c_void_p, ctypes.pythonapi.PyThread_acquire_lock
         while self.workers < threads - 1:

@@ -19,50 +19,20 @@ Every tile of some table exists for 1 to `rows` rows, so that what is left of a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from gru_xp_cpu.emit.code import LINE, Pointer, Unit, Value, Variable
 
-from .code import LINE, Pointer, Unit, Value, Variable
+from .shapes import Shapes, weight_units
 
 __all__ = [
-    "Shapes",
     "chains_of",
-    "columns_shapes",
-    "gates_shapes",
     "sum_chains",
     "tiles",
     "weight_tiles",
-    "weight_units",
 ]
 
 #: how many k ahead the left operand is fetched
 AHEAD = 16
 ARGUMENTS = "*A a_row a_block K *B b_group *first first_row *dst *next"
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Which tiles are used on a machine: the most groups for each number of rows, the first entry for one row."""
-
-    groups: tuple[int, ...]
-    width: int
-
-    @property
-    def rows(self) -> int:
-        """The most rows of a tile."""
-        return len(self.groups)
-
-
-def gates_shapes(unit: Unit) -> Shapes:
-    """Three gates side by side: what 32 or 16 registers hold.
-
-    One row could have more groups, but smaller pieces of the weights stay in the nearest cache better, see `cover`.
-    """
-    return Shapes((2, 2, 1, 1, 1, 1, 1, 1) if unit.target.registers == 32 else (2, 2, 1, 1), 3)
-
-
-def columns_shapes(unit: Unit) -> Shapes:
-    """Plain columns."""
-    return Shapes((4, 6, 4, 3, 3, 3, 3, 3) if unit.target.registers == 32 else (6, 4, 3, 3), 1)
 
 
 def tiles(unit: Unit, name: str, shapes: Shapes) -> None:
@@ -119,14 +89,9 @@ def _tile(unit: Unit, name: str, rows: int, groups: int, width: int) -> None:
         _finish(c.dst, sums, rows * columns, V)
 
 
-def weight_units(unit: Unit) -> tuple[int, int]:
-    """The units of a tile of the weights' gradients, and its most groups."""
-    return (8, 3) if unit.target.registers == 32 else (4, 3)
-
-
 def weight_tiles(unit: Unit, name: str) -> None:
     """Tiles that sum over time, for each number of groups, and their table."""
-    units, most = weight_units(unit)
+    units, most = weight_units(unit.target.registers)
     for groups in range(1, most + 1):
         _weight_tile(unit, f"{name}_{groups}", units, groups)
     unit.table(name, [f"{name}_{groups}" for groups in range(1, most + 1)])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,37 +11,19 @@ import numpy as np
 from gru_xp.errors import StructureError
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, GRUSpec, LayerTape
+from gru_xp_cpu.passes.fields import COMPACT, GATES, STATES, STEP
+from gru_xp_cpu.threads.owner import Owner
 
-from .fields import COMPACT, GATES, STATES, STEP
-from .kernel import kernel
-from .memory import block, keep, scratch
+from .kernel import build, kernel
+from .memory import keep, scratch
+from .packed import PackedCell, pack
 
 if TYPE_CHECKING:
     from gru_xp.kernels import Call, Level
 
-__all__ = ["AdaptedLayer", "CpuLayer", "Owner"]
+__all__ = ["AdaptedLayer", "CpuLayer", "unusable", "warmup"]
 
 DTYPES = ("float32", "float64")
-
-
-class PackedCell(CellParams):
-    """Weights of which the kernels' panels have been made; copies, so that they cannot become stale."""
-
-    panels: bytes  # the first of the places that a call needs, see `fields.PLACES`
-    memory: Any
-    _make = CellParams._make  # type: ignore[assignment] # what `_replace` gives is not packed
-
-    def __reduce__(self) -> Any:
-        """For pickle and copy: the panels are addresses of this process."""
-        return pack, (CellParams(*self),)
-
-
-@dataclass(frozen=True, eq=False)
-class Owner:
-    """A library with threads of OpenMP's: where it is installed, and how many threads it computes with."""
-
-    folder: Path
-    count: Callable[[], int]
 
 
 class CpuLayer:
@@ -80,9 +60,7 @@ class CpuLayer:
         return pack(w)
 
     def warmup(self) -> str:
-        """Compile what has not been compiled on this machine; where it is kept, in words."""
-        from . import warmup
-
+        """As the function `warmup`."""
         return warmup()
 
     def stream(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int, /) -> Any:
@@ -171,10 +149,35 @@ class AdaptedLayer(CpuLayer):
 def unusable() -> str | None:
     """Why the kernels cannot run in this process, or None."""
     try:
-        from .target import why_none
+        from gru_xp_cpu.emit.target import why_none
     except ImportError:
         return "llvmlite is not installed (pip install 'gru_xp[cpu]')"
     return why_none()
+
+
+def warmup(dtypes: tuple[str, ...] = ("float32", "float64")) -> str:
+    """Compile what has not been compiled on this machine; where it is kept, in words. An `OSError` if it cannot be."""
+    from gru_xp import cache
+
+    reason = unusable()
+    if reason is not None:
+        return f"no fused CPU kernels here: {reason}"
+    from gru_xp_cpu.emit.compiler import is_kept, machine
+    from gru_xp_cpu.emit.target import current
+    from gru_xp_cpu.threads.barrier import build as build_threads
+
+    folder, units = cache.folder("cpu"), [(kind, dtype, build) for dtype in dtypes for kind in ("forward", "backward")]
+    fault = None if folder is None else cache.fault("cpu")
+    for unit in (*units, ("threads", "float32", build_threads)):
+        if fault is None:
+            machine(current(), *unit)
+            fault = None if folder is None or is_kept(current(), *unit) else "the disk may be full"
+        if fault is not None:
+            raise OSError(
+                f"{folder}: the fused CPU kernels cannot be kept there ({fault}); "
+                f"set GRU_XP_CACHE_DIR to a folder that is yours alone"
+            )
+    return f"fused CPU kernels for vectors of {current().bits} bits: {folder or 'in memory only'}"
 
 
 # ---- the calls ------------------------------------------------------------------------------------------------------
@@ -266,25 +269,6 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
         compact = (*map(_compact, tape[:6]), w, valid, resets, spec, reverse)
         return _backward(LayerTape._make(compact), dy, _compact(dh_n), owner)
     return dx, dh0, CellParams(dW_ih, dW_hh, db_ih, db_hh)
-
-
-def pack(w: CellParams) -> PackedCell:
-    """Copy and pack weights."""
-    packed = PackedCell(*(None if a is None else np.array(a, a.dtype.newbyteorder("="), order="C") for a in w))
-    for array in packed:
-        if array is not None:
-            array.flags.writeable = False
-    W_ih, W_hh, b_ih, b_hh = packed
-    (_, I), H = W_ih.shape, W_hh.shape[1]
-    run = kernel("forward", W_ih.dtype.char, None)
-    layout = run.layout(0, 0, I, H)
-    address, packed.memory = block(layout.size)
-    tail = layout.tail(address)
-    # nothing but the preparation runs when there are no steps and no rows
-    arrays = None, None, W_ih, W_hh, b_ih, b_hh, *([None] * 10)
-    layout.alone(layout.head + run.pack(0, 0, 0, STEP, id(arrays)) + tail)
-    packed.panels = tail[: 4 * 8]
-    return packed
 
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from math import factorial, log
 import numpy as np
 from llvmlite import ir
 
-from .code import Code, Value
+from gru_xp_cpu.emit.code import Code, Value
 
 __all__ = ["sigmoid", "tanh"]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    from .target import Target
+from gru_xp_cpu.passes.shapes import gates_shapes, weight_units
 
-__all__ = ["GATES_GROUPS", "SMALL", "Plan", "plan"]
+if TYPE_CHECKING:
+    from gru_xp_cpu.emit.target import Target
+
+__all__ = ["SMALL", "Plan", "plan"]
 
 #: multiply-adds of a call below which a second thread costs more than it brings: 30 microseconds and more
 SMALL = 2_000_000
@@ -29,8 +31,6 @@ ROWS_EACH = 8
 #: bytes of W_hh that a core may read at each step; beyond it the units are shared, so that each core reads its own part
 #: and its nearer caches hold that and what comes by
 WEIGHTS_EACH = 1 << 19
-#: the most groups of units in a tile of the gates, see `tiles.gates_shapes`
-GATES_GROUPS = 2
 
 
 class Plan(NamedTuple):
@@ -62,10 +62,14 @@ def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, 
     panels = (J * I * 3 * V, J * H * 3 * V, J * 3 * V, J * 3 * V)
     M = _pitch(steps * N, V * size)
     if kind == "forward":
-        parts: tuple[int, ...] = (*panels, M * J * 3 * V, 2 * J * N * V, threads * N * GATES_GROUPS * 3 * V)
+        parts: tuple[int, ...] = (
+            *panels,
+            M * J * 3 * V,
+            2 * J * N * V,
+            threads * N * max(gates_shapes(target.registers).groups) * 3 * V,
+        )
     else:
-        units = 8 if target.registers == 32 else 4  # as `tiles.weight_units` says
-        together = max(1, units // V)
+        together = max(1, weight_units(target.registers)[0] // V)
         JD = -(-J // together) * together
         depth = 3 * JD * V
         if not recompute:

@@ -6,7 +6,9 @@ blocked       [column block][row][V]               from a matrix; what is missin
 
 from __future__ import annotations
 
-from .code import Code, Record, Unit, Value
+from gru_xp_cpu.emit.code import Code, Unit, Value
+
+from .record import Record
 
 __all__ = ["pack_gates", "packing"]
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from .code import Code, Pointer, Record, Unit, Value
-from .cover import share
-from .meeting import Crew
+from gru_xp_cpu.emit.code import Code, Pointer, Unit, Value
+from gru_xp_cpu.threads.barrier import Crew
+
+from .record import Record
 from .tiles import chains_of, sum_chains
+from .tiling import share
 
 __all__ = ["backward_of_few_rows", "few_rows", "forward_of_few_rows", "products_of_few_rows"]
 

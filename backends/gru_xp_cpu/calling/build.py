@@ -1,46 +1,44 @@
-"""What is compiled together: the units by name."""
+"""What is compiled together for a pass."""
 
 from __future__ import annotations
 
-from .backward import backward
-from .code import Unit
-from .forward import forward
-from .meeting import join_and_lend, meet, offer, serve_and_launch
-from .packing import packing
-from .pointwise import pointwise
-from .rows import products_of_few_rows
-from .target import Target
-from .tiles import columns_shapes, gates_shapes, tiles, weight_tiles
-from .xla import custom_call
+from gru_xp_cpu.emit.code import Unit
+from gru_xp_cpu.emit.target import Target
+from gru_xp_cpu.passes.backward import backward
+from gru_xp_cpu.passes.few_rows import products_of_few_rows
+from gru_xp_cpu.passes.forward import forward
+from gru_xp_cpu.passes.packing import packing
+from gru_xp_cpu.passes.pointwise import pointwise
+from gru_xp_cpu.passes.record import Record
+from gru_xp_cpu.passes.shapes import columns_shapes, gates_shapes
+from gru_xp_cpu.passes.tiles import tiles, weight_tiles
+from gru_xp_cpu.threads.barrier import meet
+
+from .custom_call import custom_call
 
 __all__ = ["build"]
 
 
 def build(target: Target, kind: str, dtype: str) -> Unit:
-    """The unit of one kind: "forward", "backward" or "threads".
+    """The unit of one kind, "forward" or "backward".
 
     `forward_alone(fields)` and `backward_alone(fields)` are for one thread: a single argument costs Python least. They
     do nothing but say how many there are if some arrays are not compact; `loose(fields)` says the same.
     """
     unit = Unit(target, dtype)
-    if kind == "threads":
-        serve_and_launch(unit)
-        offer(unit)
-        join_and_lend(unit)
-        return unit
     meet(unit)
     packing(unit)
     pointwise(unit)
-    tiles(unit, "gates", gates_shapes(unit))
+    tiles(unit, "gates", gates_shapes(unit.target.registers))
     products_of_few_rows(unit, kind)
     if kind == "forward":
         forward(unit)
     else:
-        tiles(unit, "columns", columns_shapes(unit))
+        tiles(unit, "columns", columns_shapes(unit.target.registers))
         weight_tiles(unit, "weights")
         backward(unit)
     with unit.function("loose", "@fields", public=True, gives=True) as c:
-        c.give(c.record(c.fields, kind).loose)
+        c.give(Record(c, c.fields, kind).loose)
     with unit.function(f"{kind}_alone", "@fields", public=True, gives=True) as c:
         loose = c.call("loose", c.fields)
         with c.when(loose.equals(0)):

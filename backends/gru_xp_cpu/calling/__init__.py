@@ -1,0 +1,1 @@
+"""Kernels as Python and XLA call them."""

@@ -1,0 +1,46 @@
+"""Weights of which the panels have been made once, for inference again and again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gru_xp.params import CellParams
+from gru_xp_cpu.passes.fields import STEP
+
+from .kernel import kernel
+from .memory import block
+
+__all__ = ["PackedCell", "pack"]
+
+
+class PackedCell(CellParams):
+    """Weights of which the kernels' panels have been made; copies, so that they cannot become stale."""
+
+    panels: bytes  # the first of the places that a call needs, see `fields.PLACES`
+    memory: Any
+    _make = CellParams._make  # type: ignore[assignment] # what `_replace` gives is not packed
+
+    def __reduce__(self) -> Any:
+        """For pickle and copy: the panels are addresses of this process."""
+        return pack, (CellParams(*self),)
+
+
+def pack(w: CellParams) -> PackedCell:
+    """Copy and pack weights."""
+    packed = PackedCell(*(None if a is None else np.array(a, a.dtype.newbyteorder("="), order="C") for a in w))
+    for array in packed:
+        if array is not None:
+            array.flags.writeable = False
+    W_ih, W_hh, b_ih, b_hh = packed
+    (_, I), H = W_ih.shape, W_hh.shape[1]
+    run = kernel("forward", W_ih.dtype.char, None)
+    layout = run.layout(0, 0, I, H)
+    address, packed.memory = block(layout.size)
+    tail = layout.tail(address)
+    # nothing but the preparation runs when there are no steps and no rows
+    arrays = None, None, W_ih, W_hh, b_ih, b_hh, *([None] * 10)
+    layout.alone(layout.head + run.pack(0, 0, 0, STEP, id(arrays)) + tail)
+    packed.panels = tail[: 4 * 8]
+    return packed

@@ -1,0 +1,1 @@
+"""The kernels: forward and backward passes, the tiles of their products and what is computed between these."""

@@ -1,0 +1,1 @@
+"""Threads that compute one kernel together: how many, who they are, where they wait for each other."""
