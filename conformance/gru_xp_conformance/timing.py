@@ -10,6 +10,7 @@ that one walks row by row, which would take minutes here. The gradients of the w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -33,7 +34,19 @@ from .environment import variables
 from .implementation import Arguments, Assembled
 from .problems import Problem
 
-__all__ = ["TASKS", "AbsentError", "Command", "Problem", "Size", "Timing", "as_json", "compare", "serve"]
+__all__ = [
+    "TASKS",
+    "AbsentError",
+    "Command",
+    "Engine",
+    "Problem",
+    "Size",
+    "Timing",
+    "as_json",
+    "compare",
+    "load_and_check",
+    "serve",
+]
 
 A = npt.NDArray[Any]
 TASKS = ("inference", "training")
@@ -123,7 +136,10 @@ def serve(make: Callable[[Problem], Any]) -> None:
                 folder, task = argument
                 answer = {"error": _check(engine, task, Path(folder))}
             elif what == "time":
-                answer = _time(getattr(engine, argument))
+                answer = statistics.median(_times(getattr(engine, argument), SECONDS))
+            elif what == "times":
+                task, seconds = argument
+                answer = _times(getattr(engine, task), seconds)
             else:
                 answer = getattr(engine, what)()
         except (AbsentError, ImportError) as error:
@@ -133,16 +149,17 @@ def serve(make: Callable[[Problem], Any]) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _time(run: Callable[[], Any]) -> float:
-    """Seconds of a call, the median of some."""
+def _times(run: Callable[[], Any], seconds: float) -> list[float]:
+    """The seconds of each of some calls, so many that they take `seconds` together, and at least three."""
     run()
     run()
     times: list[float] = []
-    while sum(times) < SECONDS or len(times) < 3:
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(times) < 3:
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return times
 
 
 def _check(engine: Any, task: str, folder: Path) -> float:
@@ -230,7 +247,7 @@ def _assert_right(one: Problem, y: A, dx: A) -> None:
 # ---- all of them ----------------------------------------------------------------------------------------------------
 
 
-class _Engine:
+class Engine:
     """An engine's process, from outside."""
 
     def __init__(self, name: str, command: Command):
@@ -243,21 +260,28 @@ class _Engine:
             text=True,
         )
 
-    def __enter__(self) -> _Engine:
+    def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.process.communicate()  # it ends with its input
 
     def ask(self, what: str, argument: Any = None) -> Any:
-        """One question."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
+        """One question and its answer."""
+        self.tell(what, argument)
+        return self.answer()
+
+    def tell(self, what: str, argument: Any = None) -> None:
+        """A question whose answer is asked for later."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer, either
             self.process.stdin.write(json.dumps([what, argument]) + "\n")
             self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+
+    def answer(self) -> Any:
+        """The answer to what was told last."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
         return json.loads(line) if line else {"failed": f"the process ended with status {self.process.wait()}"}
 
 
@@ -280,34 +304,17 @@ def compare(
     left_out: dict[str, str] = {}
     answers: dict[str, list[Any]] = {method: [] for _, method in ask_too}
     with ExitStack() as stack, variables(GRU_XP_BACKEND=None):
-        engines = {name: stack.enter_context(_Engine(name, command)) for name, command in commands.items()}
+        engines = {name: stack.enter_context(Engine(name, command)) for name, command in commands.items()}
 
         def ask() -> None:
             for name, method in ask_too:
                 answers[method].append(engines[name].ask(method))
 
         for size in sizes:
-            folder = stack.enter_context(TemporaryDirectory())
-            progress(f"{size}: the right results")
-            _write(problem(size, dtype), Path(folder))
-            able: dict[str, list[str]] = {}
-            for name, engine in engines.items():
-                progress(f"{size}: {name}")
-                answer = engine.ask("load", folder)
-                if isinstance(answer, list):
-                    able[name] = answer
-                else:
-                    left_out[f"{name} at {size}"] = answer.get("absent") or answer["failed"]
+            right, why_not = load_and_check(engines.values(), size, tasks, dtype, progress)
+            left_out |= why_not
             for task in tasks:
-                errors = {}
-                for name in [name for name, can in able.items() if task in can]:
-                    progress(f"{size}, {task}: checking {name}")
-                    answer = engines[name].ask("check", [folder, task])
-                    if answer.get("error", 2.0) <= 1.0:
-                        errors[name] = answer["error"]
-                    else:
-                        wrong = f"wrong: its error is {answer.get('error', 0):.3g} times what is allowed"
-                        left_out[f"{name} at {size}, {task}"] = answer.get("absent") or answer.get("failed") or wrong
+                errors = {name: found[task] for name, found in right.items() if task in found}
                 times: dict[str, list[float]] = {name: [] for name in errors}
                 ask()
                 for turn in range(rounds):
@@ -323,6 +330,37 @@ def compare(
                     for name, kept in times.items()
                 ]
     return timings, _joined(left_out, commands, sizes), answers
+
+
+def load_and_check(
+    engines: Iterable[Engine], size: Size, tasks: Sequence[str], dtype: str, progress: Callable[[str], None]
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Give all engines a problem of one size, and check what they compute.
+
+    Returns for each engine the tasks at which it is right, with its error as a fraction of what is allowed; and why
+    an engine, or an engine at a task, is not among them.
+    """
+    right: dict[str, dict[str, float]] = {}
+    left_out: dict[str, str] = {}
+    with TemporaryDirectory() as folder:
+        progress(f"{size}: the right results")
+        _write(problem(size, dtype), Path(folder))
+        for engine in engines:
+            name = engine.name
+            progress(f"{size}: {name}")
+            able = engine.ask("load", folder)
+            if not isinstance(able, list):
+                left_out[f"{name} at {size}"] = able.get("absent") or able["failed"]
+                continue
+            for task in [task for task in tasks if task in able]:
+                progress(f"{size}, {task}: checking {name}")
+                answer = engine.ask("check", [folder, task])
+                if answer.get("error", 2.0) <= 1.0:
+                    right.setdefault(name, {})[task] = answer["error"]
+                else:
+                    wrong = f"wrong: its error is {answer.get('error', 0):.3g} times what is allowed"
+                    left_out[f"{name} at {size}, {task}"] = answer.get("absent") or answer.get("failed") or wrong
+    return right, left_out
 
 
 def _joined(left_out: dict[str, str], commands: Iterable[str], sizes: Iterable[Size]) -> dict[str, str]:
