@@ -11,9 +11,9 @@ import numpy as np
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError
 from gru_xp.formats.layouts import Folded, folded, note_of_folding
-from gru_xp.formats.stored import Note, Report, StoredGRU, as_stored, assert_spec
-from gru_xp.module import GRU
+from gru_xp.module import GRU, as_stored
 from gru_xp.params import CellParams
+from gru_xp.stored import Note, Report, StoredGRU, assert_spec
 
 __all__ = ["Cells", "to_equinox", "to_linen", "to_nnx"]
 

@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from gru_xp.checks import sizes_of
 from gru_xp.errors import BackendError
 from gru_xp.formats.named import pytorch_names
-from gru_xp.formats.stored import StoredGRU, as_stored, assert_spec
 from gru_xp.formats.trees import arrays_of
-from gru_xp.module import GRU
+from gru_xp.module import GRU, as_stored
+from gru_xp.stored import StoredGRU, assert_spec
 
 __all__ = ["run_saved", "state_dict", "to_module"]
 

@@ -27,7 +27,6 @@ from .errors import (
     StructureError,
     VariableError,
 )
-from .formats.arraymancer import ArraymancerParams, from_arraymancer, to_arraymancer
 from .functional import (
     Explanation,
     explain,
@@ -41,7 +40,8 @@ from .functional import (
     gru_inference,
     prepare,
 )
-from .module import GRU, from_framework, load
+from .loading import from_framework, load
+from .module import GRU
 from .params import CellGrads, CellParams, GRUGrads, GRUSpec, LayerTape, Params, Tape
 from .request import PreparedParams
 
@@ -50,7 +50,6 @@ __version__ = "0.1.0"
 __all__ = [
     "GRU",
     "Activation",
-    "ArraymancerParams",
     "BackendError",
     "CellGrads",
     "CellParams",
@@ -75,7 +74,6 @@ __all__ = [
     "VariableError",
     "available",
     "explain",
-    "from_arraymancer",
     "from_framework",
     "gru",
     "gru_backward",
@@ -88,6 +86,5 @@ __all__ = [
     "load",
     "prepare",
     "selection",
-    "to_arraymancer",
     "use_backend",
 ]

@@ -7,8 +7,9 @@ from dataclasses import fields
 from numbers import Real
 from os import PathLike
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from . import files
 from .activations import SIGMOID, TANH, Activation
 from .backend import Backend
 from .checks import (
@@ -27,11 +28,9 @@ from .errors import DTypeError, RangeError, ShapeError, StructureError
 from .functional import gru_backward, gru_forward
 from .params import GRUGrads, GRUSpec, Params, Tape, map_params
 from .request import Names, OwnedParams, Request, infer, owned_at, place_of
+from .stored import Report, StoredGRU
 
-if TYPE_CHECKING:
-    from .formats.stored import Report
-
-__all__ = ["GRU", "from_framework", "load"]
+__all__ = ["GRU", "as_stored"]
 
 MOST_STREAMS = 64  # kept by one model: a stream for each thread and shape
 STEP = Names("x_t", "state", "reset")
@@ -408,9 +407,7 @@ class GRU:
 
         The file appears whole or not at all. The report says what the format cannot hold.
         """
-        from .formats import registry  # files need NumPy and extras
-
-        return registry.save(self, path, format=format)
+        return files.write(as_stored(self), path, format=format)
 
 
 def _stream_key(x_t: Any, state: Any) -> Any:
@@ -441,27 +438,20 @@ def _rebuilt(params: Params, spec: GRUSpec, batch_first: bool, dropout: float, r
     return model
 
 
-def load(
-    path: str | PathLike[str],
-    *,
-    backend: str | None = None,
-    name: str | None = None,
-    format: str | None = None,  # noqa: A002
-) -> GRU:
-    """Read a model from a file of any format, into the selected backend, by default NumPy. Nothing is ever unpickled.
-
-    `name` says which GRU where a file holds several, `format` what the file is where its ending does not tell.
-    """
-    from .formats import registry
-
-    return registry.load(path, backend=backend, name=name, format=format)
+def as_stored(model: GRU) -> StoredGRU:
+    """The model as a record in host memory, which formats write."""
+    own = model._own
+    params = map_params(lambda array: _to_host(array, own.place.backend), own.params)
+    return StoredGRU(params, model.spec, "", model.dtype, model.batch_first, model.dropout)
 
 
-def from_framework(thing: Any, *, backend: str | None = None, name: str | None = None) -> GRU:
-    """A model from a framework's own object: a PyTorch module, a Keras layer, a tree of Flax or Equinox parameters."""
-    from .formats import registry
-
-    return registry.from_framework(thing, backend=backend, name=name)
+def _to_host(array: Any, backend: Backend) -> Any:
+    """The values as a contiguous NumPy array; bfloat16 as float32."""
+    numpy = load_backend("numpy")
+    if backend.dtype_name(array.dtype) == "bfloat16":
+        array = backend.xp.astype(array, backend.xp.float32)
+    host = convert(array, backend, Place(numpy, numpy.device(None)), "params")
+    return numpy.xp.asarray(host, order="C")
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -16,9 +16,8 @@ from typer.testing import CliRunner, Result
 
 import gru_xp
 from gru_xp.cli import app
-from gru_xp.formats import registry
 from gru_xp.formats.named import pytorch_names
-from gru_xp.formats.stored import as_stored
+from gru_xp.module import as_stored
 
 X = np.random.default_rng(0).standard_normal((7, 2, 3), dtype=np.float32)  # T = 7, N = 2, I = 3
 
@@ -146,10 +145,10 @@ def test_run_writes_to_stdout() -> None:
 def test_run_tells_on_stderr_where_the_model_differs() -> None:
     model = gru_xp.GRU(3, 4, seed=0)
     stored = replace(as_stored(model), h0=np.ones((1, 4), "f4"))
-    registry.formats()["onnx"].write(stored, Path("first.onnx"))
+    gru_xp.files.formats()["onnx"].write(stored, Path("first.onnx"))
     result = ran("first.onnx", "x.npy")
     assert not result.stdout and result.stderr.splitlines() == [
-        "changed: the first state: the file fixes one, here it is zero: pass `registry.contents`' h0 as h0 (--h0)"
+        "changed: the first state: the file fixes one, here it is zero: pass `files.contents`' h0 as h0 (--h0)"
     ]
     np.testing.assert_array_equal(np.load("y.npy"), model(X)[0])
 

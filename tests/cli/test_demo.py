@@ -14,22 +14,22 @@ from helpers import LIBRARIES
 from typer.testing import CliRunner
 
 import gru_xp
-from gru_xp import demo
-from gru_xp.cli import app
+from gru_xp.cli import app, demo
+from gru_xp.cli import digits as job
 from gru_xp.dispatch import place_for, selection
 
 
 @pytest.fixture(scope="module")
-def digits() -> demo.Digits:
-    return demo.load_digits()
+def digits() -> job.Digits:
+    return job.load_digits()
 
 
-def test_the_held_out_part_is_fixed_and_apart(digits: demo.Digits) -> None:
+def test_the_held_out_part_is_fixed_and_apart(digits: job.Digits) -> None:
     assert digits.x.shape == (1347, 8, 8) and digits.x_held_out.shape == (450, 8, 8)
     assert digits.x.dtype == np.float32 and abs(digits.x).max() == 1.0
     shares = [np.bincount(labels) / len(labels) for labels in (digits.labels, digits.labels_held_out)]
     np.testing.assert_allclose(*shares, atol=0.002)
-    for a, b in zip(digits, demo.load_digits(), strict=True):
+    for a, b in zip(digits, job.load_digits(), strict=True):
         np.testing.assert_array_equal(a, b)
     rows = {x.tobytes() for x in digits.x}
     assert not any(x.tobytes() in rows for x in digits.x_held_out)
@@ -40,7 +40,7 @@ def test_cross_entropy_is_torchs() -> None:
 
     rng = np.random.default_rng(0)
     logits, labels = 5.0 * rng.normal(size=(6, 10)), rng.integers(10, size=6)
-    loss, gradient = demo.cross_entropy(np, logits, np.eye(10)[labels])
+    loss, gradient = job.cross_entropy(np, logits, np.eye(10)[labels])
     theirs = torch.tensor(logits, requires_grad=True)
     expected = torch.nn.functional.cross_entropy(theirs, torch.tensor(labels))
     expected.backward()
@@ -54,7 +54,7 @@ def test_adam_is_torchs() -> None:
     rng = np.random.default_rng(0)
     weights = [rng.normal(size=(3, 4)), rng.normal(size=5)]
     theirs = [torch.tensor(w, requires_grad=True) for w in weights]
-    adam, expected = demo.Adam(np, weights), torch.optim.Adam(theirs, lr=0.01)
+    adam, expected = job.Adam(np, weights), torch.optim.Adam(theirs, lr=0.01)
     for _ in range(20):
         gradients = [rng.normal(size=w.shape) for w in weights]
         weights = adam.step(weights, gradients, 0.01)
@@ -65,10 +65,10 @@ def test_adam_is_torchs() -> None:
         np.testing.assert_allclose(w, e.detach().numpy(), atol=1e-7)  # PyTorch adds its epsilon in another place
 
 
-def test_the_gradients_are_those_of_the_loss(digits: demo.Digits) -> None:
+def test_the_gradients_are_those_of_the_loss(digits: job.Digits) -> None:
     """Along one direction in the space of all weights, by a central difference."""
     rng = np.random.default_rng(0)
-    model = demo.Classifier.drawn(place_for(None, None), seed=0)
+    model = job.Classifier.drawn(place_for(None, None), seed=0)
     x, targets = digits.x[:16].astype("f8"), np.eye(10)[digits.labels[:16]]
     start = [w.astype("f8") for w in model.weights]
     model.weights = start
@@ -84,12 +84,12 @@ def test_the_gradients_are_those_of_the_loss(digits: demo.Digits) -> None:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_every_backend_learns_the_same(library: str, digits: demo.Digits) -> None:
-    few = demo.Digits(digits.x[:160], digits.labels[:160], digits.x_held_out[:20], digits.labels_held_out[:20])
+def test_every_backend_learns_the_same(library: str, digits: job.Digits) -> None:
+    few = job.Digits(digits.x[:160], digits.labels[:160], digits.x_held_out[:20], digits.labels_held_out[:20])
 
     def losses() -> list[float]:
-        model = demo.Classifier.drawn(place_for(selection(), None), seed=1)
-        return demo.train(model, few, epochs=2, seed=1).loss
+        model = job.Classifier.drawn(place_for(selection(), None), seed=1)
+        return job.train(model, few, epochs=2, seed=1).loss
 
     with gru_xp.use_backend(library):
         got = losses()
@@ -98,14 +98,14 @@ def test_every_backend_learns_the_same(library: str, digits: demo.Digits) -> Non
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_at_least_97_percent(seed: int, digits: demo.Digits) -> None:
-    model = demo.Classifier.drawn(place_for(None, None), seed)
-    with demo.one_blas_thread():
-        history = demo.train(model, digits, demo.EPOCHS, seed)
+def test_at_least_97_percent(seed: int, digits: job.Digits) -> None:
+    model = job.Classifier.drawn(place_for(None, None), seed)
+    with job.one_blas_thread():
+        history = job.train(model, digits, demo.EPOCHS, seed)
     assert history.held_out[-1] >= 0.97
 
 
-def test_the_command_writes_all_and_compares_all(tmp_path: Path, digits: demo.Digits) -> None:
+def test_the_command_writes_all_and_compares_all(tmp_path: Path, digits: job.Digits) -> None:
     out = tmp_path / "new" / "folder"
     result = CliRunner().invoke(app, ["demo", "--quick", "--out", str(out), "--epochs", "2"])
     assert result.exit_code == 0, result.output
@@ -121,11 +121,11 @@ def test_the_command_writes_all_and_compares_all(tmp_path: Path, digits: demo.Di
             assert not row.reason and row.difference < 1e-5 and row.accuracy == rows[0].accuracy > 0.5
 
 
-def test_a_backend_that_fails_is_a_row(tmp_path: Path, digits: demo.Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    gru_xp.GRU(8, demo.H, bidirectional=True, batch_first=True, seed=0).save(tmp_path / "m")
+def test_a_backend_that_fails_is_a_row(tmp_path: Path, digits: job.Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    gru_xp.GRU(8, job.H, bidirectional=True, batch_first=True, seed=0).save(tmp_path / "m")
     monkeypatch.setenv("GRU_XP_KERNELS", "require")
     few = digits._replace(x_held_out=digits.x_held_out[:2], labels_held_out=digits.labels_held_out[:2])
-    W, b = np.zeros((10, 2 * demo.H), "f4"), np.zeros(10, "f4")
+    W, b = np.zeros((10, 2 * job.H), "f4"), np.zeros(10, "f4")
     rows = {row.backend: row.reason for row in demo.compare(tmp_path / "m", W, b, few, calls=1)}
     assert "no fused kernel" in rows["array_api_strict"] and not rows["numpy"]
 
@@ -159,8 +159,7 @@ def test_the_demo_needs_no_more_than_its_extra() -> None:
     """What stands in the extra `test` alone is not imported on the way."""
     code = """
 import json, sys
-import gru_xp.cli, gru_xp.demo
-from gru_xp_conformance import reference
+import gru_xp.cli, gru_xp.cli.demo
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

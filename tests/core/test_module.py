@@ -10,6 +10,7 @@ import torch
 from helpers import LIBRARIES, WITHOUT_CUPY, assert_close, to_library, to_numpy
 
 import gru_xp
+from gru_xp.arraymancer import from_arraymancer, to_arraymancer
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 3, 4)).astype("f4")
@@ -436,15 +437,15 @@ def test_dtypes_and_repr() -> None:
 def test_arraymancer_both_ways() -> None:
     for L in (1, 3):
         params = gru_xp.GRU(4, 5, L, seed=0).params
-        stacked = gru_xp.to_arraymancer(params)
+        stacked = to_arraymancer(params)
         assert [a.shape for a in stacked] == [(15, 4), (L - 1, 15, 5), (L, 15, 5), (L, 1, 15), (L, 1, 15)]
-        back = gru_xp.from_arraymancer(*stacked)
+        back = from_arraymancer(*stacked)
         for layer, expected in zip(back, params, strict=True):
             for a, b in zip(layer[0], expected[0], strict=True):
                 np.testing.assert_array_equal(a, b)
     with pytest.raises(gru_xp.StructureError, match="expected one direction"):
-        gru_xp.to_arraymancer(gru_xp.GRU(4, 5, bidirectional=True).params)
+        to_arraymancer(gru_xp.GRU(4, 5, bidirectional=True).params)
     with pytest.raises(gru_xp.StructureError, match="expected biases"):
-        gru_xp.to_arraymancer(gru_xp.GRU(4, 5, bias=False).params)
+        to_arraymancer(gru_xp.GRU(4, 5, bias=False).params)
     with pytest.raises(gru_xp.ShapeError, match=r"bU3s: expected \(L, 1, 3H\) = \(3, 1, 15\), got \(3, 15\)"):
-        gru_xp.from_arraymancer(*stacked._replace(bU3s=stacked.bU3s[:, 0]))
+        from_arraymancer(*stacked._replace(bU3s=stacked.bU3s[:, 0]))

@@ -11,7 +11,7 @@ import pytest
 from helpers import random_params
 
 import gru_xp
-from gru_xp.formats import registry
+from gru_xp import files
 from gru_xp.params import map_params, weights_of
 from gru_xp_jax import to_equinox, to_linen, to_nnx
 
@@ -76,7 +76,7 @@ def test_linen_in() -> None:
 
 
 def reports(thing: Any) -> list[Any]:
-    return [gru.report for gru in registry.formats()["tree"].adopt(thing).grus]
+    return [gru.report for gru in files.formats()["tree"].adopt(thing).grus]
 
 
 def test_a_tree_does_not_tell_the_equation() -> None:
@@ -206,7 +206,7 @@ def test_nnx_says_how_it_runs(keep_order: bool | None, time_major: bool) -> None
         x = X if time_major else X.swapaxes(0, 1)
         y, expected = model(x)[0], layer(x)
         assert_near(np.flip(y, 0 if time_major else 1) if keep_order is False else y, expected)
-    (gru,) = registry.formats()["tree"].adopt(layer).grus
+    (gru,) = files.formats()["tree"].adopt(layer).grus
     assert ("keep_order=False" in str(gru.report)) is (keep_order is False)
 
 
@@ -216,7 +216,7 @@ def test_nnx_bidirectional_says_more_than_its_halves() -> None:
     x = X.swapaxes(0, 1)
     assert_near(gru_xp.from_framework(layer)(x)[0], layer(x))
     layer.merge_fn = jnp.add
-    (gru,) = registry.formats()["tree"].adopt(layer).grus
+    (gru,) = files.formats()["tree"].adopt(layer).grus
     assert "changed: merge_fn" in str(gru.report)
 
 
@@ -308,7 +308,7 @@ def test_equinox_in(bias: bool) -> None:
 
 def test_equinox_in_a_larger_model(tmp_path: Any) -> None:
     model = drawn(Model, jax.random.key(0))
-    found = registry.formats()["tree"].adopt(model)
+    found = files.formats()["tree"].adopt(model)
     assert [gru.name for gru in found.grus] == ["cell"]
     assert [(refusal.name, refusal.reason[:7]) for refusal in found.refused] == [("others.0", "an LSTM")]
     assert "others.1.weight" in found.ignored

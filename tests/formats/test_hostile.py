@@ -22,13 +22,13 @@ def test_a_clear_error_or_a_correct_result(subject: Subject, tmp_path: Path) -> 
 
 
 PATCH = """
-from gru_xp.formats import registry
-read = registry.contents
+from gru_xp import files
+read = files.contents
 def contents(path):
     if path.stem == "bad":
        {}
     return read(path)
-registry.contents = contents
+files.contents = contents
 """
 READERS = {
     "dies": "import os; os.kill(os.getpid(), 11)",

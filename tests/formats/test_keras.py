@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import Activation
-from gru_xp.formats import registry
+from gru_xp import Activation, files
 from gru_xp.params import weights_of
 
 keras = pytest.importorskip("keras")
@@ -94,7 +93,7 @@ def test_one_layer(tmp_path: Path, what: str, kind: str) -> None:
 def test_the_file_says_what_became_of_it(tmp_path: Path) -> None:
     model = sequential(L.GRU(H, dropout=0.1, recurrent_dropout=0.2, stateful=False, name="odd"))
     model.save(tmp_path / "m.keras")
-    (gru,) = registry.contents(tmp_path / "m.keras").grus
+    (gru,) = files.contents(tmp_path / "m.keras").grus
     assert gru.name == "odd"
     assert [(note.fate, note.what) for note in gru.report.notes] == [
         ("exact", "the weights"),
@@ -152,11 +151,11 @@ def test_stacks_are_recognised(tmp_path: Path) -> None:
     for own in every_way(model, tmp_path):
         assert (own.num_layers, own.bidirectional, own.dropout) == (3, True, 0.25)
         assert_near(values(model.layers[-1](own(X)[0])), model(X), 3 * T)
-    assert [gru.name for gru in registry.contents(tmp_path / "model.keras").grus] == ["a+b+c"]
+    assert [gru.name for gru in files.contents(tmp_path / "model.keras").grus] == ["a+b+c"]
     one = gru_xp.load(tmp_path / "model.keras", name="b")
     two = gru_xp.load(tmp_path / "model.keras", name="a+b")
     assert_near(one(values(model.layers[0](X)))[0], two(X)[0])
-    ignored = registry.contents(tmp_path / "model.keras").ignored
+    ignored = files.contents(tmp_path / "model.keras").ignored
     assert ignored == ("layers/dense/vars/0", "layers/dense/vars/1")
 
 
@@ -169,7 +168,7 @@ def test_what_is_no_stack_is_several(tmp_path: Path) -> None:
     inner = keras.Sequential([keras.Input((None, H)), L.GRU(3, name="e"), L.Dense(2)], name="inner")
     model = randomized(keras.Model(x, [c, d, inner(c), L.LSTM(3, name="f")(x), L.SimpleRNN(3, name="g")(x)]))
     model.save(tmp_path / "m.keras")
-    for found in (registry.contents(tmp_path / "m.keras"), registry.formats()["keras"].adopt(model)):
+    for found in (files.contents(tmp_path / "m.keras"), files.formats()["keras"].adopt(model)):
         assert sorted(gru.name for gru in found.grus) == ["a+b", "c", "d", "inner.e"]
         assert {refusal.name for refusal in found.refused} == {"f", "g"}
     full = keras.Model(x, [b, c, d])
@@ -206,7 +205,7 @@ def test_masks_that_the_model_makes(tmp_path: Path, how: str) -> None:
     """They are no part of a layer: the report says where they act, and they do not keep layers from being a stack."""
     model = randomized(masked(how))
     model.save(tmp_path / "m.keras")
-    for found in (registry.contents(tmp_path / "m.keras"), registry.formats()["keras"].adopt(model)):
+    for found in (files.contents(tmp_path / "m.keras"), files.formats()["keras"].adopt(model)):
         inner = "inner." if how == "nested" else ""
         reports = {gru.name: [note.what for note in gru.report.notes if note.fate == "changed"] for gru in found.grus}
         assert {name: whats for name, whats in reports.items() if name != "d"} == {
@@ -230,7 +229,7 @@ def test_a_first_state_that_the_model_computes(tmp_path: Path) -> None:
     decoded = L.GRU(H, return_sequences=True, name="decoder")(other, initial_state=state)
     model = randomized(keras.Model([x, other], [y, decoded]))
     model.save(tmp_path / "m.keras")
-    for found in (registry.contents(tmp_path / "m.keras"), registry.formats()["keras"].adopt(model)):
+    for found in (files.contents(tmp_path / "m.keras"), files.formats()["keras"].adopt(model)):
         changed = {gru.name: [note.what for note in gru.report.notes if note.fate == "changed"] for gru in found.grus}
         assert changed == {"encoder": [], "decoder": ["the first state"]}
 
@@ -264,7 +263,7 @@ def test_a_model_of_its_own(tmp_path: Path) -> None:
     model.save_weights(tmp_path / "m.weights.h5")
     expected = values(model.encoder(X))
     for file in ("m.keras", "m.weights.h5"):
-        found = registry.contents(tmp_path / file)
+        found = files.contents(tmp_path / file)
         assert sorted(gru.name for gru in found.grus) == ["decoder", "encoder"]
         assert [refusal.reason[:7] for refusal in found.refused] == ["an LSTM"]
         assert not found.grus[0].report.exact and "arrays alone do not tell" in str(found.grus[0].report)
@@ -287,7 +286,7 @@ def test_the_format_before_keras_3(tmp_path: Path) -> None:
         L.GRU(H, return_sequences=True, name="a"), L.Bidirectional(L.GRU(3, return_sequences=True), name="b")
     )
     model.save(tmp_path / "m.h5")
-    found = {gru.name: gru for gru in registry.contents(tmp_path / "m.h5").grus}
+    found = {gru.name: gru for gru in files.contents(tmp_path / "m.h5").grus}
     assert sorted(len(gru.params[0]) for gru in found.values()) == [1, 2]
     a, b = (gru_xp.load(tmp_path / "m.h5", name=next(name for name in found if f"/{key}" in name)) for key in "ab")
     assert_near(b(a(X)[0])[0], model(X), 2 * T)
@@ -313,7 +312,7 @@ def test_other_dtypes(tmp_path: Path, policy: str) -> None:
         own.save(tmp_path / "back.keras")
         back = keras.models.load_model(tmp_path / "back.keras")
         assert [a.tobytes() for a in back.get_weights()] == [a.tobytes() for a in model.get_weights()]
-    found = registry.contents(tmp_path / "m.keras").grus[0].report
+    found = files.contents(tmp_path / "m.keras").grus[0].report
     assert ("the policy" in str(found)) == policy.startswith("mixed")
 
 
@@ -327,7 +326,7 @@ def test_merge_modes(tmp_path: Path) -> None:
         assert own.report is not None and "changed: merge_mode='sum'" in str(own.report)
         y = own(X)[0]
         assert_near(y[..., :H] + y[..., H:], model.layers[0](X))
-    assert "changed: merge_mode='sum'" in str(registry.contents(tmp_path / "model.keras").grus[0].report)
+    assert "changed: merge_mode='sum'" in str(files.contents(tmp_path / "model.keras").grus[0].report)
 
 
 def test_lookalikes_are_refused(tmp_path: Path) -> None:
@@ -364,7 +363,7 @@ def test_a_gru_in_a_wrapper(tmp_path: Path) -> None:
     x = RNG.normal(size=(N, 2, T, I)).astype("f4")
     for own in every_way(model, tmp_path):
         assert_near(np.stack([own(x[:, step])[0] for step in range(2)], axis=1), model(x))
-    (gru,) = registry.contents(tmp_path / "model.keras").grus
+    (gru,) = files.contents(tmp_path / "model.keras").grus
     assert gru.name == "outer.inner" and gru.report.exact
 
 
@@ -417,7 +416,7 @@ UNKNOWN = {
 def test_layers_that_may_compute_anything(tmp_path: Path, kind: str) -> None:
     """Arrays as a GRU's below a description that is not one's are not taken for a GRU."""
     sequential(UNKNOWN[kind]()).save(tmp_path / "m.keras")
-    found = registry.contents(tmp_path / "m.keras")
+    found = files.contents(tmp_path / "m.keras")
     assert not found.grus and [refusal.name for refusal in found.refused] == ["odd"]
     with pytest.raises(gru_xp.ConversionError, match=f"odd: .*a {kind} that is described so may compute anything"):
         gru_xp.load(tmp_path / "m.keras")
@@ -504,7 +503,7 @@ def test_live_bfloat16() -> None:
 
 def test_what_a_layer_of_its_own_holds_is_a_guess(tmp_path: Path) -> None:
     sequential(Block()).save(tmp_path / "m.keras")
-    (gru,) = registry.contents(tmp_path / "m.keras").grus
+    (gru,) = files.contents(tmp_path / "m.keras").grus
     assert [note.fate for note in gru.report.notes] == ["exact", "assumed"]
     assert not gru.report.exact
 
@@ -513,7 +512,7 @@ def test_keras_does_not_agree_with_itself_on_unrolled_padding(tmp_path: Path) ->
     for unroll in (False, True):
         layer = L.Bidirectional(L.GRU(H, return_sequences=True, unroll=unroll))
         randomized(keras.Sequential([keras.Input((T, I)), layer])).save(tmp_path / "m.keras")
-        (gru,) = registry.contents(tmp_path / "m.keras").grus
+        (gru,) = files.contents(tmp_path / "m.keras").grus
         assert ("unrolled GRU repeats the last output" in str(gru.report)) == unroll
 
 
@@ -600,13 +599,13 @@ def test_keras_runs_what_stands_in_a_file(tmp_path: Path, what: str) -> None:
     """Loaded and run by Keras, apart from gru_xp's reader."""
     path = tmp_path / "m.keras"
     sequential(*RUN[what]()).save(path)
-    (gru,) = registry.contents(path).grus
+    (gru,) = files.contents(path).grus
     rows = len(gru.params) * len(gru.params[0])
     h0 = RNG.normal(size=(rows, N, H)).astype("f4")
     x = X.transpose(1, 0, 2)
     model = gru_xp.GRU.from_params(gru.params, spec=gru.spec)
     for first, lengths in ((None, None), (h0, None), (None if what == "backwards" else h0, [T, 2, 5])):
-        ran = registry.formats()["keras"].run(path, gru, x, first, lengths)
+        ran = files.formats()["keras"].run(path, gru, x, first, lengths)
         assert ran is not None
         for got, expected in zip(model(x, first, lengths=lengths), ran, strict=True):
             assert_near(got, expected, 2 * T)
@@ -618,11 +617,11 @@ def test_keras_runs_merged_and_stateful_layers(tmp_path: Path, mode: str | None)
     path, given = tmp_path / "m.keras", keras.Input(batch_shape=(N, T, I))
     layer = L.Bidirectional(L.GRU(H, return_sequences=True, stateful=True), merge_mode=mode)
     randomized(keras.Model(given, layer(given))).save(path)
-    (gru,) = registry.contents(path).grus
+    (gru,) = files.contents(path).grus
     x = X.transpose(1, 0, 2)[:, :2]
     model = gru_xp.GRU.from_params(gru.params, spec=gru.spec)
     for _ in range(2):
-        ran = registry.formats()["keras"].run(path, gru, x, None, None)
+        ran = files.formats()["keras"].run(path, gru, x, None, None)
         assert ran is not None
         for got, expected in zip(model(x), ran, strict=True):
             assert_near(got, expected)
@@ -631,9 +630,9 @@ def test_keras_runs_merged_and_stateful_layers(tmp_path: Path, mode: str | None)
 def test_what_keras_refuses_to_run(tmp_path: Path) -> None:
     path = tmp_path / "m.keras"
     sequential(L.GRU(H, return_sequences=True), L.Lambda(lambda y: 2 * y, output_shape=(None, H))).save(path)
-    (gru,) = registry.contents(path).grus
+    (gru,) = files.contents(path).grus
     with pytest.raises(gru_xp.BackendError, match=r"Keras 3.* refuses: \w+: .*[Ll]ambda"):
-        registry.formats()["keras"].run(path, gru, X.transpose(1, 0, 2), None, None)
+        files.formats()["keras"].run(path, gru, X.transpose(1, 0, 2), None, None)
 
 
 # ---- hostile ---------------------------------------------------------------------------------------------------------
@@ -707,4 +706,4 @@ def test_other_hdf5_files(tmp_path: Path) -> None:
         group = file.create_group("a")
         group["a"] = group  # in itself
         group["vars/0"], group["vars/1"] = kernels["0"], kernels["1"]
-    assert [gru.name for gru in registry.contents(path).grus] == ["a"]
+    assert [gru.name for gru in files.contents(path).grus] == ["a"]

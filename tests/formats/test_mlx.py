@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp.formats import registry
+from gru_xp import files
 from gru_xp.params import weights_of
 
 mx = pytest.importorskip("mlx.core")
@@ -51,7 +51,7 @@ def test_in_and_out(tmp_path: Path, suffix: str, bias: bool) -> None:
 def test_several_in_a_larger_model(tmp_path: Path) -> None:
     model = nn.Sequential(nn.GRU(I, H), nn.GRU(H, H), nn.GRU(H, H), nn.Linear(H, 2), nn.LSTM(2, 3))
     model.save_weights(str(tmp_path / "m.safetensors"))
-    for found in (registry.contents(tmp_path / "m.safetensors"), registry.formats()["tree"].adopt(model)):
+    for found in (files.contents(tmp_path / "m.safetensors"), files.formats()["tree"].adopt(model)):
         assert [gru.name for gru in found.grus] == ["layers.0", "layers.1", "layers.2"]
         assert [(refusal.name, refusal.reason[:7]) for refusal in found.refused] == [("layers.4", "an LSTM")]
         assert sorted(found.ignored) == ["layers.3.bias", "layers.3.weight", "layers.4.bias"]

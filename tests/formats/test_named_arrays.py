@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import gru_xp
+from gru_xp import files
 from gru_xp.cli import app
-from gru_xp.formats import registry
 from gru_xp.formats.layouts import folded, from_keras, swapped, to_keras
 from gru_xp.params import CellParams, weights_of
 
@@ -49,7 +49,7 @@ def test_everything_in_a_larger_model(path: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = Larger().to(dtype)
     save_file(model.state_dict(), path)
-    found = registry.contents(path)
+    found = files.contents(path)
     assert [gru.name for gru in found.grus] == ["cells.0", "cells.1", "decoder", "encoder.gru"]
     reasons = {refusal.name: refusal.reason for refusal in found.refused}
     assert reasons.keys() == {"lstm", "plain", "projected"}

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 import gru_xp
-from gru_xp.formats import registry
+from gru_xp import files
 
 PACKAGE = """
-from gru_xp.formats import registry
+from gru_xp import files
 
-class Turned(registry.Format):
+class Turned(files.Format):
     name, title, suffixes = "turned", "ours, backwards (.turned)", (".turned",)
 
     def read(self, path):
         other = path.with_suffix(".safetensors")
         other.write_bytes(path.read_bytes()[::-1])
-        return registry.contents(other)
+        return files.contents(other)
 
 turned = Turned()
 """
@@ -47,7 +47,7 @@ def test_it_is_found(tmp_path: Path) -> None:
 
 
 def test_what_a_format_lacks_it_refuses() -> None:
-    nothing = registry.Format()
+    nothing = files.Format()
     nothing.name = "nothing"
     path = Path("m.nothing")
     for call in (lambda: nothing.read(path), lambda: nothing.adopt(path)):

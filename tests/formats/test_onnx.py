@@ -16,11 +16,10 @@ from helpers import assert_close, random_params
 from onnx import helper
 
 import gru_xp
-from gru_xp import Activation, GRUSpec
-from gru_xp.formats import registry
+from gru_xp import Activation, GRUSpec, files
 from gru_xp.formats.onnx.nodes import ACTIVATIONS
-from gru_xp.formats.stored import StoredGRU
 from gru_xp.params import weights_of
+from gru_xp.stored import StoredGRU
 
 RNG = np.random.default_rng(0)
 EPS = float(np.finfo("f4").eps)
@@ -34,7 +33,7 @@ def session(path: Path) -> Any:
 
 
 def only(path: Path) -> StoredGRU:
-    (gru,) = registry.contents(path).grus
+    (gru,) = files.contents(path).grus
     return gru
 
 
@@ -117,7 +116,7 @@ def test_float16_runs(tmp_path: Path) -> None:
 def test_a_first_state_of_the_file_is_the_default(tmp_path: Path) -> None:
     h0 = RNG.normal(size=(2, H)).astype("f4")
     stored = StoredGRU(random_params(RNG, I, H, 1, 2, dtype="f4"), h0=h0, name="a.b")
-    registry.formats()["onnx"].write(stored, tmp_path / "m.onnx")
+    files.formats()["onnx"].write(stored, tmp_path / "m.onnx")
     x = RNG.normal(size=(T, N, I)).astype("f4")
     got = session(tmp_path / "m.onnx").run(None, {"x": x})
     assert_near(got, gru_xp.gru(x, stored.params, np.repeat(h0[:, None], N, 1)))
@@ -226,7 +225,7 @@ def test_what_pytorch_exports_without_optimising(dynamic: bool, tmp_path: Path) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (x,), path, dynamo=True, optimize=False, verbose=False, dynamic_shapes=sizes)
-    found = {gru.name: gru for gru in registry.contents(path).grus}
+    found = {gru.name: gru for gru in files.contents(path).grus}
     assert list(found) == ["encoder", "decoder"]
     assert [note.what for note in found["decoder"].report.notes if note.fate == "changed"] == ["the first state"]
     for name, gru in found.items():
@@ -327,9 +326,9 @@ def node_model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def read(model: Any, tmp_path: Path) -> registry.Contents:
+def read(model: Any, tmp_path: Path) -> files.Contents:
     (tmp_path / "node.onnx").write_bytes(model.SerializeToString())
-    return registry.contents(tmp_path / "node.onnx")
+    return files.contents(tmp_path / "node.onnx")
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
@@ -504,7 +503,7 @@ def layers_of(change: Callable[[Any], None], tmp_path: Path) -> list[int]:
     model = onnx.load(tmp_path / "stack.onnx")
     change(model.graph)
     (tmp_path / "stack.onnx").write_bytes(model.SerializeToString())
-    return [len(gru.params) for gru in registry.contents(tmp_path / "stack.onnx").grus]
+    return [len(gru.params) for gru in files.contents(tmp_path / "stack.onnx").grus]
 
 
 def grus(graph: Any) -> list[Any]:
@@ -588,11 +587,11 @@ def test_the_runtime_runs_the_nodes_of_the_file(tmp_path: Path) -> None:
     for layout in (0, 1):
         (gru,) = read(node_model(D=2, direction="bidirectional", layout=layout), tmp_path).grus
         x = RNG.normal(size=(T, N, I)).astype("f4")
-        ran = registry.formats()["onnx"].run(tmp_path / "node.onnx", gru, x, None, np.array([T, 1, 2, 3]))
+        ran = files.formats()["onnx"].run(tmp_path / "node.onnx", gru, x, None, np.array([T, 1, 2, 3]))
         assert ran is not None
         assert_near(ran, gru_xp.gru(x, gru.params, lengths=[T, 1, 2, 3], spec=gru.spec))
     with pytest.raises(gru_xp.BackendError, match="aborts the process"):
-        registry.formats()["onnx"].run(tmp_path / "node.onnx", gru, x[:0], None, None)
+        files.formats()["onnx"].run(tmp_path / "node.onnx", gru, x[:0], None, None)
 
 
 def test_two_modules_that_lie_on_one_another(tmp_path: Path) -> None:
@@ -607,7 +606,7 @@ def test_two_modules_that_lie_on_one_another(tmp_path: Path) -> None:
     upper = gru_xp.load(path, name="upper")
     x = RNG.normal(size=(T, N, H)).astype("f4")
     np.testing.assert_array_equal(upper.params[0][0].W_ih, stack.params[1][0].W_ih)
-    runtime = registry.formats()["onnx"]
+    runtime = files.formats()["onnx"]
     assert runtime.run(path, stack, RNG.normal(size=(T, N, I)).astype("f4"), None, None) is not None
     with pytest.raises(gru_xp.BackendError, match="'upper' is a part of what stands in the file"):
         runtime.run(path, stack.renamed("upper"), x, None, None)

@@ -19,7 +19,7 @@ from gru_xp import Activation, GRUSpec
 from gru_xp.activations import FUNCTIONS
 from gru_xp.cli import app
 from gru_xp.formats.program import program
-from gru_xp.formats.stored import StoredGRU
+from gru_xp.stored import StoredGRU
 
 RNG = np.random.default_rng(0)
 T, N, I, H = 6, 3, 4, 5

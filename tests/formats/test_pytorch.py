@@ -20,7 +20,7 @@ from torch.nn.utils import prune
 
 import gru_xp
 import gru_xp_torch
-from gru_xp.formats import registry
+from gru_xp import files
 from gru_xp.params import map_params, weights_of
 from gru_xp_torch import to_module
 
@@ -84,7 +84,7 @@ SAVED = {
 def test_read_from_a_file(path: Path, module: Larger, what: str, old: bool) -> None:
     make, prefix = SAVED[what]
     torch.save(make(module), path, _use_new_zipfile_serialization=not old)
-    found = registry.contents(path)
+    found = files.contents(path)
     assert [gru.name for gru in found.grus] == [f"{prefix}{name}" for name in ("cell", "gru", "own")]
     assert [(refusal.name, refusal.reason[:7]) for refusal in found.refused] == [(f"{prefix}lstm", "an LSTM")]
     assert {f"{prefix}head.weight", f"{prefix}head.bias"} <= set(found.ignored)
@@ -139,10 +139,10 @@ def test_a_scripted_module(path: Path, module: Larger) -> None:
         torch.jit.save(torch.jit.script(torch.nn.Sequential(module.gru)), path)
     model = gru_xp.load(path)
     assert_same_bits(model, module.gru.parameters())
-    (gru,) = registry.contents(path).grus
+    (gru,) = files.contents(path).grus
     assert "batch_first and dropout are no part" in str(gru.report)
     with pytest.raises(gru_xp.BackendError, match="refuses the file: .*TorchScript"):
-        registry.formats()["torch"].run(path, gru, np.ones((T, 2, 3), "f4"), None, None)
+        files.formats()["torch"].run(path, gru, np.ones((T, 2, 3), "f4"), None, None)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -176,10 +176,10 @@ def test_quantised_layers_are_refused(path: Path) -> None:
     model = torch.nn.ModuleDict({"enc": torch.nn.GRU(3, 4), "cell": torch.nn.GRUCell(3, 4)})
     kinds = {torch.nn.GRU, torch.nn.GRUCell}
     quantised = torch.ao.quantization.quantize_dynamic(model, kinds, dtype=torch.qint8)
-    found = [registry.formats()["torch"].adopt(quantised)]
+    found = [files.formats()["torch"].adopt(quantised)]
     for saved in (quantised, quantised.state_dict()):
         torch.save(saved, path)
-        found.append(registry.contents(path))
+        found.append(files.contents(path))
     for each in found:
         assert not each.grus
         assert {refusal.name: refusal.reason[:17] for refusal in each.refused} == dict.fromkeys(
@@ -190,7 +190,7 @@ def test_quantised_layers_are_refused(path: Path) -> None:
 def test_a_weight_beside_what_it_may_be_computed_from(path: Path) -> None:
     tensors = torch.nn.GRU(3, 4).state_dict()
     torch.save(tensors | {"weight_hh_l0_raw": tensors["weight_hh_l0"]}, path)
-    (gru,) = registry.contents(path).grus
+    (gru,) = files.contents(path).grus
     assert not gru.report.exact and "from weight_hh_l0_raw" in str(gru.report)
 
 
@@ -357,17 +357,17 @@ def test_torch_runs_what_stands_in_a_file(path: Path, module: Larger) -> None:
         ("own", None, [1, T, 3]),
         ("cell", None, None),
     ):
-        gru = registry.pick(registry.contents(path), f"model.{name}", "")
-        ran = registry.formats()["torch"].run(path, gru, x.numpy(), None if h is None else h.numpy(), lengths)
+        gru = files.pick(files.contents(path), f"model.{name}", "")
+        ran = files.formats()["torch"].run(path, gru, x.numpy(), None if h is None else h.numpy(), lengths)
         assert ran is not None
         model = gru_xp.GRU.from_params(gru.params)
         for got, expected in zip(model(x.numpy(), None if h is None else h.numpy(), lengths=lengths), ran, strict=True):
             assert np.abs(got - expected).max() <= 4 * T * EPS
     with pytest.raises(gru_xp.BackendError, match="packs no sequences of length 0"):
-        registry.formats()["torch"].run(path, gru, x.numpy(), None, [0, 1, 2])
+        files.formats()["torch"].run(path, gru, x.numpy(), None, [0, 1, 2])
     torch.save(module, path)
     with pytest.raises(gru_xp.BackendError, match="refuses the file"):
-        registry.formats()["torch"].run(path, gru, x.numpy(), None, None)
+        files.formats()["torch"].run(path, gru, x.numpy(), None, None)
 
 
 def test_what_pytorch_has_not(path: Path) -> None:

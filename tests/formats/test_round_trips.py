@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import Activation, CellParams, GRUSpec
+from gru_xp import Activation, CellParams, GRUSpec, files
 from gru_xp.activations import FUNCTIONS
-from gru_xp.formats import registry
-from gru_xp.formats.stored import StoredGRU
 from gru_xp.params import weights_of
+from gru_xp.stored import StoredGRU
 
 FILES = {
     "safetensors": ".safetensors",
@@ -74,7 +73,7 @@ def bits(gru: StoredGRU) -> list[Any]:
 
 @pytest.mark.parametrize("name", FILES)
 def test_exact_is_exact(name: str, tmp_path: Path) -> None:
-    chosen, path = registry.formats()[name], tmp_path / f"model{FILES[name]}"
+    chosen, path = files.formats()[name], tmp_path / f"model{FILES[name]}"
     outcomes = {"refused": 0, "exact": 0, "not exact": 0}
     for seed in range(100):
         gru = drawn(np.random.default_rng(seed))
@@ -85,8 +84,8 @@ def test_exact_is_exact(name: str, tmp_path: Path) -> None:
             outcomes["refused"] += 1
             assert list(tmp_path.iterdir()) == []
             continue
-        found = registry.contents(path)
-        again = registry.pick(found, "+".join(each.name for each in found.grus) or None, path.name)
+        found = files.contents(path)
+        again = files.pick(found, "+".join(each.name for each in found.grus) or None, path.name)
         exact = report.exact and again.report.exact
         outcomes["exact" if exact else "not exact"] += 1
         if exact:

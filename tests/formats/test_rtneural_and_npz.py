@@ -13,7 +13,8 @@ import torch
 from helpers import random_params
 
 import gru_xp
-from gru_xp.formats import registry
+from gru_xp import files
+from gru_xp.arraymancer import to_arraymancer
 from gru_xp.params import weights_of
 
 T, N, I, H = 9, 3, 4, 5
@@ -66,7 +67,7 @@ def test_rtneural_out_and_back(tmp_path: Path, dtype: str) -> None:
     back = gru_xp.load(path)
     assert bits(back) == bits(model)
     assert back.dtype == ("float32" if dtype == "f4" else "float64")
-    assert [gru.name for gru in registry.contents(path).grus] == ["layers.0+layers.1"]
+    assert [gru.name for gru in files.contents(path).grus] == ["layers.0+layers.1"]
 
 
 def test_what_else_rtneural_has(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_what_else_rtneural_has(tmp_path: Path) -> None:
     inner = gru | {"weights": [RNG.normal(size=(H, 15)).tolist(), *gru["weights"][1:]]}
     layers = [gru, dense, inner, inner, gru | {"type": "lstm"}, gru | {"shape": [None, 7]}]
     path.write_text(json.dumps({"in_shape": [None, I], "layers": layers}))
-    found = registry.contents(path)
+    found = files.contents(path)
     assert [gru.name for gru in found.grus] == ["layers.0", "layers.2+layers.3"]
     assert [(refusal.name, refusal.reason) for refusal in found.refused] == [
         ("layers.4", "an LSTM"),
@@ -138,7 +139,7 @@ def test_npz_out_and_back(tmp_path: Path, dtype: str) -> None:
 def test_arraymancer(tmp_path: Path) -> None:
     for L in (1, 3):
         model = random_model(L)
-        arrays = gru_xp.to_arraymancer(model.params)._asdict()
+        arrays = to_arraymancer(model.params)._asdict()
         np.savez_compressed(tmp_path / "m.npz", **arrays)
         assert bits(gru_xp.load(tmp_path / "m.npz")) == bits(model)
         assert bits(gru_xp.from_framework(arrays)) == bits(model)

@@ -12,12 +12,11 @@ import pytest
 from helpers import random_params
 
 import gru_xp
-from gru_xp import GRUSpec
-from gru_xp.formats import registry
-from gru_xp.formats import verify as verify_module
-from gru_xp.formats.stored import StoredGRU
-from gru_xp.formats.suspects import CELL_CHANGES, related
-from gru_xp.formats.verify import Inputs, Side, random_inputs, side_of, verify
+from gru_xp import GRUSpec, files
+from gru_xp.stored import StoredGRU
+from gru_xp.verify import Inputs, Side, random_inputs, side_of, verify
+from gru_xp.verify import compare as verify_module
+from gru_xp.verify.suspects import CELL_CHANGES, related
 
 I, H = 5, 3
 
@@ -35,7 +34,7 @@ def changed(gru: StoredGRU, words: str, cells: Any = lambda layer, d: True) -> S
     return replace(gru, params=params)
 
 
-class Runtime(registry.Format):
+class Runtime(files.Format):
     """A runtime that computes something else than what stands in the file."""
 
     runtime = "a runtime"
@@ -236,7 +235,7 @@ def test_weights_that_are_no_numbers_are_no_mistake_of_a_conversion(tmp_path: Pa
     """onnxruntime makes something else of NaN, and NaN stays what it is whatever is changed."""
     gru = stored(1, 1)
     gru.params[0][0].W_ih[:] = np.nan
-    registry.formats()["onnx"].write(gru, tmp_path / "b.onnx")
+    files.formats()["onnx"].write(gru, tmp_path / "b.onnx")
     verdict = verify(Side("A", gru), side_of("B", tmp_path / "b.onnx"))
     assert not verdict.agrees and verdict.explanation == "the weights of A and B are not finite"
     assert verify(Side("A", gru), Side("B", stored(1, 1))).explanation == "the weights of A are not finite"
@@ -267,7 +266,7 @@ def test_folded_biases_agree() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_long_inputs_agree_too(seed: int, tmp_path: Path) -> None:
     """The tolerance follows the length: A by gru_xp, B by onnxruntime."""
-    registry.formats()["onnx"].write(stored(), tmp_path / "b.onnx")
+    files.formats()["onnx"].write(stored(), tmp_path / "b.onnx")
     verdict = verify(Side("A", stored()), side_of("B", tmp_path / "b.onnx"), random_inputs(stored(), 300, seed=seed))
     assert verdict.agrees
     assert {case.by for case in verdict.cases} == {("gru_xp", "onnxruntime")}
@@ -283,7 +282,7 @@ def test_a_tolerance_that_is_given() -> None:
         verify(Side("A", gru), Side("B", gru), [Inputs("mine", np.ones((7, 2, 4)))])
 
 
-class Missing(registry.Format):
+class Missing(files.Format):
     """A runtime that is not there, or that has no lengths."""
 
     runtime = "a runtime"

@@ -13,7 +13,7 @@ import gru_xp
 MODULES = ["gru_xp", *(f"gru_xp.{m.name}" for m in pkgutil.iter_modules(gru_xp.__path__) if m.name != "__main__")]
 
 
-@pytest.mark.parametrize("name", [*MODULES, "gru_xp.formats.arraymancer", "gru_xp.formats.safetensors"])
+@pytest.mark.parametrize("name", [*MODULES, "gru_xp.arraymancer", "gru_xp.formats.safetensors"])
 def test_examples(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 

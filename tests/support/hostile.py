@@ -201,7 +201,7 @@ class Violation(BaseException):
 def serve(folder: Path, memory: int) -> None:
     """In the child: answer one line for each path that comes. The first file is a good one and is read unwatched."""
     import gru_xp  # noqa: F401 - before the limit
-    from gru_xp.formats import registry
+    from gru_xp import files
 
     violations: list[str] = []
     secret = str(folder.parent / "secret")
@@ -219,11 +219,11 @@ def serve(folder: Path, memory: int) -> None:
             raise Violation(violations[-1])
 
     sys.addaudithook(watch)
-    registry.formats()
+    files.formats()
     for line in sys.stdin:
         violations.clear()
         try:
-            answer = _read(Path(line.rstrip("\n")), registry)
+            answer = _read(Path(line.rstrip("\n")), files)
         except MemoryError:
             answer = {"failure": f"asked for more than {memory >> 20} MiB"}
         except BaseException as error:
@@ -244,19 +244,19 @@ def _writes(arguments: tuple[Any, ...]) -> bool:
     return bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
-def _read(path: Path, registry: Any) -> dict[str, Any]:
+def _read(path: Path, files: Any) -> dict[str, Any]:
     from gru_xp.dispatch import place_for, selection
     from gru_xp.errors import GRUError
-    from gru_xp.formats.stored import as_model
+    from gru_xp.loading import as_model
 
     place = place_for(selection("numpy"), None)
     try:
-        found = registry.contents(path)
+        found = files.contents(path)
         for gru in found.grus:
             if gru.dtype != "bfloat16":
                 as_model(gru, place)
         if not found.grus:
-            registry.pick(found, None, str(path))
+            files.pick(found, None, str(path))
     except GRUError as error:
         return {"error": type(error).__name__, "words": str(error)}
     return {

@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gru_xp import __version__
+from gru_xp.atomic import write_whole
 from gru_xp.backend import Backend
 from gru_xp.dispatch import (
     Place,
@@ -36,11 +37,11 @@ from gru_xp.dispatch import (
 )
 from gru_xp.dispatch import load as load_backend
 from gru_xp.errors import BackendError, ConversionWarning, DTypeError, FileFormatError, GRUError, KernelError
-from gru_xp.formats.files import write_whole
-from gru_xp.formats.stored import Report
 from gru_xp.kernels import Call, Kernel, kernels_of, refusal
-from gru_xp.module import GRU, load
+from gru_xp.loading import load
+from gru_xp.module import GRU
 from gru_xp.params import GRUSpec
+from gru_xp.stored import Report
 
 from .terminal import NameOption, errors, make_console, show_report
 
@@ -271,7 +272,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="a few epochs only, for a few seconds")] = False,
 ) -> None:
     """Train a GRU on handwritten digits, save it, and run it on every backend that is installed."""
-    from gru_xp import demo as job
+    from . import demo as job  # needs scikit-learn and matplotlib
 
     with errors(), _selected(backend):
         job.run(make_console(), epochs=epochs, out=out, quick=quick)

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from gru_xp.checks import sizes_of
 from gru_xp.errors import FileFormatError, StructureError
-from gru_xp.formats.registry import contents, convert_file, format_of
-from gru_xp.formats.stored import Contents, Report, StoredGRU, is_finite
-from gru_xp.formats.verify import Inputs, Parting, Verdict, random_inputs, side_of
-from gru_xp.formats.verify import verify as compare
+from gru_xp.files import contents, convert_file, format_of
+from gru_xp.stored import Contents, Report, StoredGRU
+from gru_xp.verify import Inputs, Parting, Verdict, is_finite, random_inputs, side_of
+from gru_xp.verify import verify as compare
 
 from .terminal import NameOption, errors, make_console, printable, show_report
 

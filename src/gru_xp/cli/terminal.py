@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gru_xp.errors import GRUError
-from gru_xp.formats.stored import Report
+from gru_xp.stored import Report
 
 __all__ = ["NameOption", "errors", "make_console", "printable", "show_report"]
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gru_xp.errors import ConversionError
-from gru_xp.formats.stored import Note
 from gru_xp.params import CellParams
+from gru_xp.stored import Note
 
 __all__ = ["Folded", "folded", "from_keras", "is_nothing", "note_of_folding", "swapped", "to_keras", "unfolded"]
 

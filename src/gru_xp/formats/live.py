@@ -10,11 +10,11 @@ import numpy as np
 
 from gru_xp.activations import Activation
 from gru_xp.errors import ConversionError, GRUError
+from gru_xp.files import Format
 from gru_xp.formats.named import grus_in
-from gru_xp.formats.registry import Format
-from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU, two_directions
 from gru_xp.formats.trees import arrays_of, class_of, is_module, library_of, nodes_of, tensor_of
 from gru_xp.params import GRUSpec
+from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, two_directions
 
 __all__ = ["TreeFormat", "tree"]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from gru_xp.atomic import write_whole
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError
-from gru_xp.formats.files import write_whole
+from gru_xp.files import Format
 from gru_xp.formats.layouts import folded, note_of_folding
 from gru_xp.formats.npz import archive_of, npz
-from gru_xp.formats.registry import Format
 from gru_xp.formats.safetensors import safetensors, serialized
-from gru_xp.formats.stored import Contents, Note, Report, StoredGRU, assert_spec
+from gru_xp.stored import Contents, Note, Report, StoredGRU, assert_spec
 
 __all__ = ["MLXFormat", "mlx"]
 

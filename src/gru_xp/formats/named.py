@@ -22,12 +22,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gru_xp.arraymancer import ArraymancerParams, from_arraymancer
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
-from gru_xp.formats.arraymancer import ArraymancerParams, from_arraymancer
 from gru_xp.formats.layouts import UNFOLDED, kind_of, unfolded
-from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU
 from gru_xp.params import CellParams, Params, map_params
+from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU
 
 __all__ = ["FLOATS", "Tensor", "grus_in", "pytorch_names"]
 

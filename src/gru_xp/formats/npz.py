@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from gru_xp.atomic import write_whole
 from gru_xp.errors import ConversionError, FileFormatError
-from gru_xp.formats.files import write_whole
+from gru_xp.files import Format
 from gru_xp.formats.named import Tensor, grus_in, pytorch_names
-from gru_xp.formats.registry import Format
-from gru_xp.formats.stored import Contents, Note, Report, StoredGRU, assert_spec
+from gru_xp.stored import Contents, Note, Report, StoredGRU, assert_spec
 
 __all__ = ["NpzFormat", "archive_of", "npz"]
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from gru_xp.activations import SIGMOID, TANH, Activation
+from gru_xp.atomic import write_whole
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError
-from gru_xp.formats.files import write_whole
-from gru_xp.formats.registry import Format
-from gru_xp.formats.stored import Note, Report, StoredGRU
+from gru_xp.files import Format
+from gru_xp.stored import Note, Report, StoredGRU
 
 __all__ = ["NumpyProgram", "program", "source_of", "weights_file"]
 

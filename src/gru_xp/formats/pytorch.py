@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
+from gru_xp.atomic import write_whole
 from gru_xp.errors import BackendError, ConversionError, FileFormatError
-from gru_xp.formats.files import write_whole
+from gru_xp.files import Format
 from gru_xp.formats.named import Tensor, grus_in
-from gru_xp.formats.registry import Format
-from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU, assert_spec
 from gru_xp.formats.trees import DEEPEST, arrays_of, library_of, tensor_of
 from gru_xp.formats.unpickled import Thing, is_saved_by_torch, saved_by_torch
+from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, assert_spec
 
 __all__ = ["PyTorchFormat", "pytorch"]
 

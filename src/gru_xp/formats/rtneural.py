@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from gru_xp.atomic import write_whole
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
-from gru_xp.formats.files import write_whole
+from gru_xp.files import Format
 from gru_xp.formats.layouts import from_keras, to_keras
 from gru_xp.formats.named import Tensor, grus_in
-from gru_xp.formats.registry import Format
-from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU, assert_spec, stacked
 from gru_xp.params import weights_of
+from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, assert_spec, stacked
 
 __all__ = ["RTNeuralFormat", "rtneural"]
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from gru_xp.atomic import write_whole
 from gru_xp.checks import assert_directions, sizes_of
 from gru_xp.errors import BackendError, FileFormatError, GRUError
-from gru_xp.formats.files import write_whole
+from gru_xp.files import Format
 from gru_xp.formats.named import Tensor, grus_in, pytorch_names
-from gru_xp.formats.registry import Format
-from gru_xp.formats.stored import Contents, Note, Report, StoredGRU
 from gru_xp.params import CellParams, GRUSpec
+from gru_xp.stored import Contents, Note, Report, StoredGRU
 
 __all__ = ["SafetensorsFormat", "safetensors", "serialized"]
 

@@ -11,7 +11,7 @@ from gru_xp.activations import Activation
 from gru_xp.checks import sizes_of
 from gru_xp.errors import BackendError, ConversionError, GRUError
 from gru_xp.formats.layouts import FOLDED_ALL, is_nothing, to_keras
-from gru_xp.formats.stored import Note, Report, StoredGRU, assert_spec
+from gru_xp.stored import Note, Report, StoredGRU, assert_spec
 
 from .layer import BACKWARDS, KEPT
 

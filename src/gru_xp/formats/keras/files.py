@@ -20,8 +20,8 @@ from gru_xp.errors import ConversionError, FileFormatError, GRUError
 from gru_xp.formats.hdf5 import datasets
 from gru_xp.formats.layouts import from_keras
 from gru_xp.formats.named import FLOATS, Tensor
-from gru_xp.formats.stored import Contents, Note, Refusal, Report, StoredGRU, two_directions
 from gru_xp.params import GRUSpec
+from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, two_directions
 
 from .layer import KEPT, OTHER, RECURRENT, gru_of, kind_of, read_all
 from .stacks import stacks_of, wiring_of

@@ -8,12 +8,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from gru_xp.atomic import write_whole
 from gru_xp.errors import FileFormatError
-from gru_xp.formats.files import write_whole
+from gru_xp.files import Format
 from gru_xp.formats.hdf5 import SIGNATURE, datasets
-from gru_xp.formats.registry import Format
-from gru_xp.formats.stored import Contents, Note, Report, StoredGRU
 from gru_xp.formats.trees import library_of
+from gru_xp.stored import Contents, Note, Report, StoredGRU
 
 from .export import hdf5_of, sequential
 from .files import Walk, from_zip

@@ -10,7 +10,7 @@ import numpy as np
 
 from gru_xp.errors import GRUError
 from gru_xp.formats.named import Tensor
-from gru_xp.formats.stored import Contents, Refusal, StoredGRU
+from gru_xp.stored import Contents, Refusal, StoredGRU
 
 from .layer import OTHER, RECURRENT, gru_of
 from .stacks import Wiring, stacks_of, wiring_of

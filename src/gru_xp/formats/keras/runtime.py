@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp.errors import BackendError
-from gru_xp.formats.stored import StoredGRU
+from gru_xp.stored import StoredGRU
 
 __all__ = ["run_saved"]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from gru_xp.errors import ConversionError
-from gru_xp.formats.stored import Note, Report, StoredGRU, stacked
+from gru_xp.stored import Note, Report, StoredGRU, stacked
 
 from .layer import kind_of
 

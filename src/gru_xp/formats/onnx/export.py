@@ -17,8 +17,8 @@ from gru_xp.errors import ConversionError
 from gru_xp.formats.layouts import swapped
 from gru_xp.formats.onnx.constants import library
 from gru_xp.formats.onnx.nodes import ACTIVATIONS, single
-from gru_xp.formats.stored import Note, Report, StoredGRU
 from gru_xp.params import CellParams
+from gru_xp.stored import Note, Report, StoredGRU
 
 __all__ = ["model_of"]
 

@@ -6,15 +6,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from gru_xp.atomic import write_whole
 from gru_xp.errors import BackendError, ConversionError, FileFormatError
-from gru_xp.formats.files import write_whole
+from gru_xp.files import Format
 from gru_xp.formats.onnx.constants import MOVES, Graph, Source, library
 from gru_xp.formats.onnx.export import model_of
 from gru_xp.formats.onnx.nodes import GRUNode, name_of, read_node
 from gru_xp.formats.onnx.runtime import run_stack
 from gru_xp.formats.onnx.stacks import Stack, as_stored, joined
-from gru_xp.formats.registry import Format
-from gru_xp.formats.stored import Contents, Refusal, Report, StoredGRU
+from gru_xp.stored import Contents, Refusal, Report, StoredGRU
 
 __all__ = ["OnnxFormat", "onnx"]
 

@@ -18,8 +18,8 @@ from gru_xp.activations import Activation
 from gru_xp.errors import ConversionError, GRUError
 from gru_xp.formats.layouts import swapped
 from gru_xp.formats.onnx.constants import FLOATS, Evaluation, Graph, Unknown
-from gru_xp.formats.stored import Note
 from gru_xp.params import CellParams, GRUSpec
+from gru_xp.stored import Note
 
 __all__ = ["ACTIVATIONS", "DIRECTIONS", "GRUNode", "name_of", "read_node", "shapes_tried", "single", "time_and_batch"]
 
@@ -245,7 +245,7 @@ def _first_state(graph: Graph, node: Any, layout: int, D: int, H: int) -> tuple[
         Note(
             "changed",
             "the first state",
-            "the file fixes one, here it is zero: pass `registry.contents`' h0 as h0 (--h0)",
+            "the file fixes one, here it is zero: pass `files.contents`' h0 as h0 (--h0)",
         ),
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from gru_xp.formats.onnx.constants import EVALUATED, Evaluation, Graph, Unknown
 from gru_xp.formats.onnx.nodes import GRUNode, shapes_tried, time_and_batch
-from gru_xp.formats.stored import Note, Report, StoredGRU
+from gru_xp.stored import Note, Report, StoredGRU
 
 __all__ = ["Stack", "joined"]
 

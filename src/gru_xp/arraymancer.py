@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from gru_xp.checks import assert_shape, sizes_of, structured
-from gru_xp.dispatch import owner
-from gru_xp.errors import ShapeError, StructureError
-from gru_xp.params import CellParams, Params
+from .checks import assert_shape, sizes_of, structured
+from .dispatch import owner
+from .errors import ShapeError, StructureError
+from .params import CellParams, Params
 
 __all__ = ["ArraymancerParams", "from_arraymancer", "to_arraymancer"]
 
@@ -25,9 +25,10 @@ class ArraymancerParams(NamedTuple):
 def from_arraymancer(W3s0: Any, W3sN: Any, U3s: Any, bW3s: Any, bU3s: Any) -> Params:
     """Arraymancer's arrays -> params, bit for bit. With one layer W3sN is (0, 3H, H) or None.
 
-    >>> import numpy as np, gru_xp
+    >>> import numpy as np
+    >>> from gru_xp.arraymancer import from_arraymancer
     >>> z = np.zeros
-    >>> params = gru_xp.from_arraymancer(z((12, 3)), z((1, 12, 4)), z((2, 12, 4)), z((2, 1, 12)), z((2, 1, 12)))
+    >>> params = from_arraymancer(z((12, 3)), z((1, 12, 4)), z((2, 12, 4)), z((2, 1, 12)), z((2, 1, 12)))
     >>> len(params), params[1][0].W_ih.shape
     (2, (12, 4))
     """

@@ -1,25 +1,32 @@
-"""The formats that are installed, and the two ways through them: in and out.
+"""Files and frameworks' objects: which format they are of, and the record of parameters that it gives or takes.
 
 A format is an object in the entry-point group `gru_xp.formats`. It reads and writes files, or takes a framework's live
-objects, or both; whatever it cannot do it leaves out.
+objects, or both; whatever it cannot do it leaves out. Formats know parameters, never a model.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import replace
 from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from gru_xp.dispatch import place_for, selection
-from gru_xp.errors import ConversionError, ConversionWarning, FileFormatError, StructureError
-from gru_xp.formats.stored import Contents, Refusal, Report, StoredGRU, as_model, as_stored, stacked
-from gru_xp.module import GRU
+from .errors import ConversionError, FileFormatError, StructureError
+from .stored import Contents, Refusal, Report, StoredGRU, stacked
 
-__all__ = ["Format", "contents", "convert_file", "format_of", "formats", "from_framework", "load", "pick", "save"]
+__all__ = [
+    "Format",
+    "adopt",
+    "contents",
+    "convert_file",
+    "format_of",
+    "formats",
+    "pick",
+    "read",
+    "write",
+]
 
 PathType: TypeAlias = "str | PathLike[str]"
 HEAD = 512  # bytes of a file that `Format.recognises` is shown
@@ -159,35 +166,24 @@ def _told(refusal: Refusal) -> str:
     return f"{refusal.name}: {refusal.reason}" if refusal.name else refusal.reason
 
 
-def load(path: PathType, *, backend: str | None = None, name: str | None = None, format: str | None = None) -> GRU:  # noqa: A002
-    """Read a model from a file of any format, into the selected backend, by default NumPy. Nothing runs its code.
-
-    Args:
-        path: a file that `GRU.save` wrote, or PyTorch's, Keras's, ONNX's, ... (`gru-xp inspect` says what is in it).
-        backend: where the parameters shall live, as `name[:device]`.
-        name: which GRU, where there are several.
-        format: the format, where the file's ending does not tell.
-
-    `GRU.report` says what became of the numbers; what makes outputs differ is a `ConversionWarning` too.
-    """
-    place = place_for(selection(backend), None)
-    stored = pick(contents(path, format), name, str(_path(path)))
-    _warn(stored, str(_path(path)))
-    return as_model(stored, place)
+def read(path: PathType, *, name: str | None = None, format: str | None = None) -> StoredGRU:  # noqa: A002
+    """The one GRU of a file, or the one named."""
+    return pick(contents(path, format), name, str(_path(path)))
 
 
-def _warn(stored: StoredGRU, origin: str) -> None:
-    """Where outputs are not those of the original. What is assumed, folded or acts in training alone is no surprise."""
-    changed = "; ".join(f"{note.what}: {note.why}" for note in stored.report.notes if note.fate == "changed")
-    if changed:
-        where = f"{origin}, {stored.name}" if stored.name else origin
-        message = f"{where}: differs from the original, {changed}"
-        warnings.warn(message, ConversionWarning, stacklevel=4)  # whoever calls gru_xp.load, gru_xp.from_framework
+def write(gru: StoredGRU, path: PathType, *, format: str | None = None) -> Report:  # noqa: A002
+    """Write a file in the format that its ending says, or the one named; the report says what it cost."""
+    return format_of(path, format, writing=True).write(gru, _path(path))
 
 
-def save(model: GRU, path: PathType, *, format: str | None = None) -> Report:  # noqa: A002
-    """Write a model in the format that the file's ending says, or the one named; the report says what it cost."""
-    return format_of(path, format, writing=True).write(as_stored(model), _path(path))
+def adopt(thing: Any, *, name: str | None = None) -> StoredGRU:
+    """The one GRU of a framework's object, or the one named."""
+    for candidate in formats().values():
+        if candidate.adopts(thing):
+            return pick(candidate.adopt(thing), name, type(thing).__name__)
+    raise StructureError(
+        f"expected an object of {', '.join(formats())}, got {type(thing).__module__}.{type(thing).__qualname__}"
+    )
 
 
 def convert_file(
@@ -199,19 +195,5 @@ def convert_file(
     target_format: str | None = None,
 ) -> Report:
     """From file to file. The report holds the way in and the way out."""
-    stored = pick(contents(source, source_format), name, str(_path(source)))
-    written = format_of(target, target_format, writing=True).write(stored, _path(target))
-    return stored.report + written
-
-
-def from_framework(thing: Any, *, backend: str | None = None, name: str | None = None) -> GRU:
-    """A model from a framework's own object: a PyTorch module, a Keras layer, a tree of Flax or Equinox parameters."""
-    place = place_for(selection(backend), None)
-    for candidate in formats().values():
-        if candidate.adopts(thing):
-            stored = pick(candidate.adopt(thing), name, type(thing).__name__)
-            _warn(stored, type(thing).__name__)
-            return as_model(stored, place)
-    raise StructureError(
-        f"expected an object of {', '.join(formats())}, got {type(thing).__module__}.{type(thing).__qualname__}"
-    )
+    stored = read(source, name=name, format=source_format)
+    return stored.report + write(stored, target, format=target_format)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from gru_xp.errors import GRUError
-from gru_xp.formats.stored import StoredGRU
 from gru_xp.params import CellParams, GRUSpec, weights_of
+from gru_xp.stored import StoredGRU
 
 __all__ = [
     "CELL_CHANGES",

@@ -6,15 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
-from gru_xp.backend import Backend
-from gru_xp.checks import sizes_of
-from gru_xp.dispatch import Place, convert
-from gru_xp.dispatch import load as load_backend
-from gru_xp.errors import BackendError, ConversionError, GRUError
-from gru_xp.module import GRU
-from gru_xp.params import GRUSpec, Params, map_params, weights_of
+from .checks import sizes_of
+from .errors import ConversionError, GRUError
+from .params import GRUSpec, Params
 
 __all__ = [
     "Contents",
@@ -22,10 +16,7 @@ __all__ = [
     "Refusal",
     "Report",
     "StoredGRU",
-    "as_model",
-    "as_stored",
     "assert_spec",
-    "is_finite",
     "stacked",
     "two_directions",
 ]
@@ -103,39 +94,6 @@ class Contents:
     ignored: tuple[str, ...] = ()  # what else is there, by name
 
 
-def is_finite(gru: StoredGRU) -> bool:
-    """Whether no weight is NaN or infinite."""
-    return all(np.isfinite(array).all() for array in weights_of(gru.params))
-
-
-def as_model(stored: StoredGRU, place: Place) -> GRU:
-    """A `GRU` with these numbers at a place, in the type that they were stored in."""
-    backend, numpy = place.backend, load_backend("numpy")
-    if stored.dtype not in backend.float_names():
-        raise BackendError(
-            f"{stored.name or 'this GRU'}: holds {stored.dtype}, which {backend.name} does not have; load it with "
-            f"another backend, such as backend='torch'"
-        )
-
-    def brought(array: Any) -> Any:
-        array = convert(numpy.canonical(array), numpy, place, "params")
-        return backend.xp.astype(array, backend.dtype(stored.dtype))
-
-    model = GRU.from_params(
-        map_params(brought, stored.params), spec=stored.spec, batch_first=stored.batch_first, dropout=stored.dropout
-    )
-    model._report = stored.report
-    return model
-
-
-def as_stored(model: GRU) -> StoredGRU:
-    """What a file is written from."""
-    own = model._own
-    params = map_params(lambda array: to_host(array, own.place.backend), own.params)
-    sizes_of(params)
-    return StoredGRU(params, model.spec, "", model.dtype, model.batch_first, model.dropout)
-
-
 def stacked(grus: Sequence[StoredGRU], dropout: float = 0.0) -> StoredGRU:
     """Several as one stack, the first at the bottom, named "a+b"; what does not fit on one another is an error."""
     first = grus[0]
@@ -185,11 +143,3 @@ def assert_spec(gru: StoredGRU, whose: str, *knows: str) -> tuple[Note, ...]:
             raise ConversionError(f"{field.name}={value!s}: {whose} knows {field.default!s} only")
         notes.append(Note("changed", "padding='hold'", f"{whose} does not put the last state into the padding of y"))
     return tuple(notes)
-
-
-def to_host(array: Any, backend: Backend) -> np.ndarray:
-    """The values in host memory, contiguous; bfloat16 as float32."""
-    numpy = load_backend("numpy")
-    if backend.dtype_name(array.dtype) == "bfloat16":
-        array = backend.xp.astype(array, backend.xp.float32)
-    return np.ascontiguousarray(convert(array, backend, Place(numpy, numpy.device(None)), "params"))

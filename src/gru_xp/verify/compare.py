@@ -17,13 +17,13 @@ import numpy as np
 
 from gru_xp.checks import sizes_of
 from gru_xp.errors import BackendError, RangeError, ShapeError
-from gru_xp.formats.registry import Format, contents, format_of, pick
-from gru_xp.formats.stored import StoredGRU, is_finite
-from gru_xp.formats.suspects import cell_changes_between, eps_of, related, spec_changes_between, suspects
+from gru_xp.files import Format, contents, format_of, pick
 from gru_xp.functional import gru_forward, gru_inference
-from gru_xp.params import map_params
+from gru_xp.params import map_params, weights_of
+from gru_xp.stored import StoredGRU
+from gru_xp.verify.suspects import cell_changes_between, eps_of, related, spec_changes_between, suspects
 
-__all__ = ["Case", "Inputs", "Parting", "Side", "Verdict", "random_inputs", "side_of", "verify"]
+__all__ = ["Case", "Inputs", "Parting", "Side", "Verdict", "is_finite", "random_inputs", "side_of", "verify"]
 
 FEW = 4  # units of rounding that one result may be away from the truth
 WAYS = ("forward", "reverse")
@@ -134,7 +134,7 @@ def verify(a: Side, b: Side, inputs: Sequence[Inputs] | None = None, tolerance: 
     """Run both on all inputs and compare; `tolerance` is a largest difference in the place of the measured one.
 
     >>> import gru_xp
-    >>> from gru_xp.formats.stored import as_stored
+    >>> from gru_xp.module import as_stored
     >>> model, other = (Side(label, as_stored(gru_xp.GRU(3, 4, seed=0))) for label in "AB")
     >>> verify(model, other).agrees
     True
@@ -180,6 +180,11 @@ def verify(a: Side, b: Side, inputs: Sequence[Inputs] | None = None, tolerance: 
     if explanation is None and (unfaithful or related(a.stored, b.stored)):
         explanation = _explanation(a, b, runs, cases)
     return Verdict(False, cases, differences, parting, explanation, substituted, unfaithful)
+
+
+def is_finite(stored: StoredGRU) -> bool:
+    """Whether no weight is NaN or infinite."""
+    return all(np.isfinite(array).all() for array in weights_of(stored.params))
 
 
 # ---- running and comparing -------------------------------------------------------------------------------------------
