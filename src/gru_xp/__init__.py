@@ -44,6 +44,7 @@ from .loading import from_framework, load
 from .module import GRU
 from .params import CellGrads, CellParams, GRUGrads, GRUSpec, LayerTape, Params, Tape
 from .request import PreparedParams
+from .threads import num_threads
 
 __version__ = "0.1.0"
 
@@ -84,6 +85,7 @@ __all__ = [
     "gru_forward",
     "gru_inference",
     "load",
+    "num_threads",
     "prepare",
     "selection",
     "use_backend",

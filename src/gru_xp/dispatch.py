@@ -6,7 +6,6 @@ The array's library decides the type of the result; the selection decides where 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Place", "Selection", "available", "convert", "load", "owner", "use_backend"]
 
 KERNEL_POLICIES = ("auto", "off", "require")
-MOST_THREADS = 64
-BACKEND, KERNELS, NUM_THREADS = "GRU_XP_BACKEND", "GRU_XP_KERNELS", "GRU_XP_NUM_THREADS"
+BACKEND, KERNELS = "GRU_XP_BACKEND", "GRU_XP_KERNELS"
 
 
 class Place(NamedTuple):
@@ -226,16 +224,6 @@ def kernel_policy() -> str:
     if policy not in KERNEL_POLICIES:
         raise VariableError(f"{KERNELS}: expected one of {', '.join(KERNEL_POLICIES)}, got {policy!r}")
     return policy
-
-
-def thread_limit() -> int | None:
-    """The value of GRU_XP_NUM_THREADS, None where it is not set: how many threads the kernels on a CPU may use."""
-    text = os.environ.get(NUM_THREADS)
-    if not text:
-        return None
-    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_THREADS:
-        raise VariableError(f"{NUM_THREADS}: expected a number from 1 to {MOST_THREADS}, got {text!r}")
-    return int(text)
 
 
 def place_for(selected: Selection | Backend | None, caller: Place | None) -> Place:

@@ -96,7 +96,9 @@ class Kernel:
     def __init__(self, kind: str, dtype: str, owner: Owner | None):
         from gru_xp_cpu.emit.compiler import machine
         from gru_xp_cpu.emit.target import current
-        from gru_xp_cpu.threads import openmp, workers
+        from gru_xp_cpu.threads import openmp, threadpool, workers
+
+        threadpool.register()
 
         self._target, self._kind, self._dtype = current(), kind, dtype
         code = machine(self._target, kind, dtype, build)

@@ -31,7 +31,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from gru_xp.dispatch import MOST_THREADS
+from gru_xp.threads import MOST_THREADS
 from gru_xp_cpu.emit.code import I32, I64, PTR, Code, Pointer, Unit, Value
 from gru_xp_cpu.emit.target import Target
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.dispatch import thread_limit
+from gru_xp.threads import thread_limit
 from gru_xp_cpu.emit.compiler import Machine, machine
 from gru_xp_cpu.emit.target import Target
 
@@ -29,12 +29,17 @@ __all__ = ["NOBODY", "Pool", "Workers", "code", "run", "thread_count"]
 
 
 def thread_count() -> int:
-    """The threads that a call may use: GRU_XP_NUM_THREADS, else the cores that this process may use."""
+    """The threads that a call may use: as many as somebody asked for, else the cores that this process may use."""
     chosen = thread_limit()
     if chosen is not None:
         return chosen
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _quota(), MOST))
+    return max(1, min(_cores(), _quota(), MOST))
+
+
+def _cores() -> int:
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -32,7 +32,6 @@ from gru_xp.dispatch import (
     kernel_policy,
     place_for,
     selection,
-    thread_limit,
     use_backend,
 )
 from gru_xp.dispatch import load as load_backend
@@ -42,6 +41,7 @@ from gru_xp.loading import load
 from gru_xp.module import GRU
 from gru_xp.params import GRUSpec
 from gru_xp.stored import Report
+from gru_xp.threads import thread_limit
 
 from .terminal import NameOption, errors, make_console, show_report
 
@@ -89,7 +89,7 @@ def info() -> None:
     for variable, unset, check in (
         ("GRU_XP_BACKEND", "auto: compute where the arrays are", selection),
         ("GRU_XP_KERNELS", "auto: the most fused kernel that fits", kernel_policy),
-        ("GRU_XP_NUM_THREADS", "as many as there are cores for this process", thread_limit),
+        ("GRU_XP_NUM_THREADS", "OMP_NUM_THREADS, else as many as there are cores for this process", thread_limit),
         ("GRU_XP_CACHE_DIR", "the user's folder for caches", lambda: None),
     ):
         console.print(_variable(variable, unset, check), highlight=False, soft_wrap=True)
