@@ -29,6 +29,20 @@ __all__ = ["Build", "Machine", "image_of", "is_kept", "lock", "machine", "source
 #: writes a unit, given its target, kind and dtype
 Build = Callable[[Target, str, str], "Unit"]
 
+#: what LLVM does before it chooses instructions. Seen with LLVM 22: these take a third of the time of its "O2", and the
+#: kernels are as fast; without the first two or the last four the smallest calls took 10 to 18 % longer
+PASSES = (
+    "ipsccp",
+    "global_opt",
+    "sroa",
+    "instruction_combine",
+    "simplify_cfg",
+    "loop_rotate",
+    "post_order_function_attributes",
+    "new_gvn",
+    "simplify_cfg",
+)
+
 _locks = [threading.RLock()]
 
 
@@ -91,11 +105,10 @@ def image_of(unit: Unit) -> bytes:
     """The object file of a unit."""
     target, module = unit.target, llvm.parse_assembly(str(unit.module))
     module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
-    compiler = _llvm_machine(target)
-    passes = llvm.create_pass_builder(compiler, options)
-    passes.getModulePassManager().run(module, passes)
+    compiler, passes = _llvm_machine(target), llvm.create_new_module_pass_manager()
+    for name in PASSES:
+        getattr(passes, f"add_{name}_pass")()
+    passes.run(module, llvm.create_pass_builder(compiler, llvm.create_pipeline_tuning_options()))
     image: bytes = compiler.emit_object(module)
     return image
 
