@@ -9,8 +9,13 @@ import pkgutil
 import pytest
 
 import gru_xp
+import gru_xp.training
 
-MODULES = ["gru_xp", *(f"gru_xp.{m.name}" for m in pkgutil.iter_modules(gru_xp.__path__) if m.name != "__main__")]
+MODULES = [
+    "gru_xp",
+    *(f"gru_xp.{m.name}" for m in pkgutil.iter_modules(gru_xp.__path__) if m.name != "__main__"),
+    *(f"gru_xp.training.{m.name}" for m in pkgutil.iter_modules(gru_xp.training.__path__)),
+]
 
 
 @pytest.mark.parametrize("name", [*MODULES, "gru_xp.arraymancer", "gru_xp.formats.safetensors"])

@@ -81,6 +81,8 @@ def to_library(name: str, array: Any) -> Any:
 
 def to_numpy(array: Any) -> Any:
     """An array of any library as NumPy's, by the library's own way."""
+    if isinstance(array, np.generic):
+        return np.asarray(array)
     if type(array).__module__.startswith("torch"):
         return (
             array.detach().cpu().float().numpy()
