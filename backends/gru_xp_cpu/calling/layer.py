@@ -150,9 +150,12 @@ def unusable() -> str | None:
     """Why the kernels cannot run in this process, or None."""
     try:
         from gru_xp_cpu.emit.target import why_none
-    except ImportError:
-        return "llvmlite is not installed (pip install 'gru_xp[cpu]')"
-    return why_none()
+
+        return why_none()
+    except Exception as error:  # a library that is there and cannot be loaded fails in any way it likes
+        if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("llvmlite"):
+            return "llvmlite is not installed (python -m pip install 'gru-xp[cpu]')"
+        return f"llvmlite cannot be loaded ({type(error).__name__}: {error})"
 
 
 def warmup(dtypes: tuple[str, ...] = ("float32", "float64")) -> str:

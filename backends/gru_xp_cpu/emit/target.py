@@ -62,6 +62,10 @@ def why_none(width: str | None = None) -> str | None:
     width = os.environ.get(VARIABLE) if width is None else width
     if width and width not in map(str, widths()):
         return f"{VARIABLE}={width}: this processor has {', '.join(map(str, widths()))}"
+    try:
+        llvm.check_jit_execution()
+    except OSError:
+        return "memory may not become executable in this process (as SELinux or systemd's MemoryDenyWriteExecute say)"
     return None
 
 
