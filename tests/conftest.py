@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 
@@ -12,7 +14,10 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRU_XP_KERNELS", raising=False)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    import jax
+@pytest.fixture(autouse=True, scope="session")
+def _float64_in_jax() -> None:
+    """Not as a variable, which programs that tests start would inherit; not earlier, so that collection is quick."""
+    with contextlib.suppress(ModuleNotFoundError):
+        import jax
 
-    jax.config.update("jax_enable_x64", True)
+        jax.config.update("jax_enable_x64", True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
+from libraries import onnx
 from typer.testing import CliRunner, Result
 
 import gru_xp

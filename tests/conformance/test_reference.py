@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
+from libraries import torch
 
 from gru_xp_conformance import reference
 from gru_xp_conformance.tolerance import OF_REFERENCE, STEP

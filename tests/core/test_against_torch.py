@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from helpers import random_params
+from libraries import torch
 
 import gru_xp
 

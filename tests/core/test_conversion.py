@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from helpers import random_params
+from libraries import array_api_strict, jax, jnp, ml_dtypes, torch
 
 import gru_xp
 from gru_xp import dispatch
@@ -143,8 +140,7 @@ def test_host_lengths_and_resets_serve_every_library() -> None:
 
 
 def test_other_device_of_the_same_library() -> None:
-    import array_api_strict as xps
-
+    xps = array_api_strict
     here, there = xps.Device("CPU_DEVICE"), xps.Device("device1")
     put = lambda a: xps.asarray(a.tolist(), device=here)  # noqa: E731
     y, _, tape = gru_xp.gru_forward(put(X), map_params(put, PARAMS), backend="array_api_strict:device1")

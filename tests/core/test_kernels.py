@@ -1,18 +1,19 @@
-"""The kernel door, and every fused kernel that is installed against the plain path."""
+"""The registry of kernels and their choice; the fused gates of NumPy and PyTorch against the plain ones."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import assert_close, random_problem, run_everything, to_library
+from helpers import assert_close, random_problem, to_library
+from libraries import torch
 
 import gru_xp
 from gru_xp import dispatch, kernels
-from gru_xp.backend import Backend
 from gru_xp.cell import Gates
 from gru_xp.layer import Layer
 from gru_xp_conformance.matrix import ordinary_call
@@ -25,8 +26,6 @@ ROUNDING = {"float64": 1e-15, "float32": 5e-7}
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 3, 5), (2, 0)])
 @pytest.mark.parametrize(("library", "module"), FUSED)
 def test_gates_pair_equals_the_plain_one(library: str, module: str, shape: tuple[int, ...], dtype: str) -> None:
-    from importlib import import_module
-
     kernel, plain = import_module(module).kernel, Gates(dispatch.load(library).xp)
     rng = np.random.default_rng(0)
     H = shape[-1]
@@ -51,8 +50,6 @@ def test_gates_pair_equals_the_plain_one(library: str, module: str, shape: tuple
 
 @pytest.mark.parametrize(("library", "module"), FUSED)
 def test_saturated_gates_stand_still_and_keep_nan(library: str, module: str) -> None:
-    from importlib import import_module
-
     kernel = import_module(module).kernel
     gi = to_library(library, np.array([[-1e4, np.inf, 3.0], [1e4, -1e4, 1e4], [0.0, np.nan, 0.0]]))
     gh = to_library(library, np.zeros((3, 3)))
@@ -61,43 +58,6 @@ def test_saturated_gates_stand_still_and_keep_nan(library: str, module: str) -> 
     assert h1[0, 0] == 0.3  # z = 1: exactly
     assert h1[1, 0] == 1.0  # z = 0: the candidate
     assert np.isnan(h1[2, 0])
-
-
-def only(library: str, *fused: kernels.Kernel) -> Backend:
-    """The library's backend with these kernels and no others."""
-    kind = type(dispatch.load(library))
-    return type("Only", (kind,), {"kernels": lambda self: fused})()
-
-
-INSTALLED = [
-    (library, kernel)
-    for library in ("numpy", "torch")
-    for kernel in kernels.kernels_of(library)
-    if kernel.refuses(ordinary_call(dispatch.load(library), dispatch.load(library).device("cpu"))) is None
-]
-
-
-@pytest.mark.parametrize("save", ["all", "states"])
-@pytest.mark.parametrize(
-    ("library", "kernel"), INSTALLED, ids=[kernel.name + "-" + library for library, kernel in INSTALLED]
-)
-def test_required_kernels_give_the_plain_numbers(
-    library: str, kernel: kernels.Kernel, save: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    problem = random_problem(0)
-    plain = run_everything(problem, lambda a: to_library(library, a), backend=only(library))
-    monkeypatch.setenv("GRU_XP_KERNELS", "require")
-    fused = run_everything(problem, lambda a: to_library(library, a), save=save, backend=only(library, kernel))
-    assert_close(fused, plain, 1e-13)
-
-
-def test_forward_on_one_path_and_backward_on_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = random_problem(0)
-    _, _, tape = gru_xp.gru_forward(problem.x, problem.params, problem.h0)
-    fused = gru_xp.gru_backward(tape, problem.dy)
-    monkeypatch.setenv("GRU_XP_KERNELS", "off")
-    plain = gru_xp.gru_backward(tape, problem.dy)
-    assert_close({"dx": fused.x, "dh0": fused.h0}, {"dx": plain.x, "dh0": plain.h0}, 1e-14)
 
 
 def test_require_says_what_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +102,6 @@ def test_kernels_are_asked_in_order_of_level_and_failures_are_not_hidden() -> No
 
 
 def test_the_kernels_stand_inside_what_autograd_watches_and_forward_mode_takes_the_plain_path() -> None:
-    import torch
-
     w = gru_xp.CellParams(torch.zeros(12, 3), torch.zeros(12, 4), torch.zeros(12), torch.zeros(12))
     x = torch.zeros(2, 1, 3)
     watched = w._replace(b_hh=torch.zeros(12, requires_grad=True))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from helpers import LIBRARIES, WITHOUT_CUPY, assert_close, to_library, to_numpy
+from libraries import torch
 
 import gru_xp
 from gru_xp.arraymancer import from_arraymancer, to_arraymancer

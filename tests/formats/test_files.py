@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from helpers import LIBRARIES, to_library, to_numpy
+from libraries import torch
 
 import gru_xp
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from helpers import random_params
+from libraries import torch
 
 import gru_xp
 from gru_xp import files

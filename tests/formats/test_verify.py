@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from helpers import random_params
+from libraries import onnx
 
 import gru_xp
 from gru_xp import GRUSpec, files
