@@ -198,19 +198,15 @@ def python(code: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_import_brings_no_array_library() -> None:
-    code = """
-        import sys, gru_xp
-        libraries = {"numpy", "torch", "jax", "cupy", "array_api_strict", "array_api_compat", "rich", "typer"}
-        print(sorted(libraries & set(sys.modules)))
-    """
-    assert python(code).strip() == "[]"
-
-
-def test_import_takes_under_50_ms_of_the_processor() -> None:
-    """The best of several; conformance/benchmarks/overhead.py measures the time that passes."""
-    code = "import time; t = time.process_time(); import gru_xp; print(time.process_time() - t)"
-    assert min(float(python(code)) for _ in range(5)) < 0.050
+def test_import_gru_xp_imports_no_library_and_nothing_that_takes_long() -> None:
+    """Importing gru_xp costs little more than starting Python because it imports none of these."""
+    libraries = {"numpy", "torch", "jax", "cupy", "array_api_strict", "array_api_compat", "llvmlite", "rich", "typer"}
+    standard = {"asyncio", "concurrent.futures", "ctypes", "email", "importlib.metadata", "json", "logging"}
+    standard |= {"multiprocessing", "socket", "subprocess", "tempfile", "unittest", "zipfile"}
+    ours = {"gru_xp.formats", "gru_xp.cli", "gru_xp_numpy", "gru_xp_cpu"}
+    imported = python("import sys, gru_xp; print(*sys.modules)").split()
+    assert (libraries | standard | ours).isdisjoint(imported)
+    assert "gru_xp.functional" in imported
 
 
 def test_only_the_library_of_the_arrays_is_loaded() -> None:

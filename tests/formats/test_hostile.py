@@ -32,7 +32,7 @@ files.contents = contents
 """
 READERS = {
     "dies": "import os; os.kill(os.getpid(), 11)",
-    "is silent": "import time; time.sleep(9)",
+    "is silent": "import time; time.sleep(999)",
     "takes memory": "bytearray(2**30)",
     "hides that it was given none": "try: bytearray(2**30)\nexcept MemoryError: raise ValueError",
     "runs a command": "import os; os.system('true')",
@@ -45,7 +45,6 @@ READERS = {
 
 @pytest.mark.parametrize("what", READERS)
 def test_the_harness_sees_a_reader_that(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hostile.SECONDS", 2)
     (tmp_path / "secret").touch()
     (tmp_path / "files").mkdir()
     good, bad = tmp_path / "files/good.safetensors", tmp_path / "files/bad.safetensors"
@@ -54,5 +53,8 @@ def test_the_harness_sees_a_reader_that(what: str, tmp_path: Path, monkeypatch: 
     first = PATCH.format(READERS[what].replace("\n", "\n       "))
     with Child(tmp_path / "files", 2**28, first) as child:
         assert "failure" not in child.read(good)
-        assert "failure" in child.read(bad)
+        with monkeypatch.context() as patch:
+            if what == "is silent":  # the others may take as long as a reader that is started on a busy machine takes
+                patch.setattr("hostile.SECONDS", 1)
+            assert "failure" in child.read(bad)
         assert "failure" not in child.read(good)
