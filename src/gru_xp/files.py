@@ -7,20 +7,21 @@ objects, or both; whatever it cannot do it leaves out. Formats know parameters, 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .errors import ConversionError, FileFormatError, StructureError
-from .stored import Contents, Refusal, Report, StoredGRU, stacked
+from .stored import Contents, Refusal, Report, StoredGRU, stacked, with_batch_first, with_dtype
 
 __all__ = [
     "Format",
+    "Option",
     "adopt",
     "contents",
-    "convert_file",
     "format_of",
     "formats",
     "pick",
@@ -32,6 +33,19 @@ PathType: TypeAlias = "str | PathLike[str]"
 HEAD = 512  # bytes of a file that `Format.recognises` is shown
 
 
+class Option(NamedTuple):
+    """One option of a GRU in one kind of source, and what a reader does with it.
+
+    `read`: said there, and used. `noted`: said there, without a counterpart here, and the report says so. `refused`:
+    said there, and what `words` name is an error. `assumed`: not said there, and `Report.assumed` says what was taken.
+    `fixed`: never anything else there.
+    """
+
+    name: str  # as the source calls it: "go_backwards"
+    fate: Literal["read", "noted", "refused", "assumed", "fixed"]
+    words: str = ""  # what it becomes, what is refused, what is assumed: "reverse"
+
+
 class Format:
     """What a format can do. Methods that a format lacks refuse with a reason."""
 
@@ -39,13 +53,17 @@ class Format:
     title: str  # "Keras 3 (.keras, .weights.h5, a live layer)"
     suffixes: tuple[str, ...] = ()
     runtime: str = ""  # the library that `run` computes with: "onnxruntime"
+    options: Mapping[str, tuple[Option, ...]] = {}  # by kind of source, "a state_dict"; docs/options.md shows them
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether a file is one of these, by its name and its first bytes."""
         return path.name.lower().endswith(self.suffixes) if self.suffixes else False
 
     def read(self, path: Path) -> Contents:
-        """Everything in a file that looks like a GRU; a damaged or hostile file is a `FileFormatError`."""
+        """Everything in a file that looks like a GRU; a damaged or hostile file is a `FileFormatError`.
+
+        What the file does not say and the reader assumes is a note of the report; `batch_first` is left None.
+        """
         raise ConversionError(f"{path}: {self.name} cannot be read from files")
 
     def write(self, gru: StoredGRU, path: Path) -> Report:
@@ -101,9 +119,16 @@ def format_of(path: PathType, format: str | None = None, *, writing: bool = Fals
     raise FileFormatError(f"{file}: expected {told}, or format= to say which: {known}")
 
 
-def contents(path: PathType, format: str | None = None) -> Contents:  # noqa: A002
-    """Everything in a file that looks like a GRU, in whatever format it is."""
-    return format_of(path, format).read(_path(path))
+def contents(path: PathType, format: str | None = None, *, batch_first: bool | None = None) -> Contents:  # noqa: A002
+    """Everything in a file: `.grus`, `.refused`, the names of the rest as `.ignored`, and all `.arrays` by name.
+
+    Args:
+        path: a file of any format.
+        format: the format, where the file's name and first bytes do not say it.
+        batch_first: whether x is (N, T, I), where the file does not say it; by default False, which the report notes.
+    """
+    found = format_of(path, format).read(_path(path))
+    return replace(found, grus=tuple(with_batch_first(gru, batch_first, str(_path(path))) for gru in found.grus))
 
 
 def _path(path: PathType) -> Path:
@@ -166,34 +191,34 @@ def _told(refusal: Refusal) -> str:
     return f"{refusal.name}: {refusal.reason}" if refusal.name else refusal.reason
 
 
-def read(path: PathType, *, name: str | None = None, format: str | None = None) -> StoredGRU:  # noqa: A002
-    """The one GRU of a file, or the one named."""
-    return pick(contents(path, format), name, str(_path(path)))
+def read(
+    path: PathType,
+    *,
+    name: str | None = None,
+    format: str | None = None,  # noqa: A002
+    batch_first: bool | None = None,
+    dtype: str | None = None,
+) -> StoredGRU:
+    """The one GRU of a file, or the one named, with what the caller says where the file does not."""
+    origin = str(_path(path))
+    gru = pick(format_of(path, format).read(_path(path)), name, origin)
+    return with_dtype(with_batch_first(gru, batch_first, origin), dtype)
 
 
-def write(gru: StoredGRU, path: PathType, *, format: str | None = None) -> Report:  # noqa: A002
-    """Write a file in the format that its ending says, or the one named; the report says what it cost."""
-    return format_of(path, format, writing=True).write(gru, _path(path))
-
-
-def adopt(thing: Any, *, name: str | None = None) -> StoredGRU:
-    """The one GRU of a framework's object, or the one named."""
+def adopt(
+    thing: Any, *, name: str | None = None, batch_first: bool | None = None, dtype: str | None = None
+) -> StoredGRU:
+    """The one GRU of a framework's object, or the one named, with what the caller says where the object does not."""
     for candidate in formats().values():
         if candidate.adopts(thing):
-            return pick(candidate.adopt(thing), name, type(thing).__name__)
+            origin = type(thing).__name__
+            gru = pick(candidate.adopt(thing), name, origin)
+            return with_dtype(with_batch_first(gru, batch_first, origin), dtype)
     raise StructureError(
         f"expected an object of {', '.join(formats())}, got {type(thing).__module__}.{type(thing).__qualname__}"
     )
 
 
-def convert_file(
-    source: PathType,
-    target: PathType,
-    *,
-    name: str | None = None,
-    source_format: str | None = None,
-    target_format: str | None = None,
-) -> Report:
-    """From file to file. The report holds the way in and the way out."""
-    stored = read(source, name=name, format=source_format)
-    return stored.report + write(stored, target, format=target_format)
+def write(gru: StoredGRU, path: PathType, *, format: str | None = None) -> Report:  # noqa: A002
+    """Write a file in the format that its ending says, or the one named; the report says what it cost."""
+    return format_of(path, format, writing=True).write(gru, _path(path))

@@ -11,9 +11,9 @@ from . import files
 from .dispatch import Place, convert, place_for, selection
 from .dispatch import load as load_backend
 from .errors import BackendError, ConversionWarning
-from .module import GRU
+from .module import GRU, dtype_name
 from .params import map_params
-from .stored import StoredGRU
+from .stored import BATCH_FIRST, StoredGRU
 
 __all__ = ["as_model", "from_framework", "load"]
 
@@ -24,6 +24,8 @@ def load(
     backend: str | None = None,
     name: str | None = None,
     format: str | None = None,  # noqa: A002
+    batch_first: bool | None = None,
+    dtype: Any = None,
 ) -> GRU:
     """Read a model from a file of any format, into the selected backend, by default NumPy. Nothing runs its code.
 
@@ -32,20 +34,49 @@ def load(
         backend: where the parameters shall live, as `name[:device]`.
         name: which GRU, where there are several.
         format: the format, where the file's ending does not say it.
+        batch_first: True for x (N, T, I), False for (T, N, I), where the file does not say it, as a state_dict does
+            not; by default False, which `report.assumed` says. It is an error where the file says otherwise.
+        dtype: "float32", "float64", "float16" or "bfloat16"; by default the file's.
 
-    `GRU.report` says what became of the numbers; what makes outputs differ is a `ConversionWarning` too.
+    `GRU.report` says what became of the numbers and what was assumed. What makes outputs differ, or may do so, is a
+    `ConversionWarning` too, except for `batch_first`.
+
+    >>> import gru_xp, tempfile
+    >>> path = tempfile.mkdtemp() + "/model.npz"
+    >>> _ = gru_xp.GRU(3, 4).save(path)
+    >>> gru_xp.load(path).report.assumed
+    ('batch_first=False',)
+    >>> gru_xp.load(path, batch_first=True, dtype="float64")
+    GRU(3, 4, batch_first=True, dtype='float64', backend='numpy:cpu')
     """
     place = place_for(selection(backend), None)
-    stored = files.read(path, name=name, format=format)
-    _warn(stored, os.fsdecode(path))
+    stored = files.read(
+        path, name=name, format=format, batch_first=batch_first, dtype=None if dtype is None else dtype_name(dtype)
+    )
+    _warn(stored, os.fsdecode(path), assumed=True)
     return as_model(stored, place)
 
 
-def from_framework(thing: Any, *, backend: str | None = None, name: str | None = None) -> GRU:
-    """A model from a framework's own object: a PyTorch module, a Keras layer, a tree of Flax or Equinox parameters."""
+def from_framework(
+    thing: Any,
+    *,
+    backend: str | None = None,
+    name: str | None = None,
+    batch_first: bool | None = None,
+    dtype: Any = None,
+) -> GRU:
+    """A model from a framework's own object: a PyTorch module, a Keras layer, a tree of Flax or Equinox parameters.
+
+    The arguments are those of `load`. What `report.assumed` says of an object is no warning.
+
+    >>> import gru_xp
+    >>> weights = dict(zip(("weight_ih_l0", "weight_hh_l0"), gru_xp.GRU(3, 4, bias=False).params[0][0]))
+    >>> gru_xp.from_framework(weights, batch_first=True)
+    GRU(3, 4, bias=False, batch_first=True, dtype='float32', backend='numpy:cpu')
+    """
     place = place_for(selection(backend), None)
-    stored = files.adopt(thing, name=name)
-    _warn(stored, type(thing).__name__)
+    stored = files.adopt(thing, name=name, batch_first=batch_first, dtype=None if dtype is None else dtype_name(dtype))
+    _warn(stored, type(thing).__name__, assumed=False)
     return as_model(stored, place)
 
 
@@ -54,8 +85,8 @@ def as_model(stored: StoredGRU, place: Place) -> GRU:
     backend, numpy = place.backend, load_backend("numpy")
     if stored.dtype not in backend.float_names():
         raise BackendError(
-            f"{stored.name or 'this GRU'}: holds {stored.dtype}, which {backend.name} does not have; load it with "
-            f"another backend, such as backend='torch'"
+            f"{stored.name or 'this GRU'}: holds {stored.dtype}, which {backend.name} does not have; give "
+            f"dtype='float32' (--dtype float32), or load it with another backend, such as backend='torch'"
         )
 
     def brought(array: Any) -> Any:
@@ -63,16 +94,25 @@ def as_model(stored: StoredGRU, place: Place) -> GRU:
         return backend.xp.astype(array, backend.dtype(stored.dtype))
 
     model = GRU.from_params(
-        map_params(brought, stored.params), spec=stored.spec, batch_first=stored.batch_first, dropout=stored.dropout
+        map_params(brought, stored.params),
+        spec=stored.spec,
+        batch_first=stored.batch_first is True,
+        dropout=stored.dropout,
     )
     model._report = stored.report
     return model
 
 
-def _warn(stored: StoredGRU, origin: str) -> None:
-    """Warn where outputs are not the original's. What is assumed, folded or acts in training alone is no surprise."""
-    changed = "; ".join(f"{note.what}: {note.why}" for note in stored.report.notes if note.fate == "changed")
-    if changed:
+def _warn(stored: StoredGRU, origin: str, *, assumed: bool) -> None:
+    """Warn where outputs are not the original's, or may not be. Whoever gives x decides about `batch_first`."""
+
+    def told(fate: str) -> str:
+        notes = [note for note in stored.report.notes if note.fate == fate and note != BATCH_FIRST]
+        return "; ".join(f"{note.what}: {note.why}" for note in notes)
+
+    differs = f"differs from the original, {told('changed')}" if told("changed") else ""
+    unsaid = f"assumed: {told('assumed')}" if assumed and told("assumed") else ""
+    if differs or unsaid:
         where = f"{origin}, {stored.name}" if stored.name else origin
-        message = f"{where}: differs from the original, {changed}"
+        message = f"{where}: {'; '.join(filter(None, (differs, unsaid)))}"
         warnings.warn(message, ConversionWarning, stacklevel=3)  # whoever calls load or from_framework

@@ -30,7 +30,7 @@ from .params import GRUGrads, GRUSpec, Params, Tape, map_params
 from .request import Names, OwnedParams, Request, infer, owned_at, place_of
 from .stored import Report, StoredGRU
 
-__all__ = ["GRU", "as_stored"]
+__all__ = ["GRU", "as_stored", "dtype_name"]
 
 MOST_STREAMS = 64  # kept by one model: a stream for each thread and shape
 STEP = Names("x_t", "state", "reset")
@@ -120,7 +120,7 @@ class GRU:
             Sizes(input_size, hidden_size, num_layers, 2 if bidirectional else 1, bias),
             initializer,
         )
-        name = _dtype_name(dtype)
+        name = dtype_name(dtype)
         library_dtype = place.backend.dtype(name)
 
         def made(array: Any) -> Any:
@@ -454,7 +454,7 @@ def _to_host(array: Any, backend: Backend) -> Any:
     return numpy.xp.asarray(host, order="C")
 
 
-def _dtype_name(dtype: Any) -> str:
+def dtype_name(dtype: Any) -> str:
     """The name "float32" from "float32", numpy.float32, numpy.dtype("float32"), torch.float32, ..."""
     if isinstance(dtype, str):
         name = dtype

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
 from .checks import sizes_of
-from .errors import ConversionError, GRUError
-from .params import GRUSpec, Params
+from .errors import ConversionError, DTypeError, GRUError, RangeError
+from .params import GRUSpec, Params, map_params
 
 __all__ = [
+    "BATCH_FIRST",
+    "FLOATS",
+    "Arrays",
     "Contents",
     "Note",
     "Refusal",
     "Report",
     "StoredGRU",
     "assert_spec",
+    "rounded_to_bfloat16",
     "stacked",
     "two_directions",
+    "with_batch_first",
+    "with_dtype",
 ]
 
 Fate: TypeAlias = Literal["exact", "folded", "assumed", "changed", "ignored"]
@@ -29,7 +35,7 @@ class Note:
     """What happened to one thing on the way.
 
     `exact`: bit for bit, and the way back gives the same bits. `folded`: several numbers became one, outputs agree to
-    rounding, the way back cannot tell them apart. `assumed`: what was read does not tell it, and what was taken for it.
+    rounding, the way back cannot tell them apart. `assumed`: what was read does not say it, and what was taken for it.
     `changed`: something acts differently from before, and how. `ignored`: was there and has no place here.
     """
 
@@ -46,8 +52,13 @@ class Report:
 
     @property
     def exact(self) -> bool:
-        """Whether all of it is there, bit for bit."""
+        """Whether all of it is there, bit for bit, and nothing was assumed."""
         return all(note.fate == "exact" for note in self.notes)
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What the source does not say, as it was taken to be: ("batch_first=False",)."""
+        return tuple(note.what for note in self.notes if note.fate == "assumed")
 
     def __add__(self, other: Report) -> Report:
         return Report(self.notes + other.notes)
@@ -66,15 +77,19 @@ class StoredGRU:
 
     params: Params
     spec: GRUSpec = GRUSpec()  # noqa: RUF009 - frozen
-    name: str = ""  # where it stands in a larger model: "encoder.gru"; "" for a file that is nothing else
+    name: str = ""  # of its place in a larger model: "encoder.gru"; "" for a file that is nothing else
     dtype: str = "float32"
-    batch_first: bool = False
+    batch_first: bool | None = None  # None: the source does not say it
     dropout: float = 0.0
     h0: Any = None  # a first state that the file fixes: (L*D, H), or (L*D, N, H) where it fixes the batch too
     report: Report = Report()  # of the way in
 
     def renamed(self, name: str) -> StoredGRU:
         return replace(self, name=name)
+
+    def __repr__(self) -> str:
+        I, H, L, D, bias = sizes_of(self.params)
+        return f"StoredGRU({self.name!r}, I={I}, H={H}, L={L}, D={D}, bias={bias}, dtype={self.dtype!r})"
 
 
 @dataclass(frozen=True)
@@ -85,13 +100,112 @@ class Refusal:
     reason: str
 
 
+class Arrays(Mapping[str, Any]):
+    """The arrays of a file by name, each read when it is asked for; bfloat16 comes as float32, which holds it.
+
+    >>> Arrays({"bias": lambda: [0.0, 1.0]})["bias"]
+    [0.0, 1.0]
+    """
+
+    def __init__(self, readers: Mapping[str, Callable[[], Any]] | None = None):
+        self._readers = dict(readers or {})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._readers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def __repr__(self) -> str:
+        return f"Arrays({_few(list(self))})"
+
+
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """Everything that looks like a GRU in one file or object."""
+    """Everything that looks like a GRU in one file or object, and the arrays in it, for the rest of the model."""
 
     grus: tuple[StoredGRU, ...]
     refused: tuple[Refusal, ...] = ()
     ignored: tuple[str, ...] = ()  # what else is there, by name
+    arrays: Arrays = field(default_factory=Arrays)
+
+    def __repr__(self) -> str:
+        return f"Contents({list(self.grus)}, refused={_few(self.refused)}, ignored={_few(self.ignored)})"
+
+
+def _few(things: Sequence[Any]) -> str:
+    return f"[{', '.join(map(repr, things[:5]))}{f', ... {len(things)} in all' if len(things) > 5 else ''}]"
+
+
+# ---- what the caller says --------------------------------------------------------------------------------------------
+
+BATCH_FIRST = Note(
+    "assumed",
+    "batch_first=False",
+    "what was read does not say it; where x is (N, T, I) say batch_first=True (--batch-first)",
+)
+
+
+def with_batch_first(gru: StoredGRU, asked: bool | None, origin: str) -> StoredGRU:
+    """With the order of axes that the source says, else the one that is asked for, else time first, with a note."""
+    if not isinstance(asked, bool | None):
+        raise ConversionError(f"batch_first: expected True, False or None, got {asked!r}")
+    if gru.batch_first is None:
+        if asked is not None:
+            return replace(gru, batch_first=asked)
+        return replace(gru, batch_first=False, report=gru.report + Report((BATCH_FIRST,)))
+    if asked not in (None, gru.batch_first):
+        where = f"{origin}, {gru.name}" if gru.name else origin
+        raise ConversionError(
+            f"batch_first: expected {gru.batch_first}, which {where} says, got {asked} (--batch-first); leave it out"
+        )
+    return gru
+
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+MOST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
+WIDER = {"float16": ("float32", "float64"), "bfloat16": ("float32", "float64"), "float32": ("float64",)}
+
+
+def with_dtype(gru: StoredGRU, dtype: str | None) -> StoredGRU:
+    """With its numbers in another type: the same ones in a wider type, rounded in a narrower one."""
+    if dtype is None or dtype == gru.dtype:
+        return gru
+    if dtype not in FLOATS:
+        raise DTypeError(f"dtype: expected one of {', '.join(FLOATS)}, got {dtype!r}")
+    wider = dtype in WIDER.get(gru.dtype, ())
+
+    def cast(array: Any) -> Any:
+        size = abs(array)
+        if not wider and ((size > MOST[dtype]) & (size < float("inf"))).any():
+            raise RangeError(f"dtype={dtype}: expected numbers up to {MOST[dtype]:g}, got {size.max():g}")
+        return rounded_to_bfloat16(array) if dtype == "bfloat16" else array.astype(dtype)
+
+    note = (
+        Note("exact", f"dtype={dtype}", f"the same numbers as in {gru.dtype}; {dtype} is what is computed in")
+        if wider
+        else Note("folded", f"dtype={dtype}", f"rounded from {gru.dtype}")
+    )
+    h0 = None if gru.h0 is None else cast(gru.h0)
+    return replace(gru, params=map_params(cast, gru.params), dtype=dtype, h0=h0, report=gru.report + Report((note,)))
+
+
+def rounded_to_bfloat16(array: Any) -> Any:
+    """The nearest bfloat16, of two the even one, held as float32, from any NumPy array of floats."""
+    narrow = array.astype("float32")
+    bits = narrow.view("uint32").astype("uint64")
+    if array.dtype.itemsize == 8:  # towards zero and odd where inexact, so that rounding twice is rounding once
+        wide = narrow.astype("float64")
+        bits = bits - (abs(wide) > abs(array)) | (wide != array)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype("uint32").view("float32")
+    rounded[array != array] = float("nan")
+    return rounded
+
+
+# ---- several as one --------------------------------------------------------------------------------------------------
 
 
 def stacked(grus: Sequence[StoredGRU], dropout: float = 0.0) -> StoredGRU:
@@ -135,11 +249,11 @@ def assert_spec(gru: StoredGRU, whose: str, *knows: str) -> tuple[Note, ...]:
     What y holds in the padding is no part of the equations: where `whose` GRU differs there, it is a note.
     """
     notes = []
-    for field in fields(GRUSpec):
-        value = getattr(gru.spec, field.name)
-        if not field.init or field.name in knows or value == field.default:
+    for each in fields(GRUSpec):
+        value = getattr(gru.spec, each.name)
+        if not each.init or each.name in knows or value == each.default:
             continue
-        if field.name != "padding":
-            raise ConversionError(f"{field.name}={value!s}: {whose} knows {field.default!s} only")
+        if each.name != "padding":
+            raise ConversionError(f"{each.name}={value!s}: {whose} knows {each.default!s} only")
         notes.append(Note("changed", "padding='hold'", f"{whose} does not put the last state into the padding of y"))
     return tuple(notes)

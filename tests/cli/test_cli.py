@@ -148,7 +148,9 @@ def test_run_tells_on_stderr_where_the_model_differs() -> None:
     gru_xp.files.formats()["onnx"].write(stored, Path("first.onnx"))
     result = ran("first.onnx", "x.npy")
     assert not result.stdout and result.stderr.splitlines() == [
-        "changed: the first state: the file fixes one, here it is zero: pass `files.contents`' h0 as h0 (--h0)"
+        "read first.onnx (onnx): GRU 'gru', I=3, H=4, L=1, D=1, float32, x (T, N, I)",
+        "changed: the first state: the file fixes one, here it is zero: pass `files.contents`' h0 as h0 (--h0)",
+        "wrote y.npy: y (7, 2, 4)",
     ]
     np.testing.assert_array_equal(np.load("y.npy"), model(X)[0])
 

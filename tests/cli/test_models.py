@@ -99,7 +99,9 @@ def test_what_a_user_can_put_right(command: str) -> None:
 def test_convert_prints_the_report_of_both_ways() -> None:
     said = invoke("convert", "model.safetensors", "there.onnx").stdout
     assert said.splitlines() == [
+        "read model.safetensors (safetensors): GRU, I=3, H=4, L=2, D=2, float32, x (N, T, I)",
         "exact: all of it",
+        "wrote there.onnx (onnx)",
         "exact: weights and biases: bit for bit",
         "ignored: dropout: it acts in training alone, and this file does not train",
     ]

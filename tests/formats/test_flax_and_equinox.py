@@ -89,7 +89,7 @@ def test_a_tree_does_not_tell_the_equation() -> None:
     for tree in (variables, both, nnx.state(layer), nnx.to_pure_dict(nnx.state(layer))):
         (report,) = reports(tree)
         assert [note.fate for note in report.notes] == ["exact", "assumed"] and not report.exact
-        assert all(f"{word}=" in str(report) for word in ("gate_fn", "activation_fn", "reverse", "time_major"))
+        assert all(f"{word}=" in str(report) for word in ("gate_fn", "activation_fn", "reverse"))
     for live in (layer, layer.cell):
         (report,) = reports(live)
         assert report.exact

@@ -255,6 +255,7 @@ class Own(keras.Model):
         return self.decoder(self.encoder(x)), self.other(x)
 
 
+@pytest.mark.filterwarnings("ignore:.*assumed:gru_xp.ConversionWarning")
 def test_a_model_of_its_own(tmp_path: Path) -> None:
     model = Own()
     model(X)
@@ -271,6 +272,7 @@ def test_a_model_of_its_own(tmp_path: Path) -> None:
     assert_near(gru_xp.from_framework(model, name=model.encoder.name)(X)[0], expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*assumed:gru_xp.ConversionWarning")
 def test_weights_alone(tmp_path: Path) -> None:
     for options in ({}, {"reset_after": False}):
         model = sequential(L.GRU(H, return_sequences=True, **options), L.Dense(2))
@@ -281,6 +283,7 @@ def test_weights_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+@pytest.mark.filterwarnings("ignore:.*assumed:gru_xp.ConversionWarning")
 def test_the_format_before_keras_3(tmp_path: Path) -> None:
     model = sequential(
         L.GRU(H, return_sequences=True, name="a"), L.Bidirectional(L.GRU(3, return_sequences=True), name="b")
@@ -549,7 +552,8 @@ def test_a_stack_in_a_file_of_arrays_says_how_it_is_loaded(tmp_path: Path, bidir
     model = gru_xp.GRU(I, H, 2, bidirectional=bidirectional, batch_first=True, seed=0)
     said = str(model.save(tmp_path / "m.weights.h5"))
     name = said.partition("or load it here with name='")[2].partition("'")[0]
-    again = gru_xp.load(tmp_path / "m.weights.h5", name=name)
+    with pytest.warns(gru_xp.ConversionWarning, match="assumed: that it is a GRU, its activations"):
+        again = gru_xp.load(tmp_path / "m.weights.h5", name=name)
     assert [a.tobytes() for a in weights_of(again.params)] == [a.tobytes() for a in weights_of(model.params)]
     assert "name=" not in str(gru_xp.GRU(I, H, batch_first=True).save(tmp_path / "one.weights.h5"))
 

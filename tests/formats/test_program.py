@@ -128,7 +128,7 @@ def test_a_program_gives_what_gru_xp_gives(name: str, results: dict[str, Any]) -
     gru = MODELS[name]
     x, h0, lengths = inputs(gru)
     params = gru_xp.params.map_params(lambda a: a.astype(x.dtype), gru.params)
-    host = gru_xp.GRU.from_params(params, spec=gru.spec, batch_first=gru.batch_first)
+    host = gru_xp.GRU.from_params(params, spec=gru.spec, batch_first=gru.batch_first is True)
     default = None if gru.h0 is None else np.repeat(gru.h0[:, None], N, 1)
     tolerance = 8 * T * float(np.finfo(x.dtype).eps)
     for case, (state, ends) in {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import platform
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
@@ -35,15 +34,14 @@ from gru_xp.dispatch import (
     use_backend,
 )
 from gru_xp.dispatch import load as load_backend
-from gru_xp.errors import BackendError, ConversionWarning, DTypeError, FileFormatError, GRUError, KernelError
+from gru_xp.errors import BackendError, DTypeError, FileFormatError, GRUError, KernelError
+from gru_xp.files import format_of, read
 from gru_xp.kernels import Call, Kernel, kernels_of, refusal
-from gru_xp.loading import load
-from gru_xp.module import GRU
+from gru_xp.loading import as_model
 from gru_xp.params import GRUSpec
-from gru_xp.stored import Report
 from gru_xp.threads import thread_limit
 
-from .terminal import NameOption, errors, make_console, show_report
+from .terminal import BatchFirstOption, DtypeOption, NameOption, errors, make_console, say, show_read
 
 __all__ = ["app", "read_npy"]
 
@@ -158,9 +156,11 @@ def run(
     state_out: Annotated[
         Path | None, typer.Option("--state-out", metavar="HN.npy", help="write the last state (L*D, N, H)")
     ] = None,
+    batch_first: BatchFirstOption = None,
+    dtype: DtypeOption = None,
     cast: Annotated[bool, typer.Option("--cast", help="convert INPUT and H0 to the model's dtype")] = False,
 ) -> None:
-    """Run a model over an array. A model with `batch_first` reads (N, T, I) and writes (N, T, D*H).
+    """Run a model over an array. A model with `batch_first` reads (N, T, I) and writes (N, T, D*H); stderr says so.
 
     The files appear whole or not at all. NumPy has no bfloat16, so such a model's results are written as float32.
     """
@@ -169,8 +169,9 @@ def run(
             {"--output": output_file, "--state-out": state_out},
             {"MODEL": model_file, "INPUT": input_file, "--h0": h0_file, "--lengths": lengths_file},
         )
-        model = _loaded(model_file, name)
+        stored = read(model_file, name=name, batch_first=batch_first, dtype=dtype)
         place = place_for(selection(), None)
+        model = as_model(stored, place)
         x = _bring(input_file, model.dtype, place, cast)
         h0 = None if h0_file is None else _bring(h0_file, model.dtype, place, cast)
         lengths = None if lengths_file is None else read_npy(lengths_file).tolist()
@@ -180,19 +181,13 @@ def run(
             files = {"x": input_file, "h0": h0_file, "lengths": lengths_file}
             argument = str(error).partition(":")[0]
             raise type(error)(f"{files[argument]}: {error}" if argument in files else str(error)) from None
+        console = make_console(stderr=True)  # for y may go to stdout
+        show_read(console, model_file, format_of(model_file).name, stored, "changed", "assumed")
         _write(output_file, y, place)
+        say(console, f"wrote {output_file}: y {tuple(y.shape)}")
         if state_out is not None:
             _write(state_out, h_n, place)
-
-
-def _loaded(path: Path, name: str | None) -> GRU:
-    """The model. What makes its outputs differ from the original's is told on stderr, for y may go to stdout."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConversionWarning)  # which says the same to programs
-        model = load(path, name=name)
-    assert model.report is not None
-    show_report(make_console(stderr=True), Report(tuple(note for note in model.report.notes if note.fate == "changed")))
-    return model
+            say(console, f"wrote {state_out}: h_n {tuple(h_n.shape)}")
 
 
 @contextmanager

@@ -15,12 +15,22 @@ from rich.table import Table
 
 from gru_xp.checks import sizes_of
 from gru_xp.errors import FileFormatError, StructureError
-from gru_xp.files import contents, convert_file, format_of
+from gru_xp.files import contents, format_of, read, write
 from gru_xp.stored import Contents, Report, StoredGRU
 from gru_xp.verify import Inputs, Parting, Verdict, is_finite, random_inputs, side_of
 from gru_xp.verify import verify as compare
 
-from .terminal import NameOption, errors, make_console, printable, show_report
+from .terminal import (
+    BatchFirstOption,
+    DtypeOption,
+    NameOption,
+    errors,
+    make_console,
+    printable,
+    say,
+    show_read,
+    show_report,
+)
 
 __all__ = ["models"]
 
@@ -37,15 +47,16 @@ FormatOption = Annotated[str | None, typer.Option("--format", help="the format, 
 def inspect(
     file: ModelFile,
     file_format: FormatOption = None,
+    batch_first: BatchFirstOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, for programs")] = False,
 ) -> None:
-    """What is in a file: every GRU with its sizes, equation, dtype and norms; what cannot be read, and why.
+    """What is in a file: every GRU with its sizes, equation, dtype and norms; what is assumed; what cannot be read.
 
     The exit status is 1 if there is no GRU that can be read.
     """
     with errors():
         format_name = format_of(file, file_format).name
-        found = contents(file, file_format)
+        found = contents(file, file_format, batch_first=batch_first)
     if as_json:
         print(json.dumps(_as_dict(format_name, found), indent=2))
     else:
@@ -147,11 +158,23 @@ def convert(
     name: NameOption = None,
     source_format: Annotated[str | None, typer.Option("--from", help="the format of IN")] = None,
     target_format: Annotated[str | None, typer.Option("--to", help="the format of OUT")] = None,
+    batch_first: BatchFirstOption = None,
+    dtype: DtypeOption = None,
 ) -> None:
     """From one format to another, with a report of what happened to the numbers on the way in and out."""
     with errors():
-        report = convert_file(source, target, name=name, source_format=source_format, target_format=target_format)
-    show_report(make_console(), report)
+        gru = read(source, name=name, format=source_format, batch_first=batch_first, dtype=dtype)
+        _write(source, source_format, gru, target, target_format)
+
+
+def _write(source: Path, source_format: str | None, gru: StoredGRU, target: Path, target_format: str | None) -> None:
+    """Write what was read, and say what happened on both ways."""
+    origin = format_of(source, source_format).name  # before it may be replaced
+    report = write(gru, target, format=target_format)
+    console = make_console()
+    show_read(console, source, origin, gru)
+    say(console, f"wrote {target} ({format_of(target, target_format, writing=True).name})")
+    show_report(console, report)
 
 
 @models.command()
@@ -161,13 +184,15 @@ def export(
     numpy: Annotated[bool, typer.Option("--numpy", help="a program that needs NumPy alone")] = False,
     name: NameOption = None,
     source_format: Annotated[str | None, typer.Option("--from", help="the format of MODEL")] = None,
+    batch_first: BatchFirstOption = None,
+    dtype: DtypeOption = None,
 ) -> None:
-    """A model as a program of its own, for places where no framework is, not even this one."""
+    """A model as a program, for machines that have no framework, not even this one."""
     with errors():
         if not numpy:
             raise StructureError("expected --numpy: it is the one kind of program that can be written")
-        report = convert_file(source, target, name=name, source_format=source_format, target_format="numpy")
-    show_report(make_console(), report)
+        gru = read(source, name=name, format=source_format, batch_first=batch_first, dtype=dtype)
+        _write(source, source_format, gru, target, "numpy")
 
 
 # ---- verify ----------------------------------------------------------------------------------------------------------
@@ -184,6 +209,7 @@ def verify(
     input_file: Annotated[
         Path | None, typer.Option("--input", metavar="X.npy", help="x (T, N, I), or (T, I), beside the random ones")
     ] = None,
+    batch_first: BatchFirstOption = None,
     tolerance: Annotated[
         float | None, typer.Option("--tolerance", help="the largest difference; by default from the rounding")
     ] = None,
@@ -196,10 +222,13 @@ def verify(
     The exit status is 0 if they agree, 1 if not, 2 if something else is wrong.
     """
     with errors(2):
-        sides = side_of("A", a, name_a, format_a), side_of("B", b, name_b, format_b)
+        sides = (
+            side_of("A", a, name_a, format_a, batch_first=batch_first),
+            side_of("B", b, name_b, format_b, batch_first=batch_first),
+        )
         inputs = random_inputs(sides[0].stored, steps=steps, seed=seed)
         if input_file is not None:
-            inputs.append(_given(input_file))
+            inputs.append(_given(input_file, batch_first is True))
         console = make_console()
         with console.status("running both") if console.is_terminal and not as_json else nullcontext():
             verdict = compare(*sides, inputs, tolerance)
@@ -210,13 +239,17 @@ def verify(
     raise typer.Exit(not verdict.agrees)
 
 
-def _given(path: Path) -> Inputs:
+def _given(path: Path, batch_first: bool) -> Inputs:
     from .main import read_npy
 
     x = read_npy(path)
     if x.ndim not in (2, 3) or x.dtype.kind not in "fiu":
         raise FileFormatError(f"{path}: expected numbers x (T, N, I) or (T, I), got {x.dtype} {x.shape}")
-    return Inputs(path.name, (x if x.ndim == 3 else x[:, None]).astype("f8"))
+    if x.ndim == 2:
+        x = x[:, None]
+    elif batch_first:
+        x = x.swapaxes(0, 1)
+    return Inputs(path.name, x.astype("f8"))
 
 
 def _show_verdict(console: Console, verdict: Verdict) -> None:

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from gru_xp.checks import sizes_of
 from gru_xp.errors import GRUError
-from gru_xp.stored import Report
+from gru_xp.stored import Report, StoredGRU
 
-__all__ = ["NameOption", "errors", "make_console", "printable", "show_report"]
+__all__ = [
+    "BatchFirstOption",
+    "DtypeOption",
+    "NameOption",
+    "errors",
+    "make_console",
+    "printable",
+    "say",
+    "show_read",
+    "show_report",
+]
 
 WIDTH = 120  # of tables where nobody says how wide the page is
 NameOption = Annotated[str | None, typer.Option("--name", help="which GRU, where the file holds several")]
+BatchFirstOption = Annotated[
+    bool | None,
+    typer.Option("--batch-first/--no-batch-first", help="x is (N, T, I), or (T, N, I), where the file does not say it"),
+]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", help="float32, float64, float16 or bfloat16; by default the file's")
+]
 COLORS = {"exact": "green", "folded": "yellow", "assumed": "yellow", "changed": "yellow", "ignored": "dim"}
 
 
@@ -45,6 +64,21 @@ def errors(status: int = 1) -> Iterator[None]:
 def printable(text: str) -> str:
     """A name out of a file as text for `rich`: it can neither mark up nor steer the terminal."""
     return escape("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text))
+
+
+def say(console: Console, words: str) -> None:
+    """Print text that may hold names out of files, as a line."""
+    console.print(printable(words), highlight=False, soft_wrap=True)
+
+
+def show_read(console: Console, file: Path, format_name: str, gru: StoredGRU, *fates: str) -> None:
+    """Which GRU was read, and its notes, of all fates or those given."""
+    I, H, L, D, bias = sizes_of(gru.params)
+    named = f" {gru.name!r}" if gru.name else ""
+    order = "(N, T, I)" if gru.batch_first else "(T, N, I)"
+    sizes = f"I={I}, H={H}, L={L}, D={D}, {'' if bias else 'no biases, '}{gru.dtype}, x {order}"
+    say(console, f"read {file} ({format_name}): GRU{named}, {sizes}")
+    show_report(console, Report(tuple(note for note in gru.report.notes if not fates or note.fate in fates)))
 
 
 def show_report(console: Console, report: Report, before: str = "") -> None:

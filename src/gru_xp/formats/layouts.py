@@ -13,7 +13,7 @@ import numpy as np
 
 from gru_xp.errors import ConversionError
 from gru_xp.params import CellParams
-from gru_xp.stored import Note
+from gru_xp.stored import Note, rounded_to_bfloat16
 
 __all__ = ["Folded", "folded", "from_keras", "is_nothing", "note_of_folding", "swapped", "to_keras", "unfolded"]
 
@@ -56,8 +56,7 @@ def _sum(b_ih: Any, b_hh: Any, dtype: str) -> np.ndarray:
     """Rounded to `dtype`, which NumPy cannot do where it is bfloat16; a sum with zero keeps its bits."""
     total = b_ih + b_hh
     if dtype == "bfloat16":
-        bits = total.view("u4").astype("u8")
-        total = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype("u4").view("f4")
+        total = rounded_to_bfloat16(total)
     return np.where(b_hh == 0, b_ih, np.where(b_ih == 0, b_hh, total))
 
 

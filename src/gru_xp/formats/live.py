@@ -49,7 +49,7 @@ class TreeFormat(Format):
                 grus.append(_in_layer(_with_module(gru, modules.get(gru.name)), modules))
             except GRUError as error:
                 refused.append(Refusal(gru.name, str(error)))
-        return Contents(tuple(_paired(grus, modules)), tuple(refused), found.ignored)
+        return Contents(tuple(_paired(grus, modules)), tuple(refused), found.ignored, found.arrays)
 
 
 tree = TreeFormat()

@@ -27,11 +27,10 @@ from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
 from gru_xp.formats.layouts import UNFOLDED, kind_of, unfolded
 from gru_xp.params import CellParams, Params, map_params
-from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU
+from gru_xp.stored import FLOATS, Arrays, Contents, Note, Refusal, Report, StoredGRU
 
 __all__ = ["FLOATS", "Tensor", "grus_in", "pytorch_names"]
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 EXACT = Note("exact", "the weights")
 
 
@@ -71,7 +70,8 @@ def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
                 refused.append(Refusal(name, origin or str(error)))
             break
     refused += [Refusal(place[:-1], reason) for place, reason in origins.items()]
-    return Contents(tuple(grus), tuple(refused), tuple(name for name in tensors if name not in used))
+    arrays = Arrays({name: tensor.read for name, tensor in tensors.items()})
+    return Contents(tuple(grus), tuple(refused), tuple(name for name in tensors if name not in used), arrays)
 
 
 def pytorch_names(params: Params) -> dict[str, np.ndarray]:
@@ -138,13 +138,13 @@ class _Layout:
     own: Callable[[Group], list[str]]  # which of the arrays of a place are its own; none if it is another layout
     build: Callable[[Group], Built]
     untold: tuple[Note, ...] = ()  # what the arrays do not say of the equation, and what is taken for it
-    batch_first: bool = False  # in all layers of whoever gives these names
+    batch_first: bool | None = None  # in all layers of whoever gives these names; None where they have either
 
 
 FLAX_UNTOLD = Note(
     "assumed",
-    "gate_fn=sigmoid, activation_fn=tanh, reverse=False, time_major=True",
-    "arrays alone tell none of these; outputs differ if the layer had others",
+    "gate_fn=sigmoid, activation_fn=tanh, reverse=False",
+    "arrays alone say none of these; outputs differ if the layer had others",
 )
 
 PYTORCH = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -179,7 +179,7 @@ def _build_stack(group: Group) -> Built:
         tuple(CellParams(*(found[layer, d][field].read() for field in fields)) for d in range(D)) for layer in range(L)
     )
     sizes_of(params)
-    return params, dtype, Note("exact", "the weights", "batch_first and dropout are no part of such names")
+    return params, dtype, Note("exact", "the weights", "dropout is no part of such names" if L > 1 else "")
 
 
 def _own_cell(group: Group) -> list[str]:
@@ -195,7 +195,7 @@ def _build_cell(group: Group) -> Built:
     return _one_cell(CellParams(*(group[field].read() for field in fields))), _one_dtype(group.values()), EXACT
 
 
-def _folded_layout(W_ih: str, W_hh: str, b: str, b_n: str, *, batch_first: bool = False) -> _Layout:
+def _folded_layout(W_ih: str, W_hh: str, b: str, b_n: str, *, batch_first: bool | None = None) -> _Layout:
     """Rows r, z, n; one bias and a half."""
 
     def own(group: Group) -> list[str]:
@@ -273,7 +273,7 @@ def _build_arraymancer(group: Group) -> Built:
 
 
 LAYOUTS = (
-    _Layout(_own_arraymancer, _build_arraymancer),
+    _Layout(_own_arraymancer, _build_arraymancer, batch_first=False),
     _Layout(_own_stack, _build_stack),
     _Layout(_own_cell, _build_cell),
     _folded_layout("weight_ih", "weight_hh", "bias", "bias_n"),

@@ -147,7 +147,7 @@ def _judged(tensors: Mapping[str, Tensor], modules: Mapping[str, _Module]) -> Co
             grus.append(
                 replace(
                     gru,
-                    batch_first=batch_first is True,
+                    batch_first=batch_first if isinstance(batch_first, bool) else None,  # a cell has none
                     dropout=float(dropout) if _is_probability(dropout) else 0.0,
                     report=Report(notes),
                 )
@@ -160,7 +160,7 @@ def _judged(tensors: Mapping[str, Tensor], modules: Mapping[str, _Module]) -> Co
     refused += [
         Refusal(name, "a quantised layer; convert the model from before quantize_dynamic") for name in quantised
     ]
-    return Contents(tuple(grus), tuple(refused), found.ignored)
+    return Contents(tuple(grus), tuple(refused), found.ignored, found.arrays)
 
 
 # What a quantised GRU or LSTM has in the place of its weights.

@@ -123,7 +123,7 @@ def _gru(layer: Mapping[str, Any], name: str) -> StoredGRU:
     if layer["shape"][-1] != w.W_hh.shape[1]:
         raise ConversionError(f"its shape says H = {str(layer['shape'][-1])[:20]}, its weights {w.W_hh.shape[1]}")
     sizes_of(((w,),))
-    return StoredGRU(((w,),), name=name, dtype=str(w.W_hh.dtype), report=Report((KEPT,)))
+    return StoredGRU(((w,),), name=name, dtype=str(w.W_hh.dtype), batch_first=False, report=Report((KEPT,)))
 
 
 def _tensor(nested: list[Any]) -> Tensor:

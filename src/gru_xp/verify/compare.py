@@ -17,7 +17,7 @@ import numpy as np
 
 from gru_xp.checks import sizes_of
 from gru_xp.errors import BackendError, RangeError, ShapeError
-from gru_xp.files import Format, contents, format_of, pick
+from gru_xp.files import Format, format_of, read
 from gru_xp.functional import gru_forward, gru_inference
 from gru_xp.params import map_params, weights_of
 from gru_xp.stored import StoredGRU
@@ -77,10 +77,18 @@ class Side:
         return Run(*_own(self.stored, inputs, self.dtype), "gru_xp", why)
 
 
-def side_of(label: str, path: str | Path, name: str | None = None, format: str | None = None) -> Side:  # noqa: A002
+def side_of(
+    label: str,
+    path: str | Path,
+    name: str | None = None,
+    format: str | None = None,  # noqa: A002
+    *,
+    batch_first: bool | None = None,
+) -> Side:
     """One GRU of a file; `label` is what the verdict calls it."""
     path = Path(path)
-    return Side(label, pick(contents(path, format), name, str(path)), path, format_of(path, format))
+    gru = read(path, name=name, format=format, batch_first=batch_first)
+    return Side(label, gru, path, format_of(path, format))
 
 
 @dataclass(frozen=True)

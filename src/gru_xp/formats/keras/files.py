@@ -19,9 +19,9 @@ from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
 from gru_xp.formats.hdf5 import datasets
 from gru_xp.formats.layouts import from_keras
-from gru_xp.formats.named import FLOATS, Tensor
+from gru_xp.formats.named import Tensor
 from gru_xp.params import GRUSpec
-from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, two_directions
+from gru_xp.stored import FLOATS, Arrays, Contents, Note, Refusal, Report, StoredGRU, two_directions
 
 from .layer import KEPT, OTHER, RECURRENT, gru_of, kind_of, read_all
 from .stacks import stacks_of, wiring_of
@@ -58,7 +58,7 @@ class Walk:
 
     def __init__(self, tensors: dict[str, Tensor]):
         self.groups: dict[str, dict[str, Tensor]] = {}
-        self.names = list(tensors)
+        self.tensors = tensors
         for path, tensor in tensors.items():
             place, _, leaf = path.rpartition("/")
             self.groups.setdefault(place, {})[leaf] = tensor
@@ -72,8 +72,9 @@ class Walk:
         grus = list(self.below(config, "", "")) if config is not None else []
         grus += self.rest()
         used = {f"{place}/{leaf}" for place in self.used for leaf in self.groups.get(place, ())}
-        ignored = tuple(name for name in self.names if name not in used)
-        return Contents(tuple(grus), tuple(self.refused), ignored)
+        ignored = tuple(name for name in self.tensors if name not in used)
+        arrays = Arrays({name: tensor.read for name, tensor in self.tensors.items()})
+        return Contents(tuple(grus), tuple(self.refused), ignored, arrays)
 
     def below(self, entry: Any, path: str, name: str, depth: int = 0, mask: str = "") -> Iterator[StoredGRU]:
         """In the layers of a described model; `mask` is what makes the mask of its input."""

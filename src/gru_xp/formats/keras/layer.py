@@ -12,9 +12,9 @@ from gru_xp.activations import Activation
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError
 from gru_xp.formats.layouts import from_keras
-from gru_xp.formats.named import FLOATS, Tensor
+from gru_xp.formats.named import Tensor
 from gru_xp.params import CellParams, GRUSpec
-from gru_xp.stored import Note, Report, StoredGRU
+from gru_xp.stored import FLOATS, Note, Report, StoredGRU
 
 __all__ = ["BACKWARDS", "KEPT", "OTHER", "RECURRENT", "Arrays", "gru_of", "kind_of", "read_all"]
 
