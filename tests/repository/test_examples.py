@@ -34,11 +34,16 @@ def learned(numbers: list[float]) -> bool:
     return weights == 3 * 32 * (2 + 32 + 2) + 33 and arrays == 6 and first > 0.1 and max(last, new) < 0.1 * constant
 
 
+def recognised(numbers: list[float]) -> bool:
+    return min(numbers[-2:]) > 0.85
+
+
 RESULTS: dict[str, Callable[[list[float]], bool]] = {
     "swap_in_a_pytorch_model": swapped,
     "hessian_vector_product": curved,
     "per_sample_gradient_norms": told_apart,
     "train_with_jax_and_optax": learned,
+    "classify_with_scikit_learn": recognised,
 }
 
 
