@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,13 @@ from gru_xp.kernels import Call, Level
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_cpu import numpy_layer
-from gru_xp_cpu.passes.fields import GATES, STATES, STEP
+from gru_xp_cpu.passes.fields import GATES, STATES, STEP, Kind
 
 from .autodiff import Derivable, DifferentiableLayer
 from .operations import Operation
+
+if TYPE_CHECKING:
+    from gru_xp_cpu.emit.target import DType
 
 __all__ = ["CpuLayer", "kernel"]
 
@@ -262,7 +265,7 @@ def _cut(valid: Any, resets: Any, reverse: bool) -> Any:
 
 
 def _custom_call(
-    kind: str,
+    kind: Kind,
     sizes: tuple[int, int, int, int],
     own: tuple[int, ...],
     operands: dict[str, Any],
@@ -280,7 +283,7 @@ def _custom_call(
 
 
 @cache
-def _target(kind: str, dtype: str) -> str:
+def _target(kind: Kind, dtype: DType) -> str:
     """The name under which XLA knows a kernel."""
     from gru_xp_cpu.calling.xla import handler
 

@@ -14,8 +14,9 @@ import ctypes
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 os.environ["GRU_XP_CACHE_DIR"] = "off"  # these kernels are for nobody else
@@ -29,7 +30,11 @@ from side_by_side import Kernels
 from gru_xp_conformance.timing import Size, problem
 from gru_xp_cpu.calling.kernel import build
 from gru_xp_cpu.emit import compiler, target
-from gru_xp_cpu.emit.code import I64, Code, Unit, Value
+from gru_xp_cpu.emit import function as functions
+from gru_xp_cpu.emit.code import I64, Code, Integers, Operand, Unit, Value
+from gru_xp_cpu.emit.function import function
+from gru_xp_cpu.passes.fields import Kind
+from gru_xp_cpu.passes.kernels import KERNELS
 from gru_xp_cpu.threads import workers
 
 #: methods of the kernels that products are written by, and how many multiply-adds they do with sizes T, N, I, H
@@ -41,14 +46,14 @@ PRODUCTS: dict[str, Callable[[int, int, int, int], int]] = {
     "dx": lambda T, N, I, H: T * N * 3 * H * I,
     "weights": lambda T, N, I, H: T * N * 3 * H * (I + H),
 }
-KERNELS, MOST = ("forward", "backward"), 64
+MOST = 64
 SECONDS = 1.0
 phases: list[str] = []
 
 
-def clock(c: Code) -> Any:
+def clock(c: Code) -> Value:
     """The processor's clock."""
-    return c.b.call(c.intrinsic("llvm.readcyclecounter", ir.FunctionType(I64, [])), [])
+    return Value(c, c.b.call(c.intrinsic("llvm.readcyclecounter", ir.FunctionType(I64, [])), []))
 
 
 @contextmanager
@@ -66,46 +71,54 @@ def counted(c: Code, phase: str) -> Iterator[None]:
         table.initializer = ir.Constant(kind, None)
     start = clock(c)
     yield
-    ticks = Value(c, c.b.sub(clock(c), start))
-    counters = c.ints_at(Value(c, c.b.ptrtoint(table, I64)))
-    at = (c.part * MOST + phases.index(phase)) * 2
+    ticks = clock(c) - start
+    counters = c.pointer(Integers, Value(c, c.b.ptrtoint(table, I64)))
+    part = Value(c, c.function.args[1])
+    at = (part * MOST + phases.index(phase)) * 2
     for place, more in ((at, ticks), (at + 1, c.integer(1))):
         counters.store(counters.load(place) + more, place)
 
 
 def count_all() -> None:
     """Have all calls of the kernels that are compiled from now on counted, and the kernels as a whole."""
-    call, call_from, function = Code.call, Code.call_from, Unit.function
+    write_call = functions.write_call
 
-    def counted_call(c: Code, name: str, *arguments: Any) -> Any:
+    def counted_call(c: Code, name: str, called: Any, arguments: Sequence[Operand]) -> Value:
+        if name.endswith("tile"):
+            name += " in " + next(frame.function for frame in inspect.stack() if frame.function in PRODUCTS)
         with counted(c, name):
-            return call(c, name, *arguments)
+            return write_call(c, name, called, arguments)
 
-    def counted_call_from(c: Code, table: str, index: Value, *arguments: Any) -> None:
-        writer = next((frame.function for frame in inspect.stack() if frame.function in PRODUCTS), "")
-        with counted(c, f"{table} in {writer}"):
-            call_from(c, table, index, *arguments)
+    def counted_kernel(kind: Kind, write: Callable[..., None]) -> Callable[..., None]:
+        @wraps(write)
+        def write_counted(c: Code, *arguments: Operand) -> None:
+            with counted(c, f"all of {kind}"):
+                write(c, *arguments)
 
-    @contextmanager
-    def counted_function(unit: Unit, name: str, arguments: str, **options: Any) -> Iterator[Code]:
-        with function(unit, name, arguments, **options) as c, counted(c, f"all of {name}"):
-            yield c
+        return write_counted
 
-    Code.call, Code.call_from, Unit.function = counted_call, counted_call_from, counted_function  # type: ignore[assignment, method-assign]
+    functions.write_call = counted_call
+    for kind, kernel in KERNELS.items():
+        kernel._write = counted_kernel(kind, kernel._write)
 
 
-def counters(kind: str) -> Any:
+def counters(kind: Kind) -> Any:
     """(threads, phases, 2): ticks and calls."""
     address = compiler.machine(target.current(), kind, "float32", build).address("phases")
     count = workers.thread_count() * MOST * 2
     return np.ctypeslib.as_array((ctypes.c_int64 * count).from_address(address)).reshape(-1, MOST, 2)
 
 
+@function
+def read_clock(c: Code) -> Value:
+    """`clock`, to be called from Python."""
+    return clock(c)
+
+
 def ticks_per_second() -> float:
     """How fast the processor's clock goes."""
     unit = Unit(target.current(), "float32")
-    with unit.function("now", "", public=True, gives=True) as c:
-        c.give(Value(c, clock(c)))
+    read_clock.export(unit, "now")
     machine = compiler.Machine(unit.target, compiler.image_of(unit))
     now, start = ctypes.CFUNCTYPE(ctypes.c_int64)(machine.address("now")), time.perf_counter()
     first = now()
@@ -119,7 +132,8 @@ def main() -> None:
     parser.add_argument("size", type=Size.parse, help="T,N,I,H")
     parser.add_argument("--training", action="store_true")
     options = parser.parse_args()
-    size, kinds = options.size, KERNELS if options.training else KERNELS[:1]
+    size = options.size
+    kinds: list[Kind] = ["forward", "backward"] if options.training else ["forward"]
     one = problem(size, "float32")
     peak = Kernels.peak(None) / workers.thread_count()  # type: ignore[arg-type]
     a_second = ticks_per_second()

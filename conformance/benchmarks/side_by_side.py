@@ -93,28 +93,30 @@ class Kernels:
         import threading
 
         from gru_xp_cpu.emit import compiler, target
-        from gru_xp_cpu.emit.code import Unit
-        from gru_xp_cpu.passes import tiles
+        from gru_xp_cpu.emit.code import Code, Reals, Unit, Value
+        from gru_xp_cpu.emit.function import function
         from gru_xp_cpu.passes.shapes import gates_shapes
+        from gru_xp_cpu.passes.tiles import tile
         from gru_xp_cpu.threads import workers
 
         unit = Unit(target.current(), "float32")
         shapes, V = gates_shapes(unit.target.registers), unit.lanes
-        tiles.tiles(unit, "gates", shapes)
-        index = (shapes.rows - 1) * max(shapes.groups)
-        with (
-            unit.function("many", "count *A K *B *first *dst", public=True) as c,
-            c.loop(0, c.count),
-        ):
-            c.call_from("gates", c.integer(index), c.A, V, V * shapes.rows, c.K, c.B, 0, c.first, 0, c.dst, c.B)
+
+        @function
+        def many(c: Code, count: Value, A: Reals, K: Value, B: Reals, first: Reals, dst: Reals) -> None:
+            zero, row, block = (c.integer(number) for number in (0, V, V * shapes.rows))
+            with c.loop(0, count):
+                tile(c, A, row, block, K, B, zero, first, zero, dst, B, **shapes.variants[-1])
+
+        many.export(unit, "many")
         machine = compiler.Machine(unit.target, compiler.image_of(unit))
-        many, K, turns = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(machine.address("many")), 128, 40_000
+        run, K, turns = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(machine.address("many")), 128, 40_000
         best, count = 0.0, workers.thread_count()
 
         def work() -> None:
             memory = np.zeros(1 << 15, np.float32)
             at = memory.ctypes.data + -memory.ctypes.data % 64
-            many(turns, at, K, at + 8192, at + 65536, at + 70000 // 64 * 64)
+            run(turns, at, K, at + 8192, at + 65536, at + 70000 // 64 * 64)
 
         for _ in range(5):
             threads = [threading.Thread(target=work) for _ in range(count)]

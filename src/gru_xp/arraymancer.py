@@ -18,8 +18,8 @@ class ArraymancerParams(NamedTuple):
     W3s0: Any  # (3H, I)
     W3sN: Any  # (L-1, 3H, H)
     U3s: Any  # (L, 3H, H)
-    bW3s: Any  # (L, 1, 3H)  # noqa: N815
-    bU3s: Any  # (L, 1, 3H)  # noqa: N815
+    bW3s: Any  # (L, 1, 3H)
+    bU3s: Any  # (L, 1, 3H)
 
 
 def from_arraymancer(W3s0: Any, W3sN: Any, U3s: Any, bW3s: Any, bU3s: Any) -> Params:

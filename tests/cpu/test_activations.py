@@ -11,23 +11,26 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from gru_xp_cpu.emit.code import Unit
+from gru_xp_cpu.emit.code import Code, Reals, Unit, Value
 from gru_xp_cpu.emit.compiler import Machine, image_of
+from gru_xp_cpu.emit.function import function
 from gru_xp_cpu.emit.target import _target, widths
 from gru_xp_cpu.passes.activations import sigmoid, tanh
 
 ULP = 4.0  # what the kernels promise
 
 
+@function
+def each(c: Code, source: Reals, target: Reals, count: Value, *, name: str) -> None:
+    with c.loop(0, count, c.unit.lanes) as i:
+        target.store_vector({"sigmoid": sigmoid, "tanh": tanh}[name](c, source.load_vector(i)), i)
+
+
 @cache
 def compiled(bits: int, dtype: str) -> Machine:
     unit = Unit(_target(bits), dtype)
-    for activation in (sigmoid, tanh):
-        with (
-            unit.function(activation.__name__, "*source *target count", public=True) as c,
-            c.loop(0, c.count, unit.lanes) as i,
-        ):
-            c.target.put(activation(c, c.source.vector(i)), i)
+    for name in ("sigmoid", "tanh"):
+        each.export(unit, name, name=name)
     return Machine(_target(bits), image_of(unit))
 
 

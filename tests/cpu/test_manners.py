@@ -30,7 +30,7 @@ from gru_xp.errors import VariableError
 from gru_xp.params import CellParams
 from gru_xp_cpu import AdaptedLayer, warmup
 from gru_xp_cpu.calling import kernel, memory
-from gru_xp_cpu.calling.build import build
+from gru_xp_cpu.calling.kernel import build
 from gru_xp_cpu.calling.plan import plan
 from gru_xp_cpu.calling.stream import Stream
 from gru_xp_cpu.emit import target
@@ -138,7 +138,7 @@ def test_short_kernels_give_up_where_threads_are_held_up() -> None:
 
     def alone(T: int, N: int, I: int, H: int) -> tuple[int, int]:
         found = plan("forward", target.current(), "float32", T, N, I, H, 2, False)
-        return found.unit_parts, found.alone
+        return found.sizes.unit_parts, found.alone
 
     assert alone(100, 1, 64, 128) == (2, 20)
     assert alone(8, 450, 8, 48) == (1, 5)

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from llvmlite import ir
 
-from gru_xp_cpu.emit.code import I8, I32, I64, PTR, Code, Pointer, Unit, Value
-from gru_xp_cpu.passes.fields import ARRAYS, CALL, COMPACT, HEADER, PLACES, SIZES
+from gru_xp_cpu.emit.code import I8, I32, I64, PTR, Code, Integer, Integers, Value
+from gru_xp_cpu.emit.function import function
+from gru_xp_cpu.passes.fields import ARRAYS, CALL, CONTIGUOUS, HEADER, PLACES, SIZES, Kind
+from gru_xp_cpu.passes.kernels import KERNELS
 from gru_xp_cpu.threads.barrier import SYNC, call_at, change, offered, write
 
-__all__ = ["custom_call"]
+__all__ = ["connect", "custom_call"]
 
 # of a frame: the first extension, the interface, and the counts and the pointers of operands, results and attributes
 EXTENSION, INTERFACE, OPERANDS, RESULTS, ATTRIBUTES = 1, 2, (7, 9), (12, 14), (17, 20)
@@ -43,26 +44,29 @@ PIECES, KEPT, WIDTH = 2, 64 << 20, 8
 TAKEN, PLACE, SIZE = range(3)
 
 
-def custom_call(unit: Unit, kind: str) -> None:
-    """Emit `<kind>_of_xla(frame)`, and `connect(sync)`, which tells it once of the threads that it can have."""
-    crew, pieces = _integers(unit, "crew", 1), _integers(unit, "pieces", PIECES * WIDTH)
-    with unit.function("connect", "@sync", public=True) as c:
-        _at(c, crew).store(_address(c.ints_at(c.sync)))
-    with unit.function(f"{kind}_of_xla", "@frame", public=True, gives=True) as c:
-        frame, asks, error = c.ints_at(c.frame), c.variable(0), c.variable(0)
-        with c.when(frame.load(EXTENSION).equals(0) ^ True):
-            asks.set(c.select(_half(c.ints_at(frame.load(EXTENSION)).load(KIND)).equals(1), c.integer(1), 0))
+@function
+def connect(c: Code, sync: Integers) -> None:
+    """Say once which threads the kernels can have."""
+    _integers(c, "crew", 1).store(sync.integer())
 
-        def run() -> None:
-            sync, numbers = c.ints_at(_at(c, crew).load()), _numbers(c, frame)
-            size = numbers.load(HEADER.index("scratch")) + 63
-            with _subnormal_numbers(c):
-                found = _with_scratch(c, sync, _at(c, pieces), size, lambda at: _run(c, kind, frame, numbers, sync, at))
-            with c.when(found.equals(0)):
-                error.set(_no_memory(c, frame))
 
-        c.either(asks.get() > 0, lambda: _tell_version(c, frame), run)
-        c.give(error.get())
+@function
+def custom_call(c: Code, frame: Integers, *, kind: Kind) -> Value:
+    """Run a kernel; the address of XLA's error, or 0."""
+    asks, error = c.variable(0), c.variable(0)
+    with c.when(frame.load(EXTENSION).equals(0) ^ True):
+        asks.set(c.select(_half(_follow(frame, EXTENSION).load(KIND)).equals(1), c.integer(1), 0))
+
+    def run() -> None:
+        sync, numbers = _follow(_integers(c, "crew", 1)), _numbers(frame)
+        pieces, size = _integers(c, "pieces", PIECES * WIDTH), numbers.load(HEADER.index("scratch")) + 63
+        with _subnormal_numbers(c):
+            found = _with_scratch(c, sync, pieces, size, lambda at: _run(c, kind, frame, numbers, sync, at))
+        with c.when(found.equals(0)):
+            error.set(_no_memory(c, frame))
+
+    c.either(asks.get() > 0, lambda: _tell_version(c, frame), run)
+    return error.get()
 
 
 @contextmanager
@@ -89,20 +93,19 @@ def _subnormal_numbers(c: Code) -> Iterator[None]:
         c.b.call(write_back, [before])
 
 
-def _integers(unit: Unit, name: str, count: int) -> Any:
-    """Zeros that last as long as the code."""
-    kind: Any = I64 if count == 1 else ir.ArrayType(I64, count)
-    place = ir.GlobalVariable(unit.module, kind, name)
-    place.linkage, place.initializer, place.align = "internal", ir.Constant(kind, None), 64
-    return place
+def _integers(c: Code, name: str, count: int) -> Integers:
+    """Integers that last as long as the code, zeros at first."""
+    place = c.unit.module.globals.get(name)
+    if place is None:
+        kind = ir.ArrayType(I64, count)
+        place = ir.GlobalVariable(c.unit.module, kind, name)
+        place.linkage, place.initializer, place.align = "internal", ir.Constant(kind, None), 64
+    return c.pointer(Integers, Value(c, c.b.ptrtoint(place, I64)))
 
 
-def _at(c: Code, place: Any) -> Pointer:
-    return c.ints_at(Value(c, c.b.ptrtoint(place, I64)))
-
-
-def _address(pointer: Pointer) -> Value:
-    return Value(pointer.code, pointer.code.b.ptrtoint(pointer.ir, I64))
+def _follow(pointer: Integers, index: int = 0) -> Integers:
+    """The integers that an integer is the address of."""
+    return pointer.code.pointer(Integers, pointer.load(index))
 
 
 def _half(value: Value) -> Value:
@@ -110,32 +113,33 @@ def _half(value: Value) -> Value:
     return value & 0xFFFFFFFF
 
 
-def _tell_version(c: Code, frame: Pointer) -> None:
+def _tell_version(c: Code, frame: Integers) -> None:
     """That of XLA itself where it is 0.x, in which nothing that is read here changes; else 0.3, which it may refuse."""
-    metadata = c.ints_at(c.ints_at(frame.load(EXTENSION)).load(METADATA))
-    own = c.ints_at(frame.load(INTERFACE)).load(INTERFACE_VERSION)
+    metadata = _follow(_follow(frame, EXTENSION), METADATA)
+    own = _follow(frame, INTERFACE).load(INTERFACE_VERSION)
     version = c.select(_half(own).equals(0), own, 3 << 32)
-    for i, value in enumerate((24, 0, version, 0)):  # its own size, no extension, no traits
+    metadata_fields: tuple[Integer, ...] = (24, 0, version, 0)  # its own size, no extension, no traits
+    for i, value in enumerate(metadata_fields):
         metadata.store(value, VERSION + i)
 
 
-def _no_memory(c: Code, frame: Pointer) -> Value:
+def _no_memory(c: Code, frame: Integers) -> Value:
     """XLA's error."""
     text = ir.GlobalVariable(c.unit.module, ir.ArrayType(I8, len(NO_MEMORY)), "no_memory")
     text.linkage, text.global_constant, text.initializer = "internal", True, ir.Constant(text.value_type, NO_MEMORY)
-    arguments = c.room_for_integers(4)
+    arguments = c.stack_integers(4)
     for i, value in enumerate((28, 0, c.b.ptrtoint(text, I64), RESOURCE_EXHAUSTED)):
         arguments.store(value if isinstance(value, int) else Value(c, value), i)
-    make = c.ints_at(frame.load(INTERFACE)).load(MAKE_ERROR)
+    make = _follow(frame, INTERFACE).load(MAKE_ERROR)
     return Value(c, c.b.ptrtoint(call_at(c, make, PTR, [arguments.ir]), I64))
 
 
-def _numbers(c: Code, frame: Pointer) -> Pointer:
+def _numbers(frame: Integers) -> Integers:
     """The attribute."""
-    return c.ints_at(c.ints_at(c.ints_at(frame.load(ATTRIBUTES[1])).load()).load(ARRAY))
+    return _follow(_follow(_follow(frame, ATTRIBUTES[1])), ARRAY)
 
 
-def _with_scratch(c: Code, sync: Pointer, pieces: Pointer, size: Value, body: Callable[[Value], None]) -> Value:
+def _with_scratch(c: Code, sync: Integers, pieces: Integers, size: Value, body: Callable[[Value], None]) -> Value:
     """Write body(address) with scratch memory; the address, 0 if there was none."""
     mine, place = c.variable(-1), c.variable(0)
 
@@ -172,34 +176,34 @@ def _with_scratch(c: Code, sync: Pointer, pieces: Pointer, size: Value, body: Ca
     return place.get()
 
 
-def _run(c: Code, kind: str, frame: Pointer, numbers: Pointer, sync: Pointer, scratch: Value) -> None:
-    names = f"{SIZES} {CALL[kind]} {PLACES[kind]}".split()
-    count, arrays = len(names), len(ARRAYS[kind].split())
-    operands, results = (c.ints_at(frame.load(pointers)) for _, pointers in (OPERANDS, RESULTS))
+def _run(c: Code, kind: Kind, frame: Integers, numbers: Integers, sync: Integers, scratch: Value) -> None:
+    names = (*SIZES, *CALL[kind], *PLACES[kind])
+    count, arrays = len(names), len(ARRAYS[kind])
+    operands, results = (_follow(frame, pointers) for _, pointers in (OPERANDS, RESULTS))
     given = frame.load(OPERANDS[0])
 
-    # what stands for Python's tuple of NumPy's arrays: of each the address of the data and the flags
-    items, stand_ins = c.room_for_integers(arrays), c.room_for_integers(2 * arrays + 1)
-    nothing = _address(stand_ins.at(2 * arrays))
+    # instead of Python's tuple of NumPy's arrays: of each the address of the data and the flags
+    items, stand_ins = c.stack_integers(arrays), c.stack_integers(2 * arrays + 1)
+    nothing = stand_ins.at(2 * arrays).integer()
     with c.loop(0, arrays) as i:
         number = numbers.load(i + (len(HEADER) + count))
         items.store(nothing, i)
         with c.when(number >= 0):
             here, buffer = stand_ins.at(i * 2), c.select_pointer(number < given, operands, results.at(-1 * given))
-            here.store(c.ints_at(buffer.load(number)).load(BUFFER), 0)
-            here.store(COMPACT, 1)
-            items.store(_address(here), i)
-    fields = c.room_for_integers(count)
-    first = count - len(PLACES[kind].split())
+            here.store(c.pointer(Integers, buffer.load(number)).load(BUFFER), 0)
+            here.store(CONTIGUOUS, 1)
+            items.store(here.integer(), i)
+    fields = c.stack_integers(count)
+    first = count - len(PLACES[kind])
     with c.loop(0, first) as i:
         fields.store(numbers.load(i + len(HEADER)), i)
     with c.loop(first, count) as i:
         fields.store(numbers.load(i + len(HEADER)) + ((scratch + 63) & -64), i)
-    for name, value in (("none", nothing), ("arrays", _address(items))):
+    for name, value in (("none", nothing), ("arrays", items.integer())):
         fields.store(value, names.index(name))
     threads, alone = (numbers.load(HEADER.index(name)) for name in ("threads", "alone"))
     c.either(
         threads.equals(1),
-        lambda: c.call(kind, fields, 0, 1, c.nowhere()),
+        lambda: KERNELS[kind](c, fields, c.integer(0), c.integer(1), c.null(Integers)),
         lambda: offered(c, sync, kind, fields, threads, alone),
     )

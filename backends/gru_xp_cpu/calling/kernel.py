@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import struct
+from dataclasses import astuple
 from functools import cache
-from struct import Struct
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gru_xp_cpu.passes.fields import CALL
+from gru_xp_cpu.passes.fields import CALL, SIZES, Kind
 from gru_xp_cpu.threads.autotune import Pace
 
 from .memory import LARGE, empty
@@ -18,29 +19,11 @@ from .plan import SMALL, Plan, plan
 
 if TYPE_CHECKING:
     from gru_xp_cpu.emit.code import Unit
-    from gru_xp_cpu.emit.target import Target
+    from gru_xp_cpu.emit.target import DType, Target
     from gru_xp_cpu.threads.owner import Owner
 
-__all__ = ["Kernel", "Layout", "kernel"]
+__all__ = ["Kernel", "Layout", "build", "kernel"]
 
-
-def _where_they_are() -> tuple[int, int, int]:
-    """At which byte of a tuple its first item stands, and of an array the address of its data and its flags."""
-    arrays = np.empty(3), np.empty((2, 5), np.float32).T
-
-    def found(what: str, kind: Any, holders: tuple[Any, ...], integers: list[int]) -> int:
-        for at in range(8, 128, 8):
-            if [kind.from_address(id(holder) + at).value for holder in holders] == integers:
-                return at
-        raise RuntimeError(f"the layout of {what} is unknown")
-
-    items_at = found("Python's tuples", ctypes.c_int64, (arrays, arrays[::-1]), [id(arrays[0]), id(arrays[1])])
-    data_at = found("NumPy's arrays", ctypes.c_int64, arrays, [array.ctypes.data for array in arrays])
-    flags_at = found("NumPy's arrays", ctypes.c_int32, arrays, [array.flags.num for array in arrays])
-    return items_at, data_at, flags_at
-
-
-WHERE = (*_where_they_are(), id(None))
 #: multiply-adds of a call that keeps the interpreter lock: a few microseconds
 QUICK = 100_000
 #: multiply-adds up to which it is tried whether one thread is faster than several
@@ -50,29 +33,14 @@ TRIED = 50_000_000
 class Layout:
     """What calls of one size have in common: a plan, and the first and the last fields as bytes."""
 
-    __slots__ = (
-        "_known",
-        "_offsets",
-        "alone",
-        "alone_after",
-        "empty",
-        "head",
-        "pace",
-        "segment",
-        "size",
-        "sizes",
-        "threads",
-    )
-
-    def __init__(self, sizes: tuple[int, int, int, int], plan: Plan, alone: Any, pace: Pace | None):
+    def __init__(self, plan: Plan, alone: Any, pace: Pace | None):
         self.alone = alone  # the kernel on one thread: alone(fields)
         self.threads, self.alone_after, self.pace = plan.threads, plan.alone, pace
-        self.segment, self.size = plan.segment, plan.size
-        T, N, I, H = sizes
+        self.segment, self.size, self.sizes = plan.segment, plan.size, plan.sizes
+        T, N, I, H = self.sizes.T, self.sizes.N, self.sizes.I, self.sizes.H
         most = max(T * N * max(I, H), 3 * H * max(I, H))  # elements of the largest array
         self.empty = np.empty if most * 8 < LARGE else empty  # which `empty` would come to for each of them
-        self.sizes = (*sizes, plan.steps, plan.unit_parts, int(plan.wait), plan.pitch)
-        self.head = Struct("12q").pack(*WHERE, *self.sizes)
+        self.head = struct.pack(f"{len(SIZES)}q", *astuple(self.sizes))
         self._offsets, self._known = plan.offsets, (0, b"")
 
     def places(self, address: int) -> tuple[int, ...]:
@@ -80,20 +48,20 @@ class Layout:
         return tuple(address + at for at in self._offsets)
 
     def tail(self, address: int) -> bytes:
-        """The same as bytes; the last ones are remembered."""
+        """The same as bytes; the last ones are kept."""
         known = self._known  # once, and both in one: another thread may put its own there meanwhile
         if known[0] != address:
-            self._known = known = address, Struct(f"{len(self._offsets)}q").pack(*self.places(address))
+            self._known = known = address, struct.pack(f"{len(self._offsets)}q", *self.places(address))
         return known[1]
 
 
 class Kernel:
     """A kernel for this target and one dtype: `layout.alone(fields)` or `together(fields, layout)`.
 
-    They do nothing but say how many there are if some arrays are not compact.
+    If any array is not contiguous they compute nothing and return the number of such arrays.
     """
 
-    def __init__(self, kind: str, dtype: str, owner: Owner | None):
+    def __init__(self, kind: Kind, dtype: DType, owner: Owner | None):
         from gru_xp_cpu.emit.compiler import machine
         from gru_xp_cpu.emit.target import current
         from gru_xp_cpu.threads import openmp, threadpool, workers
@@ -106,14 +74,15 @@ class Kernel:
         # to give the interpreter lock away and to queue up for it again would take longer than a very small call
         self._quick: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(alone)
         self._alone: Any = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(alone)
-        self._loose: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(code.address("loose"))
+        noncontiguous = code.address("noncontiguous")
+        self._noncontiguous: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(noncontiguous)
         arguments = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
         self._shares: Any = ctypes.CFUNCTYPE(None, *arguments)(self._address)
         team = workers if owner is None else openmp.team(owner)
         self._threads, self._run, self._nobody = team.thread_count, team.run, workers.NOBODY
         self._layouts: dict[tuple[int, ...], Layout] = {}
         #: packs the fields between a layout's head and its tail, the last one being the address of the arrays
-        self.pack = Struct(f"{len(CALL[kind].split())}q").pack
+        self.pack = struct.Struct(f"{len(CALL[kind])}q").pack
 
     def layout(self, T: int, N: int, I: int, H: int, recompute: bool = False) -> Layout:
         """How to run a call of this size."""
@@ -128,14 +97,14 @@ class Kernel:
             found = plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
             alone = self._quick if work < QUICK else self._alone
             pace = Pace() if found.threads > 1 and work < TRIED else None
-            layout = self._layouts[key] = Layout((T, N, I, H), found, alone, pace)
+            layout = self._layouts[key] = Layout(found, alone, pace)
             return layout
 
     def together(self, fields: bytes, layout: Layout) -> int:
         """Run on several threads, or on this one in as many shares."""
-        loose: int = self._loose(fields)
-        if loose:
-            return loose
+        noncontiguous: int = self._noncontiguous(fields)
+        if noncontiguous:
+            return noncontiguous
         pace = layout.pace
         if pace is None or pace.settled():
             self._go(fields, layout, pace is not None and pace.alone)
@@ -150,15 +119,26 @@ class Kernel:
             self._shares(fields, 0, layout.threads, self._nobody)
 
 
-def build(target: Target, kind: str, dtype: str) -> Unit:
-    """As `build.build`; the writing of code is loaded only where code is written."""
-    from .build import build
+def build(target: Target, kind: Kind, dtype: DType) -> Unit:
+    """Write a kernel and the ways to call it. What writes code is imported only here, where code is written."""
+    from gru_xp_cpu.emit.code import Unit
+    from gru_xp_cpu.passes.kernels import KERNELS, alone, noncontiguous
+    from gru_xp_cpu.threads.barrier import meet
 
-    return build(target, kind, dtype)
+    from .custom_call import connect, custom_call
+
+    unit = Unit(target, dtype)
+    meet(unit)
+    KERNELS[kind].export(unit, kind)
+    noncontiguous.export(unit, "noncontiguous", kind=kind)
+    alone.export(unit, f"{kind}_alone", kind=kind)
+    connect.export(unit, "connect")
+    custom_call.export(unit, f"{kind}_of_xla", kind=kind)
+    return unit
 
 
 @cache
-def kernel(kind: str, char: str, owner: Owner | None) -> Kernel:
+def kernel(kind: Kind, char: str, owner: Owner | None) -> Kernel:
     """The kernel "forward" or "backward" for a dtype by its character; made, or read from disk, at the first call.
 
     `owner` is the library whose threads run it, None for workers of ours.

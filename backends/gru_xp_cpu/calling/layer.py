@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from gru_xp.errors import StructureError
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, GRUSpec, LayerTape
-from gru_xp_cpu.passes.fields import COMPACT, GATES, STATES, STEP
+from gru_xp_cpu.passes.fields import CALL, CONTIGUOUS, GATES, STATES, STEP
 from gru_xp_cpu.threads.owner import Owner
 
 from .kernel import build, kernel
@@ -20,10 +20,11 @@ from .packed import PackedCell, pack
 
 if TYPE_CHECKING:
     from gru_xp.kernels import Call, Level
+    from gru_xp_cpu.emit.target import DType
 
 __all__ = ["AdaptedLayer", "CpuLayer", "unusable", "warmup"]
 
-DTYPES = ("float32", "float64")
+DTYPES: tuple[DType, ...] = ("float32", "float64")
 
 
 class CpuLayer:
@@ -158,7 +159,7 @@ def unusable() -> str | None:
         return f"llvmlite cannot be loaded ({type(error).__name__}: {error})"
 
 
-def warmup(dtypes: tuple[str, ...] = ("float32", "float64")) -> str:
+def warmup(dtypes: Sequence[DType] = DTYPES) -> str:
     """Compile what has not been compiled on this machine; where it is kept, in words. An `OSError` if it cannot be."""
     from gru_xp import cache
 
@@ -169,7 +170,8 @@ def warmup(dtypes: tuple[str, ...] = ("float32", "float64")) -> str:
     from gru_xp_cpu.emit.target import current
     from gru_xp_cpu.threads.barrier import build as build_threads
 
-    folder, units = cache.folder("cpu"), [(kind, dtype, build) for dtype in dtypes for kind in ("forward", "backward")]
+    units: list[Any] = [(kind, dtype, build) for dtype in dtypes for kind in CALL]
+    folder = cache.folder("cpu")
     fault = None if folder is None else cache.fault("cpu")
     for unit in (*units, ("threads", "float32", build_threads)):
         if fault is None:
@@ -212,20 +214,20 @@ def _forward(
     if packed is not None:
         tail, W_ih = packed + tail[len(packed) :], None
     arrays = x, h0, W_ih, W_hh, b_ih, b_hh, y, h_n, h_prev, r, z, n, u, clean, valid, cut
-    first, loose = 0, int(not dtype.isnative)
-    while not loose:
+    first, noncontiguous = 0, int(not dtype.isnative)
+    while not noncontiguous:
         last = first + layout.segment
         if last > T:
             last = T
         fields = layout.head + run.pack(first, last, reverse, what, id(arrays)) + tail
-        loose = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
+        noncontiguous = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
         first = last
         if first == T:
             break
     keep(piece)
-    if loose:
-        w = w if type(w) is PackedCell else CellParams(*map(_compact, w))
-        return _forward(_compact(x), _compact(h0), w, _compact(valid), resets, reverse, save, owner)
+    if noncontiguous:
+        w = w if type(w) is PackedCell else CellParams(*map(_contiguous, w))
+        return _forward(_contiguous(x), _contiguous(h0), w, _contiguous(valid), resets, reverse, save, owner)
     return y, h_n, x if clean is None else clean, h_prev, (r, z, n, u)
 
 
@@ -256,47 +258,47 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
     arrays = (
         x, h_prev, r, z, n, u, W_ih, W_hh, b_ih, b_hh, flow, dh_n, valid, cut, dx, dh0, dW_ih, dW_hh, db_ih, db_hh,
     )  # fmt: skip
-    loose = int(not dtype.isnative)
-    while not loose:
+    noncontiguous = int(not dtype.isnative)
+    while not noncontiguous:
         first = last - layout.segment
         if first < 0:
             first = 0
         fields = layout.head + run.pack(first, last, reverse, dy_row, dy_step, id(arrays)) + tail
-        loose = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
+        noncontiguous = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
         last = first
         if last == 0:
             break
     keep(piece)
-    if loose:
-        w, valid = CellParams(*map(_compact, w)), _compact(valid)
-        compact = (*map(_compact, tape[:6]), w, valid, resets, spec, reverse)
-        return _backward(LayerTape._make(compact), dy, _compact(dh_n), owner)
+    if noncontiguous:
+        w, valid = CellParams(*map(_contiguous, w)), _contiguous(valid)
+        contiguous = (*map(_contiguous, tape[:6]), w, valid, resets, spec, reverse)
+        return _backward(LayerTape._make(contiguous), dy, _contiguous(dh_n), owner)
     return dx, dh0, CellParams(dW_ih, dW_hh, db_ih, db_hh)
 
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------
 
 
-def _compact(a: Any) -> Any:
+def _contiguous(a: Any) -> Any:
     """An array in C order, aligned and of native byte order, itself if possible."""
     return a if a is None else np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 
 
 def _steps(dy: Any, N: int, H: int, dtype: Any) -> tuple[Any, int, int]:
-    """dy (T, N, H) with compact rows, and the elements from row to row and from step to step; None is zero."""
+    """dy (T, N, H) with contiguous rows, and the elements from row to row and from step to step; None is zero."""
     if dy is None:
         return np.zeros(H, dtype), 0, 0
-    if dy.flags.num & COMPACT == COMPACT and dy.dtype.isnative:
+    if dy.flags.num & CONTIGUOUS == CONTIGUOUS and dy.dtype.isnative:
         return dy, H, N * H
     size = dy.itemsize
     step, row, one = dy.strides
     apart = one != size or step % size or row % size or step < 0 or row < 0
     if apart or not dy.flags.aligned or not dy.dtype.isnative:
-        return _compact(dy), H, N * H
+        return _contiguous(dy), H, N * H
     return dy, row // size, step // size
 
 
 def _cut_before(valid: Any, resets: Any, reverse: bool) -> Any:
-    """As `gru_xp.layer.cut_before`: (T, N) booleans with compact rows, or None."""
+    """As `gru_xp.layer.cut_before`: (T, N) booleans with contiguous rows, or None."""
     cut = cut_before(valid, resets, reverse, np)
-    return None if cut is None else _compact(cut[..., 0])
+    return None if cut is None else _contiguous(cut[..., 0])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from gru_xp_cpu.passes.shapes import gates_shapes, weight_units
+from gru_xp_cpu.passes.fields import BackwardPlaces, ForwardPlaces, Kind, Sizes
+from gru_xp_cpu.passes.offsets import offsets
+from gru_xp_cpu.passes.shapes import gates_shapes, weight_shapes
 
 if TYPE_CHECKING:
-    from gru_xp_cpu.emit.target import Target
+    from gru_xp_cpu.emit.target import DType, Target
 
 __all__ = ["SMALL", "Plan", "plan"]
 
@@ -34,57 +37,59 @@ WEIGHTS_EACH = 1 << 19
 
 
 class Plan(NamedTuple):
-    """Offsets are in bytes, in the order of the kernel's last fields."""
+    """What is the same for all calls of one size."""
 
     threads: int
-    unit_parts: int
-    wait: bool  # whether the caller waits for the other threads before it begins
-    alone: int  # how many kernels the caller does alone after one that other programs held up
-    steps: int
-    pitch: int  # rows from block to block of what has the rows of a block of time
+    sizes: Sizes[int]
+    alone: int  # how many kernels the caller does alone after one that other programs preempted
     segment: int  # steps of one call into native code
-    offsets: tuple[int, ...]
-    size: int
+    offsets: tuple[int, ...]  # in scratch memory, in bytes, of the places
+    size: int  # of scratch memory, in bytes
 
 
 @lru_cache(maxsize=1024)
-def plan(kind: str, target: Target, dtype: str, T: int, N: int, I: int, H: int, threads: int, recompute: bool) -> Plan:
+def plan(
+    kind: Kind, target: Target, dtype: DType, T: int, N: int, I: int, H: int, threads: int, recompute: bool
+) -> Plan:
     """For `kind` "forward" or "backward"; `threads` is what may be used."""
     V, size = target.lanes(dtype), 4 if dtype == "float32" else 8
-    J, K = -(-H // V), -(-I // V)
+    J, JI = -(-H // V), -(-I // V)
     per_step = N * 3 * H * (I + H)
     if per_step * T < SMALL:
         threads = 1
     threads, unit_parts = _share(N, H, J, size, threads)
-    rows = ROWS_FORWARD if kind == "forward" else ROWS_BACKWARD
-    steps = max(1, min(T, rows // max(N, 1)))
-    segment = steps * max(1, int(SEGMENT / max(1, per_step * steps)))
-    panels = (J * I * 3 * V, J * H * 3 * V, J * 3 * V, J * 3 * V)
+    steps = max(1, min(T, (ROWS_FORWARD if kind == "forward" else ROWS_BACKWARD) // max(N, 1)))
     M = _pitch(steps * N, V * size)
+    gates = {"panels_ih": J * I * 3 * V, "panels_hh": J * H * 3 * V, "start_gi": J * 3 * V, "start_gh": J * 3 * V}
+    places: ForwardPlaces[int] | BackwardPlaces[int]  # elements of each
     if kind == "forward":
-        parts: tuple[int, ...] = (
-            *panels,
-            M * J * 3 * V,
-            2 * J * N * V,
-            threads * N * max(gates_shapes(target.registers).groups) * 3 * V,
-        )
+        begun = threads * N * max(gates_shapes(target.registers).groups) * 3 * V
+        places = ForwardPlaces(**gates, gi=M * J * 3 * V, state=2 * J * N * V, begun=begun)
     else:
-        together = max(1, weight_units(target.registers)[0] // V)
+        together = weight_shapes(target.registers).blocks(V)
         JD = -(-J // together) * together
-        depth = 3 * JD * V
-        if not recompute:
-            panels = (0, 0, 0, 0)
-        D = 4 * JD * M * V
-        gates = 4 * M * H if recompute else 0
-        parts = (K * depth * V, J * depth * V, *panels, J * N * V, D, K * M * V, J * M * V, gates, M * H, 4 * J * V)
-    offsets, at = [], 0
-    for part in parts:
-        offsets.append(at)
-        at += -(-part * size // 64) * 64 + 128
+        places = BackwardPlaces(
+            columns_ih=JI * 3 * JD * V * V,
+            columns_hh=J * 3 * JD * V * V,
+            **(gates if recompute else dict.fromkeys(gates, 0)),
+            carry=J * N * V,
+            D=4 * JD * M * V,
+            X=JI * M * V,
+            P=J * M * V,
+            gates=4 * M * H if recompute else 0,
+            dy_clean=M * H,
+            totals=4 * J * V,
+        )
+    begins, at = [], 0
+    for place in astuple(places):
+        begins.append(at)
+        at += -(-place * size // 64) * 64 + 128
     wait = unit_parts == 1 or per_step > PATIENT
-    piece = per_step * (steps if unit_parts == 1 else 1)
-    alone = 0 if piece > EVEN else min(30, max(2, ALONE // max(1, per_step * T)))
-    return Plan(threads, unit_parts, wait, alone, steps, M, segment, tuple(offsets), at)
+    section = per_step * (steps if unit_parts == 1 else 1)
+    alone = 0 if section > EVEN else min(30, max(2, ALONE // max(1, per_step * T)))
+    segment = steps * max(1, int(SEGMENT / max(1, per_step * steps)))
+    sizes = Sizes(*offsets(), T, N, I, H, steps, unit_parts, int(wait), M)
+    return Plan(threads, sizes, alone, segment, tuple(begins), at)
 
 
 def _pitch(rows: int, width: int) -> int:

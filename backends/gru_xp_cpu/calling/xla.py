@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+from dataclasses import astuple, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from gru_xp_cpu.emit.compiler import lock, machine, source_digest
-from gru_xp_cpu.emit.target import current
-from gru_xp_cpu.passes.fields import ARRAYS, HEADER
+from gru_xp_cpu.emit.target import DType, current
+from gru_xp_cpu.passes.fields import ARRAYS, HEADER, Kind
 from gru_xp_cpu.threads.barrier import SYNC
 from gru_xp_cpu.threads.workers import NOBODY, Workers
 from gru_xp_cpu.threads.workers import code as workers_code
@@ -20,13 +21,10 @@ from .kernel import build, kernel
 
 __all__ = ["call", "handler"]
 
-#: items_at, data_at, flags_at and none of what the caller makes in the place of Python's arrays; none is an address
-STAND_INS = (0, 0, 8, 0)
-
 
 def call(
-    kind: str,
-    dtype: str,
+    kind: Kind,
+    dtype: DType,
     sizes: tuple[int, int, int, int],
     own: tuple[int, ...],
     buffers: list[str],
@@ -42,13 +40,15 @@ def call(
     if layout.threads > 1:
         with lock():
             _crew().grow(current(), layout.threads)
-    where = (buffers.index(name) if name in buffers else -1 for name in ARRAYS[kind].replace("~", "").split())
+    where = (buffers.index(name) if name in buffers else -1 for name in ARRAYS[kind])
     header = {"threads": layout.threads, "alone": layout.alone_after, "scratch": layout.size}
-    fields = *STAND_INS, *layout.sizes, *own, 0, *layout.places(0)
+    # what the kernel makes instead of Python's tuple and arrays: the address of the data is first, then the flags
+    first = replace(layout.sizes, items_at=0, data_at=0, flags_at=8, none=0)
+    fields = *astuple(first), *own, 0, *layout.places(0)
     return np.array((*(header[name] for name in HEADER), *fields, *where), np.int64)
 
 
-def handler(kind: str, dtype: str) -> tuple[str, int]:
+def handler(kind: Kind, dtype: DType) -> tuple[str, int]:
     """A kernel as a custom call of XLA: its name and its address.
 
     A compiled program that is kept for another process holds what `call` said. So the name tells all that depends on.

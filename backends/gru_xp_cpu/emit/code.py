@@ -1,21 +1,21 @@
 """Writing LLVM's language as if it were Python: numbers with operators, pointers, loops and branches.
 
-A `Unit` is what is compiled at once, for one target and one dtype; a `Code` is one of its functions while it is
-written. Integers have 64 bits. A `real` is the unit's floating-point type, a vector is a full register of them. Plain
-Python numbers may stand wherever a value is expected.
+A `Unit` is what is compiled together, for one target and one dtype; a `Code` is one of its functions while it is being
+written. Integers have 64 bits. A real is a number of the unit's dtype, a vector is a full register of them. Wherever a
+value is expected, a plain Python number will do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self, TypeAlias, TypeVar
 
 from llvmlite import ir
 
-from .target import Target
+from .target import DType, Target
 
-__all__ = ["Code", "Pointer", "Unit", "Value", "Variable"]
+__all__ = ["Bytes", "Code", "Integer", "Integers", "Operand", "Pointer", "Reals", "Unit", "Value", "Variable"]
 
 #: bytes of a cache line
 LINE = 64
@@ -27,8 +27,9 @@ SIZE = {I8: 1, I64: 8, PTR: 8, ir.FloatType(): 4, ir.DoubleType(): 8}
 class Unit:
     """Functions that are compiled together."""
 
-    def __init__(self, target: Target, dtype: str):
+    def __init__(self, target: Target, dtype: DType):
         self.target, self.dtype, self.lanes = target, dtype, target.lanes(dtype)
+        self.functions: dict[Any, Any] = {}  # that are written, see `function`
         self.module = ir.Module("gru_xp")
         self.module.triple = target.triple
         self.real: Any = ir.FloatType() if dtype == "float32" else ir.DoubleType()
@@ -39,6 +40,7 @@ class Unit:
         self.mask = ir.VectorType(I1, self.lanes)
         self.mantissa = 23 if dtype == "float32" else 52
 
+    # for `threads`, until its functions are written as those of `function`
     @contextmanager
     def function(self, name: str, arguments: str, *, public: bool = False, gives: bool = False) -> Iterator[Code]:
         """Write a function; arguments with a star are pointers to reals, those with an at other pointers.
@@ -53,30 +55,29 @@ class Unit:
             function.linkage = "internal"
         code = Code(self, function)
         for word, argument in zip(arguments.split(), function.args, strict=True):
-            value = Pointer(code, argument, self.real) if word[0] == "*" else Value(code, argument)
+            value = Reals(code, argument) if word[0] == "*" else Value(code, argument)
             setattr(code, word.lstrip("*@"), value)
         yield code
         if not gives:
             code.b.ret_void()
         code.finish()
 
-    def table(self, name: str, functions: Sequence[str]) -> None:
-        """A constant table of functions, to choose from at run time."""
-        kind = ir.ArrayType(PTR, len(functions))
-        table = ir.GlobalVariable(self.module, kind, name)
-        table.linkage, table.global_constant = "internal", True
-        table.initializer = ir.Constant(kind, [self.module.get_global(f) for f in functions])
 
-
-class Value:
-    """A number or a vector of them, with Python's operators."""
+class Operand:
+    """What an instruction of some code may be given: a value or a pointer."""
 
     __slots__ = ("code", "ir")
 
     def __init__(self, code: Code, value: Any):
         self.code, self.ir = code, value
 
-    def _both(self, other: Any, on_int: str, on_real: str | None, swap: bool = False) -> Value:
+
+class Value(Operand):
+    """A number or a vector of them, with Python's operators; integers are divided towards zero."""
+
+    __slots__ = ()
+
+    def _both(self, other: Number, on_int: str, on_real: str | None, swap: bool = False) -> Value:
         other = self.code.like(self, other)
         kind = getattr(self.ir.type, "element", self.ir.type)
         name = on_int if isinstance(kind, ir.IntType) else on_real
@@ -84,113 +85,146 @@ class Value:
         a, b = (other.ir, self.ir) if swap else (self.ir, other.ir)
         return Value(self.code, getattr(self.code.b, name)(a, b))
 
-    def __add__(self, other: Any) -> Value:
+    def __add__(self, other: Number) -> Value:
         return self._both(other, "add", "fadd")
 
-    def __sub__(self, other: Any) -> Value:
+    def __sub__(self, other: Number) -> Value:
         return self._both(other, "sub", "fsub")
 
-    def __rsub__(self, other: Any) -> Value:
+    def __rsub__(self, other: Number) -> Value:
         return self._both(other, "sub", "fsub", swap=True)
 
-    def __mul__(self, other: Any) -> Value:
+    def __mul__(self, other: Number) -> Value:
         return self._both(other, "mul", "fmul")
 
-    def __truediv__(self, other: Any) -> Value:
+    def __truediv__(self, other: Number) -> Value:
         return self._both(other, "sdiv", "fdiv")
 
-    def __rtruediv__(self, other: Any) -> Value:
-        return self._both(other, "sdiv", "fdiv", swap=True)
-
-    def __floordiv__(self, other: Any) -> Value:
+    def __floordiv__(self, other: Number) -> Value:
         return self._both(other, "sdiv", None)
 
-    def __mod__(self, other: Any) -> Value:
+    def __rfloordiv__(self, other: Number) -> Value:
+        return self._both(other, "sdiv", None, swap=True)
+
+    def __mod__(self, other: Number) -> Value:
         return self._both(other, "srem", None)
 
-    def __lshift__(self, other: Any) -> Value:
+    def __lshift__(self, other: Number) -> Value:
         return self._both(other, "shl", None)
 
-    def __rshift__(self, other: Any) -> Value:
+    def __rshift__(self, other: Number) -> Value:
         return self._both(other, "ashr", None)
 
-    def __and__(self, other: Any) -> Value:
+    def __and__(self, other: Number) -> Value:
         return self._both(other, "and_", None)
 
-    def __or__(self, other: Any) -> Value:
+    def __or__(self, other: Number) -> Value:
         return self._both(other, "or_", None)
 
-    def __xor__(self, other: Any) -> Value:
+    def __xor__(self, other: Number) -> Value:
         return self._both(other, "xor", None)
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def _compare(self, how: str, other: Any) -> Value:
+    def _compare(self, how: str, other: Number) -> Value:
         other = self.code.like(self, other)
         kind = getattr(self.ir.type, "element", self.ir.type)
         compare = self.code.b.icmp_signed if isinstance(kind, ir.IntType) else self.code.b.fcmp_ordered
         return Value(self.code, compare(how, self.ir, other.ir))
 
-    def __lt__(self, other: Any) -> Value:
+    def __lt__(self, other: Number) -> Value:
         return self._compare("<", other)
 
-    def __le__(self, other: Any) -> Value:
+    def __le__(self, other: Number) -> Value:
         return self._compare("<=", other)
 
-    def __gt__(self, other: Any) -> Value:
+    def __gt__(self, other: Number) -> Value:
         return self._compare(">", other)
 
-    def __ge__(self, other: Any) -> Value:
+    def __ge__(self, other: Number) -> Value:
         return self._compare(">=", other)
 
-    def equals(self, other: Any) -> Value:
+    def equals(self, other: Number) -> Value:
         """self == other, which Python keeps for itself."""
         return self._compare("==", other)
 
-    def min(self, other: Any) -> Value:
+    def min(self, other: Integer) -> Value:
         """The smaller of two integers."""
         other = self.code.like(self, other)
         return self.code.select(self < other, self, other)
 
-    def max(self, other: Any) -> Value:
+    def max(self, other: Integer) -> Value:
         """The greater of two integers."""
         other = self.code.like(self, other)
         return self.code.select(self > other, self, other)
 
 
-class Pointer(Value):
-    """An address and what stands there; indices count elements."""
+#: what integers and numbers may be given as
+Integer: TypeAlias = Value | int
+Number: TypeAlias = Value | float
 
-    __slots__ = ("element",)
 
-    def __init__(self, code: Code, value: Any, element: Any):
-        super().__init__(code, value)
-        self.element = element
+class Pointer(Operand):
+    """An address of elements of one type; indices count elements."""
 
-    def at(self, index: Any) -> Pointer:
+    __slots__ = ()
+
+    @property
+    def element(self) -> Any:
+        raise NotImplementedError
+
+    def at(self, index: Integer) -> Self:
         """The address of an element."""
         if isinstance(index, int) and index == 0:
             return self
         index = self.code.integer(index)
-        return Pointer(self.code, self.code.b.gep(self.ir, [index.ir], source_etype=self.element), self.element)
+        return type(self)(self.code, self.code.b.gep(self.ir, [index.ir], source_etype=self.element))
 
-    def load(self, index: Any = 0) -> Value:
+    def integer(self) -> Value:
+        """The address as an integer."""
+        return Value(self.code, self.code.b.ptrtoint(self.ir, I64))
+
+    def load(self, index: Integer = 0) -> Value:
         """One element."""
         return Value(self.code, self.code.b.load(self.at(index).ir, align=SIZE[self.element], typ=self.element))
 
-    def store(self, value: Any, index: Any = 0) -> None:
+    def store(self, value: Integer, index: Integer = 0) -> None:
         """Write one element."""
         if isinstance(value, int):
             value = Value(self.code, ir.Constant(self.element, value))
         self.code.b.store(value.ir, self.at(index).ir, align=SIZE[self.element])
 
     def prefetch(self) -> None:
-        """Have this address fetched into the nearest cache; it need not be one that may be read."""
+        """Prefetch the cache line of this address to read; the address need not be valid."""
         kind = ir.FunctionType(ir.VoidType(), [PTR, I32, I32, I32])
-        fetch = self.code.intrinsic("llvm.prefetch.p0", kind)
-        self.code.b.call(fetch, [self.ir, I32(0), I32(3), I32(1)])  # to read, near, data
+        prefetch = self.code.intrinsic("llvm.prefetch.p0", kind)
+        self.code.b.call(prefetch, [self.ir, I32(0), I32(3), I32(1)])  # to read, near, data
 
-    def vector(self, index: Any = 0, mask: Value | None = None) -> Value:
+
+class Integers(Pointer):
+    """An address of integers."""
+
+    __slots__ = ()
+    element = I64
+
+
+class Bytes(Pointer):
+    """An address of bytes."""
+
+    __slots__ = ()
+    element = I8
+
+
+class Reals(Pointer):
+    """An address of reals."""
+
+    __slots__ = ()
+
+    @property
+    def element(self) -> Any:
+        return self.code.unit.real
+
+    def load_vector(self, index: Integer = 0, mask: Value | None = None) -> Value:
         """A vector of elements; those outside the mask are not touched and read as zero."""
         unit, address = self.code.unit, self.at(index).ir
         if mask is None:
@@ -200,7 +234,7 @@ class Pointer(Value):
         zero = ir.Constant(unit.vector, None)
         return Value(self.code, self.code.b.call(load, [address, I32(unit.size), mask.ir, zero]))
 
-    def put(self, value: Value, index: Any = 0, mask: Value | None = None) -> None:
+    def store_vector(self, value: Value, index: Integer = 0, mask: Value | None = None) -> None:
         """Write a vector of elements, only those inside the mask."""
         unit, address = self.code.unit, self.at(index).ir
         if mask is None:
@@ -209,6 +243,9 @@ class Pointer(Value):
         kind = ir.FunctionType(ir.VoidType(), [unit.vector, PTR, I32, unit.mask])
         store = self.code.intrinsic(f"llvm.masked.store.{self.code.suffix}.p0", kind)
         self.code.b.call(store, [value.ir, address, I32(unit.size), mask.ir])
+
+
+P = TypeVar("P", bound=Pointer)
 
 
 class Variable:
@@ -222,14 +259,16 @@ class Variable:
         self.set(value)
 
     def get(self) -> Value:
+        """What it is now."""
         return Value(self.code, self.code.b.load(self.place, typ=self.kind))
 
-    def set(self, value: Value) -> None:
-        self.code.b.store(value.ir, self.place)
+    def set(self, value: Integer) -> None:
+        """Change it."""
+        self.code.b.store(self.code.integer(value).ir, self.place)
 
 
 class Code:
-    """One function while it is written. Its arguments are its attributes."""
+    """One function while it is being written."""
 
     def __init__(self, unit: Unit, function: Any):
         self.unit, self.function = unit, function
@@ -242,25 +281,12 @@ class Code:
         raise AttributeError(f"{self.function.name} has no argument {name}")
 
     def finish(self) -> None:
+        """Close the function."""
         ir.IRBuilder(self.entry).branch(self.start)
-
-    def reserve(self, kind: Any, count: int = 1) -> Any:
-        """Room on the stack."""
-        return ir.IRBuilder(self.entry).alloca(kind, size=I64(count))
-
-    def room(self, vectors: int) -> Pointer:
-        """Room for vectors on the stack, aligned."""
-        place = self.reserve(self.unit.vector, vectors)
-        place.align = 64
-        return Pointer(self, place, self.unit.real)
-
-    def room_for_integers(self, count: int) -> Pointer:
-        """Room for integers on the stack."""
-        return Pointer(self, self.reserve(I64, count), I64)
 
     # ---- values -----------------------------------------------------------------------------------------------------
 
-    def like(self, value: Value, other: Any) -> Value:
+    def like(self, value: Value, other: Number) -> Value:
         """A Python number as a constant of the same type as `value`."""
         if isinstance(other, Value):
             return other
@@ -269,7 +295,7 @@ class Code:
             return Value(self, ir.Constant(kind, [other] * kind.count))
         return Value(self, ir.Constant(kind, other))
 
-    def integer(self, value: Any) -> Value:
+    def integer(self, value: Integer) -> Value:
         """An integer."""
         return value if isinstance(value, Value) else Value(self, I64(value))
 
@@ -290,14 +316,16 @@ class Code:
         lanes = ir.Constant(ir.VectorType(I64, self.unit.lanes), list(range(self.unit.lanes)))
         return Value(self, lanes) < self.splat(count)
 
-    def select(self, condition: Value, a: Any, b: Any) -> Value:
-        """a where the condition holds, else b."""
-        a = a if isinstance(a, Value) else self.like(b, a)
+    def select(self, condition: Value, a: Number, b: Number) -> Value:
+        """a where the condition holds, else b; at least one of them is a value."""
+        if not isinstance(a, Value):
+            assert isinstance(b, Value)
+            a = self.like(b, a)
         return Value(self, self.b.select(condition.ir, a.ir, self.like(a, b).ir))
 
-    def select_pointer(self, condition: Value, a: Pointer, b: Pointer) -> Pointer:
+    def select_pointer(self, condition: Value, a: P, b: P) -> P:
         """As `select`."""
-        return Pointer(self, self.b.select(condition.ir, a.ir, b.ir), a.element)
+        return type(a)(self, self.b.select(condition.ir, a.ir, b.ir))
 
     def bits_of(self, value: Value) -> Value:
         """The bits of a vector of reals, as integers."""
@@ -313,6 +341,7 @@ class Code:
         return Value(self, self.b.shuffle_vector(a.ir, b.ir, lanes))
 
     def intrinsic(self, name: str, kind: Any) -> Any:
+        """One of LLVM's own functions, of some type."""
         found = self.unit.module.globals.get(name)
         return found if found is not None else ir.Function(self.unit.module, kind, name)
 
@@ -327,31 +356,41 @@ class Code:
 
     # ---- memory -----------------------------------------------------------------------------------------------------
 
-    def reals_at(self, address: Value) -> Pointer:
-        """An integer as the address of reals."""
-        return Pointer(self, self.b.inttoptr(address.ir, PTR), self.unit.real)
-
-    def nowhere(self) -> Value:
-        """An address of nothing."""
-        return Value(self, ir.Constant(PTR, None))
-
-    def bytes_at(self, address: Value) -> Pointer:
-        """An address, as a pointer or an integer, of bytes."""
+    def pointer(self, kind: type[P], address: Operand) -> P:
+        """An address, as an integer or a pointer of another kind, of elements of some kind."""
         value = address.ir if address.ir.type == PTR else self.b.inttoptr(address.ir, PTR)
-        return Pointer(self, value, I8)
+        return kind(self, value)
 
-    def ints_at(self, address: Value) -> Pointer:
-        """An address, as a pointer or an integer, of integers."""
-        value = address.ir if address.ir.type == PTR else self.b.inttoptr(address.ir, PTR)
-        return Pointer(self, value, I64)
+    def null(self, kind: type[P]) -> P:
+        """The address of nothing."""
+        return kind(self, ir.Constant(PTR, None))
+
+    def ints_at(self, address: Operand) -> Pointer:
+        """An address, as an integer or a pointer, of integers."""
+        return self.pointer(Integers, address)
+
+    def reserve(self, kind: Any, count: int = 1) -> Any:
+        """Memory on the stack."""
+        return ir.IRBuilder(self.entry).alloca(kind, size=I64(count))
+
+    def stack_vectors(self, count: int) -> Reals:
+        """Memory for vectors on the stack, aligned."""
+        place = self.reserve(self.unit.vector, count)
+        place.align = 64
+        return Reals(self, place)
+
+    def stack_integers(self, count: int) -> Integers:
+        """Memory for integers on the stack."""
+        return Integers(self, self.reserve(I64, count))
 
     # ---- control ----------------------------------------------------------------------------------------------------
 
-    def variable(self, value: Any) -> Variable:
+    def variable(self, value: Integer) -> Variable:
+        """A value that changes."""
         return Variable(self, self.integer(value))
 
     @contextmanager
-    def loop(self, start: Any, stop: Any, step: Any = 1) -> Iterator[Value]:
+    def loop(self, start: Integer, stop: Integer, step: Integer = 1) -> Iterator[Value]:
         """for i in range(start, stop, step)"""
         with self.loop_while(start, lambda i: i < stop) as index:
             i = index.get()
@@ -359,7 +398,7 @@ class Code:
             index.set(i + step)
 
     @contextmanager
-    def loop_while(self, start: Any, condition: Callable[[Value], Value]) -> Iterator[Variable]:
+    def loop_while(self, start: Integer, condition: Callable[[Value], Value]) -> Iterator[Variable]:
         """While the condition of a variable holds; the body has to change it."""
         index = self.variable(start)
         head, body, done = (self.function.append_basic_block(name) for name in ("head", "body", "done"))
@@ -396,17 +435,17 @@ class Code:
         full = count >= self.unit.lanes
         self.either(full, lambda: write(None), lambda: write(self.first_lanes(count)))
 
+    # ---- calls, for `threads` until its functions are written as those of `function` --------------------------------
+
+    def room_for_integers(self, count: int) -> Integers:
+        """As `stack_integers`."""
+        return self.stack_integers(count)
+
     def call(self, name: str, *arguments: Any) -> Value:
         """Call another function of the unit; what it gives, if it gives anything."""
-        return Value(self, self.b.call(self.unit.module.get_global(name), [self.integer(a).ir for a in arguments]))
+        arguments = tuple(a if isinstance(a, Operand) else self.integer(a) for a in arguments)
+        return Value(self, self.b.call(self.unit.module.get_global(name), [a.ir for a in arguments]))
 
     def give(self, value: Value) -> None:
         """The function's result."""
         self.b.ret(value.ir)
-
-    def call_from(self, table: str, index: Value, *arguments: Any) -> None:
-        """Call a function out of a table; all of them have the same arguments."""
-        functions = self.unit.module.get_global(table)
-        place = Pointer(self, functions, PTR).at(index)
-        function = self.b.load(place.ir, align=8, typ=functions.initializer.constant[0].type)
-        self.b.call(function, [self.integer(a).ir for a in arguments])

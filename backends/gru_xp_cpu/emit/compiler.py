@@ -12,22 +12,21 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import llvmlite
 import llvmlite.binding as llvm
 
 from gru_xp import cache as disk
 
-from .target import Target
+from .target import DType, Target
 
 if TYPE_CHECKING:
     from .code import Unit
 
-__all__ = ["Build", "Machine", "image_of", "is_kept", "lock", "machine", "source_digest"]
+__all__ = ["Machine", "image_of", "is_kept", "lock", "machine", "source_digest"]
 
-#: writes a unit, given its target, kind and dtype
-Build = Callable[[Target, str, str], "Unit"]
+Kind = TypeVar("Kind", bound=str)
 
 #: what LLVM does before it chooses instructions. Seen with LLVM 22: these take a third of the time of its "O2", and the
 #: kernels are as fast; without the first two or the last four the smallest calls took 10 to 18 % longer
@@ -69,7 +68,7 @@ def _llvm_machine(target: Target) -> Any:
     )
 
 
-def machine(target: Target, kind: str, dtype: str, build: Build) -> Machine:
+def machine(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Unit]) -> Machine:
     """The code of one kind ("forward", "backward", "threads"): from memory, from disk, or built and compiled now."""
     with lock():
         return _machine(target, kind, dtype, build)
@@ -81,11 +80,11 @@ def lock() -> threading.RLock:
 
 
 @cache
-def _machine(target: Target, kind: str, dtype: str, build: Build) -> Machine:
+def _machine(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Unit]) -> Machine:
     return Machine(target, _image(target, kind, dtype, build))
 
 
-def _image(target: Target, kind: str, dtype: str, build: Build) -> bytes:
+def _image(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Unit]) -> bytes:
     path = _path(target, kind, dtype)
     image = disk.read(path)
     if image is None:
@@ -94,7 +93,7 @@ def _image(target: Target, kind: str, dtype: str, build: Build) -> bytes:
     return image
 
 
-def is_kept(target: Target, kind: str, dtype: str, build: Build) -> bool:
+def is_kept(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Unit]) -> bool:
     """Whether the code is on disk, after it has been put there if that can be done."""
     with lock():
         _image(target, kind, dtype, build)
@@ -125,7 +124,7 @@ def source_digest() -> bytes:
     return digest.digest()
 
 
-def _path(target: Target, kind: str, dtype: str) -> Path | None:
+def _path(target: Target, kind: str, dtype: DType) -> Path | None:
     try:
         key: list[Any] = [source_digest(), llvmlite.__version__, llvm.llvm_version_info, target, kind, dtype]
     except OSError:  # the package lies in an archive, say

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import llvmlite.binding as llvm
 
-__all__ = ["Target", "current", "why_none", "widths"]
+__all__ = ["DType", "Target", "current", "why_none", "widths"]
 
 VARIABLE = "GRU_XP_CPU_WIDTH"
 AVX2 = ("avx", "avx2", "fma", "f16c", "bmi", "bmi2")
 SIZES = {"float32": 4, "float64": 8}
+DType = Literal["float32", "float64"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Target:
     features: str
     x86: bool
 
-    def lanes(self, dtype: str) -> int:
+    def lanes(self, dtype: DType) -> int:
         """Elements in a vector."""
         return self.bits // 8 // SIZES[dtype]
 

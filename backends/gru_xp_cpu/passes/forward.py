@@ -12,16 +12,16 @@ the first sums of a step go over a thread's own units before all meet, over the 
 
 from __future__ import annotations
 
-from typing import Any
-
-from gru_xp_cpu.emit.code import Code, Pointer, Unit, Value
+from gru_xp_cpu.emit.code import Code, Integer, Integers, Reals, Value
+from gru_xp_cpu.emit.function import function
 from gru_xp_cpu.threads.barrier import Crew
 
 from .few_rows import few_rows, forward_of_few_rows
-from .packing import pack_gates
-from .record import Record
+from .packing import copy_valid, from_blocked, pack_gates, to_blocked, zero_block_rows
+from .pointwise import gates_forward
+from .record import ForwardRecord, tape
 from .shapes import gates_shapes
-from .tiling import Grid, Splits, Tile, cover, product, runs, share, split
+from .tiling import Partition, Tile, Tilings, each_tile, multiply, runs, share, tiling
 
 __all__ = ["forward"]
 
@@ -31,22 +31,22 @@ CHUNK = 48
 PIECES = 4
 
 
-def forward(unit: Unit) -> None:
-    """Emit `forward(fields, part, parts, sync)`."""
-    with unit.function("forward", "@fields part parts @sync", public=True) as c:
-        a = Record(c, c.fields, "forward")
-        few = few_rows(c, a) & (a.has_W_ih > 0)
-        c.either(few, lambda: forward_of_few_rows(c, a), lambda: _Forward(c, a).write())
+@function
+def forward(c: Code, fields: Integers, part: Value, parts: Value, sync: Integers) -> None:
+    """The shares of one thread."""
+    a = ForwardRecord(c, fields)
+    few = few_rows(a) & (a.has_W_ih > 0)
+    c.either(few, lambda: forward_of_few_rows(c, a, parts), lambda: _Forward(c, a, parts).write())
 
 
 class _Forward:
-    def __init__(self, c: Code, a: Record):
-        self.c, self.a, self.V = c, a, c.unit.lanes
+    def __init__(self, c: Code, a: ForwardRecord, parts: Value):
+        self.c, self.a, self.parts, self.V = c, a, parts, c.unit.lanes
         self.shapes = gates_shapes(c.unit.target.registers)
-        self.sums = c.room(max(3 * groups * rows for rows, groups in enumerate(self.shapes.groups, 1)))
-        self.J = (a.H + (self.V - 1)) / self.V
-        self.grid = Grid(c, a.N, self.J, c.parts, a.unit_parts)
-        self.tiles = Splits(c, self.shapes, self.grid, c.parts)
+        self.sums = c.stack_vectors(self.shapes.vectors)
+        self.J = (a.H + (self.V - 1)) // self.V
+        self.partition = Partition(c, a.N, self.J, parts, a.unit_parts)
+        self.tilings = Tilings(c, self.shapes, self.partition, parts)
         self.crew = Crew(c, a.wait)
         self.sharing = a.unit_parts > 1
 
@@ -66,15 +66,14 @@ class _Forward:
                     self.step(part, s, low, s1 - s0)
             block.set(s1)
         with c.when(a.last.equals(a.T)), self.crew.shares() as part:
-            n0, n1, j0, j1 = self.grid.of(part)
+            n0, n1, j0, j1 = self.partition.of(part)
             state, h_n = self.state(a.T).at(n0 * self.V), a.h_n.at(n0 * a.H)
-            c.call("from_blocked", state, a.N * self.V, n1 - n0, a.H, h_n, a.H, j0, j1)
+            from_blocked(c, state, a.N * self.V, n1 - n0, a.H, h_n, a.H, j0, j1)
         self.crew.finish()
 
-    def state(self, s: Value) -> Pointer:
+    def state(self, s: Value) -> Reals:
         """What step s reads."""
-        pointer: Pointer = self.a.state.at((s & 1) * (self.J * self.a.N * self.V))
-        return pointer
+        return self.a.state.at((s & 1) * (self.J * self.a.N * self.V))
 
     def time(self, s: Value) -> Value:
         return self.c.select(self.a.reverse > 0, self.a.T - 1 - s, s)
@@ -84,126 +83,118 @@ class _Forward:
         c, a = self.c, self.a
         # packed in pieces, so that those who are still waking up can take part sooner
         with c.when(a.has_W_ih > 0), c.loop(0, PIECES) as piece, self.crew.shares() as part:
-            pack_gates(c, a, *self.grid.own_blocks(part, piece, PIECES))
+            pack_gates(c, a, *self.partition.own_blocks(part, piece, PIECES))
         with self.crew.shares(lambda part: self.begin(part, c.integer(0))) as part:
-            n0, n1, j0, j1 = self.grid.of(part)
+            n0, n1, j0, j1 = self.partition.of(part)
             state = self.state(c.integer(0)).at(n0 * self.V)
-            c.call("to_blocked", a.h0.at(n0 * a.H), a.H, n1 - n0, a.H, state, a.N * self.V, j0, j1)
+            to_blocked(c, a.h0.at(n0 * a.H), a.H, n1 - n0, a.H, state, a.N * self.V, j0, j1)
             self.cut(part, c.integer(0))
 
     def cut(self, part: Value, s: Value) -> None:
         """Zero the state that step s will read, in the rows that are reset before it."""
         c, a = self.c, self.a
         with c.when(a.has_cut > 0), c.when(s < a.T):
-            n0, n1, j0, j1 = self.grid.of(part)
-            with c.loop(n0, n1) as m, c.when(c.bytes_at(a.cut).load(self.time(s) * a.N + m) > 0):
-                c.call("zero_block_rows", self.state(s).at(m * self.V), a.N * self.V, 1, j0, j1)
+            n0, n1, j0, j1 = self.partition.of(part)
+            with c.loop(n0, n1) as m, c.when(a.cut.load(self.time(s) * a.N + m) > 0):
+                zero_block_rows(c, self.state(s).at(m * self.V), a.N * self.V, c.integer(1), j0, j1)
 
     def project(self, low: Value, steps: Value) -> None:
         """gi = x @ W_ih.T + biases of a block of time; z's part is infinite where a row is padding."""
         c, a = self.c, self.a
-        M, clean = steps * a.N, a.has_valid > 0
-        source = c.select_pointer(clean, a.x_clean, a.x)
-        with c.when(clean), self.crew.shares() as part:
-            m0, m1 = share(M, part, c.parts)
+        M, padded = steps * a.N, a.has_valid > 0
+        source = c.select_pointer(padded, a.x_clean, a.x)
+        with c.when(padded), self.crew.shares() as part:
+            m0, m1 = share(M, part, self.parts)
             first = low * a.N + m0
-            valid = c.bytes_at(a.valid).at(first)
-            c.call("copy_valid", a.x.at(first * a.I), a.I, m1 - m0, a.I, valid, a.x_clean.at(first * a.I), a.I)
-        stride = c.select(self.sharing, (CHUNK / a.N.max(1)).max(1).min(steps), steps)
+            valid = a.valid.at(first)
+            copy_valid(c, a.x.at(first * a.I), a.I, m1 - m0, a.I, valid, a.x_clean.at(first * a.I), a.I)
+        stride = c.select(self.sharing, (CHUNK // a.N.max(1)).max(1).min(steps), steps)
         with c.loop(0, steps, stride) as first, self.crew.shares() as part:
             self.project_share(part, source, low, first, (first + stride).min(steps), M)
 
-    def project_share(self, part: Value, source: Pointer, low: Value, first: Value, last: Value, M: Value) -> None:
+    def project_share(self, part: Value, source: Reals, low: Value, first: Value, last: Value, M: Value) -> None:
         """The rows and units of a share in some steps of a block of M rows that begins at time `low`."""
         c, a, V = self.c, self.a, self.V
-        n0, n1, j0, j1 = self.grid.of(part)
+        n0, n1, j0, j1 = self.partition.of(part)
 
         def rows(begin: Value, count: Value) -> None:
             def tile(at: Tile) -> None:
                 x = source.at((low * a.N + begin + at.row) * a.I)
                 gi = a.gi.at((at.group * M + begin + at.row) * (3 * V))  # what the sums of one group are
                 start = a.start_gi.at(at.group * (3 * V))
-                product(c, "gates", self.shapes, at, (x, a.I, V), a.I, a.panels_ih, start, gi)
+                multiply(c, self.shapes, at, (x, a.I, V), a.I, a.panels_ih, start, gi)
 
-            cover(c, self.shapes, split(c, self.shapes, count, j1 - j0, limit=1), j0, tile)
+            each_tile(c, self.shapes, tiling(c, self.shapes, count, j1 - j0, limit=1), j0, tile)
             with (
                 c.when(a.has_valid > 0),
                 c.loop(begin, begin + count) as m,
-                c.when(c.bytes_at(a.valid).load(low * a.N + m).equals(0)),
+                c.when(a.valid.load(low * a.N + m).equals(0)),
                 c.loop(j0, j1) as j,
             ):
-                a.gi.put(c.constant(float("inf")), (j * M + m) * (3 * V) + V)
+                a.gi.store_vector(c.constant(float("inf")), (j * M + m) * (3 * V) + V)
 
         runs(c, a.N, n0, n1, first, last, CHUNK, rows)
 
     def begin(self, part: Value, s: Value) -> None:
         """The first sums of step s over the share's own units, where threads share rows."""
         c, a, V = self.c, self.a, self.V
-        n0, _, j0, j1 = self.grid.of(part)
+        n0, _, j0, j1 = self.partition.of(part)
 
         def tile(here: Tile) -> None:
             span = j0, (j1 * V).min(a.H) - j0 * V
             self.recurrent(s, n0 + here.row, here, a.start_gh.at(here.group * (3 * V)), self.begun(part, here), 0, span)
 
         with c.when(self.sharing), c.when(s < a.T):
-            cover(c, self.shapes, self.tiles.of(part), j0, tile, backwards=s & 1, only_first=True)
+            each_tile(c, self.shapes, self.tilings.of(part), j0, tile, backwards=s & 1, only_first=True)
 
-    def go_on(self, part: Value, s: Value, here: Tile, sums: Pointer) -> None:
+    def go_on(self, part: Value, s: Value, here: Tile, sums: Reals) -> None:
         """The rest of what `begin` began, over the units before the share's own and behind them."""
         c, a, V = self.c, self.a, self.V
-        n0, _, j0, j1 = self.grid.of(part)
+        n0, _, j0, j1 = self.partition.of(part)
         begun, n, row = self.begun(part, here), n0 + here.row, here.groups * (3 * V)
         with c.when(j0 > 0):
             self.recurrent(s, n, here, begun, sums, row, (c.integer(0), j0 * V))
         with c.when(j1 < self.J):
             self.recurrent(s, n, here, c.select_pointer(j0 > 0, sums, begun), sums, row, (j1, a.H - j1 * V))
 
-    def begun(self, part: Value, here: Tile) -> Pointer:
+    def begun(self, part: Value, here: Tile) -> Reals:
         """Where the first sums of a tile are kept."""
-        pointer: Pointer = self.a.begun.at((part * self.a.N + here.row) * (max(self.shapes.groups) * 3 * self.V))
-        return pointer
+        return self.a.begun.at((part * self.a.N + here.row) * (max(self.shapes.groups) * 3 * self.V))
 
     def recurrent(
-        self,
-        s: Value,
-        n: Value,
-        here: Tile,
-        first: Pointer,
-        sums: Pointer,
-        first_row: Any = 0,
+        self, s: Value, n: Value, here: Tile, first: Reals, sums: Reals, first_row: Integer = 0,
         span: tuple[Value, Value] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """sums = first + h @ W_hh.T for a tile whose rows begin at n."""
         c, a, V = self.c, self.a, self.V
         left = self.state(s).at(n * V), V, a.N * V
-        product(c, "gates", self.shapes, here, left, a.H, a.panels_hh, first, sums, first_row=first_row, span=span)
+        multiply(c, self.shapes, here, left, a.H, a.panels_hh, first, sums, first_row=first_row, span=span)
 
     def step(self, part: Value, s: Value, low: Value, steps: Value) -> None:
         """One step for the rows and units of a share."""
         c, a, V = self.c, self.a, self.V
-        n0, n1, j0, j1 = self.grid.of(part)
+        n0, n1, j0, j1 = self.partition.of(part)
         t, M, between = self.time(s), steps * a.N, a.N * V
         h, h1 = self.state(s), self.state(s + 1)
 
         def tile(here: Tile) -> None:
             n, j = n0 + here.row, here.group
             c.either(
-                self.sharing & here.before.equals(0),
+                self.sharing & here.position.equals(0),
                 lambda: self.go_on(part, s, here, self.sums),
                 lambda: self.recurrent(s, n, here, a.start_gh.at(j * (3 * V)), self.sums),
             )
             row, place = t * a.N + n, j * between + n * V
             at = row * a.H + j * V
             gi = a.gi.at((j * M + (t - low) * a.N + n) * (3 * V))
-            tape = (array.at(at) for array in (a.h_prev, a.r, a.z, a.n, a.u))
-            c.call(
-                "gates_forward", self.sums, here.rows, here.groups, gi, 3 * V, M * (3 * V), h.at(place), h1.at(place),
-                between, a.H - j * V, a.what, a.y.at(at), a.H, *tape, a.H,
+            gates_forward(
+                c, self.sums, here.rows, here.groups, gi, c.integer(3 * V), M * (3 * V), h.at(place), h1.at(place),
+                between, a.H - j * V, a.what, a.y.at(at), a.H, *tape(a, at), a.H,
             )  # fmt: skip
 
-        cover(c, self.shapes, self.tiles.of(part), j0, tile, backwards=s & 1)
+        each_tile(c, self.shapes, self.tilings.of(part), j0, tile, backwards=s & 1)
         self.cut(part, s + 1)
         with c.when(a.has_valid > 0):  # y = 0 where a row is padding
             first, row = (j0 * V).min(a.H), t * a.N + n0
-            y, valid = a.y.at(row * a.H + first), c.bytes_at(a.valid).at(row)
-            c.call("copy_valid", y, a.H, n1 - n0, (j1 * V).min(a.H) - first, valid, y, a.H)
+            y, valid = a.y.at(row * a.H + first), a.valid.at(row)
+            copy_valid(c, y, a.H, n1 - n0, (j1 * V).min(a.H) - first, valid, y, a.H)

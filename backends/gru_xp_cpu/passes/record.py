@@ -1,42 +1,78 @@
-"""What a kernel is called with, as the kernel's code sees it."""
+"""What a kernel is called with, as its code sees it: values, and pointers to scratch memory and to the arrays' data.
+
+The kernel itself reads Python's tuple and NumPy's arrays, at the offsets that `offsets` has found: to ask Python and
+NumPy for all of it would take longer than a small kernel.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields
 
-from gru_xp_cpu.emit.code import Code, Value
+from gru_xp_cpu.emit.code import Bytes, Code, Integer, Integers, Reals, Value
 
-from .fields import ARRAYS, CALL, COMPACT, PLACES, SIZES
+from .fields import (
+    CONTIGUOUS,
+    BackwardArrays,
+    BackwardCall,
+    BackwardPlaces,
+    ForwardArrays,
+    ForwardCall,
+    ForwardPlaces,
+    Kind,
+    Sizes,
+)
 
-__all__ = ["Record"]
+__all__ = ["RECORDS", "BackwardRecord", "ForwardRecord", "Record", "tape"]
 
 
-class Record:
-    """What a kernel is called with, see `fields`: one integer each; a star before a name makes it an address of reals.
+class Record(Sizes[Value]):
+    """What both passes have. `has_x` is 1, or 0 where the array x is None; its address is that of nothing then."""
 
-    Of the tuple of arrays each becomes the address of its data, None that of nothing, and for each name there is
-    `has_name`, 1 or 0. `loose` says how many arrays are not compact, apart from those with a tilde before the name.
-    Items stand `items_at` bytes on in a tuple, the address of the data `data_at` and the flags `flags_at` bytes on in
-    an array: to ask Python and NumPy for all that takes longer than a small kernel.
-    """
+    groups: tuple[type, type, type]  # of fields: of one call, of places, of arrays
+    noncontiguous: Value  # how many arrays are not contiguous, dy apart
+    has_b_ih: Value
+    has_valid: Value
+    has_cut: Value
 
-    def __init__(self, code: Code, address: Value, kind: str):
-        integers = code.ints_at(address)
-        for i, word in enumerate(f"{SIZES} {CALL[kind]} {PLACES[kind]}".split()):
-            value = integers.load(i)
-            setattr(self, word.lstrip("*"), code.reals_at(value) if word[0] == "*" else value)
-        items = code.ints_at(self.arrays + self.items_at)
-        self.loose = code.integer(0)
-        for i, word in enumerate(ARRAYS[kind].split()):
-            array, name = items.load(i), word.lstrip("~")
+    def __init__(self, c: Code, address: Integers):
+        call, places, arrays = map(fields, self.groups)
+        for i, field in enumerate((*fields(Sizes), *call, *places)):
+            value = address.load(i)
+            setattr(self, field.name, c.pointer(Reals, value) if field in places else value)
+        items = c.pointer(Integers, vars(self)["arrays"] + self.items_at)
+        self.noncontiguous = c.integer(0)
+        for i, field in enumerate(arrays):
+            array = items.load(i)
             missing = array.equals(self.none)
-            data = code.ints_at(array + code.select(missing, 0, self.data_at)).load()
-            setattr(self, name, code.reals_at(code.select(missing, 0, data)))
-            setattr(self, f"has_{name}", code.select(missing, code.integer(0), 1))
-            if name == word:
-                flags = code.ints_at(array + code.select(missing, 0, self.flags_at)).load()
-                compact = missing | (flags & COMPACT).equals(COMPACT)
-                self.loose = self.loose + code.select(compact, code.integer(0), 1)
+            data = c.pointer(Integers, array + c.select(missing, 0, self.data_at)).load()
+            pointer = Bytes if field.type == "Bytes" else Reals
+            setattr(self, field.name, c.pointer(pointer, c.select(missing, 0, data)))
+            setattr(self, f"has_{field.name}", c.select(missing, c.integer(0), 1))
+            if field.name != "dy":
+                flags = c.pointer(Integers, array + c.select(missing, 0, self.flags_at)).load()
+                contiguous = missing | (flags & CONTIGUOUS).equals(CONTIGUOUS)
+                self.noncontiguous = self.noncontiguous + c.select(contiguous, c.integer(0), 1)
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"no field {name}")
+
+class ForwardRecord(Record, ForwardCall[Value], ForwardPlaces[Reals], ForwardArrays[Reals, Bytes]):
+    """Of the forward pass."""
+
+    groups = ForwardCall, ForwardPlaces, ForwardArrays
+    has_W_ih: Value  # 0 where the weights are packed
+
+
+class BackwardRecord(Record, BackwardCall[Value], BackwardPlaces[Reals], BackwardArrays[Reals, Bytes]):
+    """Of the backward pass."""
+
+    groups = BackwardCall, BackwardPlaces, BackwardArrays
+    has_r: Value  # 0 where the gates have to be computed again
+    has_dh_n: Value
+    has_dx: Value
+
+
+def tape(a: ForwardRecord | BackwardRecord, at: Integer) -> tuple[Reals, Reals, Reals, Reals, Reals]:
+    """h_prev, r, z, n and u, from one element on."""
+    return a.h_prev.at(at), a.r.at(at), a.z.at(at), a.n.at(at), a.u.at(at)
+
+
+RECORDS: dict[Kind, type[Record]] = {"forward": ForwardRecord, "backward": BackwardRecord}

@@ -33,7 +33,7 @@ from llvmlite import ir
 
 from gru_xp.threads import MOST_THREADS
 from gru_xp_cpu.emit.code import I32, I64, PTR, Code, Pointer, Unit, Value
-from gru_xp_cpu.emit.target import Target
+from gru_xp_cpu.emit.target import DType, Target
 
 __all__ = [
     "FUNCTIONS",
@@ -152,7 +152,7 @@ def meet(unit: Unit) -> None:
             _until(c, sync, lambda: _read(sync, other * LINE + (LINES + DONE)) >= c.piece, barrier=True)
 
 
-def build(target: Target, kind: str, dtype: str) -> Unit:
+def build(target: Target, kind: str, dtype: DType) -> Unit:
     """The unit "threads"."""
     unit = Unit(target, dtype)
     serve_and_launch(unit)
