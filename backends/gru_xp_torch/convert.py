@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import warnings
 from dataclasses import replace
@@ -18,13 +19,20 @@ from gru_xp.formats.trees import arrays_of
 from gru_xp.module import GRU, as_stored
 from gru_xp.stored import StoredGRU, assert_spec
 
-__all__ = ["run_saved", "state_dict", "to_module"]
+__all__ = ["run_saved", "saved", "state_dict", "to_module"]
 
 
 def state_dict(gru: StoredGRU) -> dict[str, torch.Tensor]:
     """The weights under PyTorch's names, bit for bit, on the CPU."""
     dtype = getattr(torch, gru.dtype)
     return {name: torch.from_numpy(array.copy()).to(dtype) for name, array in pytorch_names(gru.params).items()}
+
+
+def saved(gru: StoredGRU) -> bytes:
+    """The file that `torch.save` makes of the weights."""
+    buffer = io.BytesIO()
+    torch.save(state_dict(gru), buffer)
+    return buffer.getvalue()
 
 
 def to_module(model: GRU, *, device: Any = None) -> torch.nn.GRU:

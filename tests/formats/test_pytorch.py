@@ -134,34 +134,6 @@ def test_shared_storages_strides_and_dtypes(path: Path) -> None:
             assert own.dtype == dtype and torch.equal(own, view)
 
 
-def test_a_scripted_module(path: Path, module: Larger) -> None:
-    """A program in a file: its arrays are read; its code, of which the options are a part, is not."""
-    with pytest.warns(DeprecationWarning, match="torch.jit"):
-        torch.jit.save(torch.jit.script(torch.nn.Sequential(module.gru)), path)
-    model = gru_xp.load(path)
-    assert_same_bits(model, module.gru.parameters())
-    (gru,) = files.contents(path).grus
-    assert gru.report.assumed == ("batch_first=False",)
-    with pytest.raises(gru_xp.BackendError, match="refuses the file: .*TorchScript"):
-        files.formats()["torch"].run(path, gru, np.ones((T, 2, 3), "f4"), None, None)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_second_programs_of_a_process(path: Path) -> None:
-    """Their classes are renamed: torch.nn.modules.rnn.___torch_mangle_1.GRU."""
-    layer = torch.nn.GRU(3, 4)
-    for _ in range(2):
-        twin = torch.nn.Sequential(torch.nn.GRU(3, 4))
-        twin[0].load_state_dict(layer.state_dict())
-        for program in (torch.jit.trace(twin, torch.zeros(5, 2, 3)), torch.jit.script(twin)):
-            torch.jit.save(program, path)
-            assert_same_bits(gru_xp.load(path), layer.parameters())
-    with zipfile.ZipFile(path) as archive:
-        (pickled,) = [archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl")]
-    assert b"___torch_mangle_" in pickled
-
-
 def test_compiled_modules(path: Path, module: Larger) -> None:
     compiled = torch.compile(module, backend="eager")
     for saved in (compiled, {"a": compiled.state_dict()}):
@@ -412,7 +384,7 @@ def test_nothing_is_executed(path: Path, module: Larger) -> None:
         assert_same_bits(gru_xp.load(path, name="gru"), module.gru.parameters())
     assert not target.exists()
     path.write_bytes(pickle.dumps(Bomb(target)))
-    with pytest.raises(gru_xp.FileFormatError, match="expected a file that torch.save wrote"):
+    with pytest.raises(gru_xp.FileFormatError, match="expected a file that PyTorch wrote"):
         gru_xp.load(path)
     assert not target.exists()
 
@@ -510,14 +482,6 @@ def test_tensors_that_lie(path: Path, changes: dict[str, Any]) -> None:
     assert gru_xp.load(path).hidden_size == 4
     tensor_changed(path, **changes)
     with pytest.raises(gru_xp.FileFormatError, match=r"model.pt: expected a"):
-        gru_xp.load(path)
-
-
-def test_compressed_archives_are_refused(path: Path) -> None:
-    torch.save({"weight_hh": torch.zeros(3000, 1000)}, path)
-    rewritten(path, "data.pkl", lambda data: data, zipfile.ZIP_DEFLATED)
-    assert path.stat().st_size < 100_000
-    with pytest.raises(gru_xp.FileFormatError, match="not compressed"):
         gru_xp.load(path)
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,6 +131,59 @@ class WholeModule(TorchFile):
 
 class OldTorchFile(TorchFile):
     old = True
+
+
+class ScriptFile(Subject):
+    """What torch.jit.save writes: code beside the arrays."""
+
+    def good(self, path: Path) -> None:
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(torch.jit.freeze(torch.jit.script(torch.nn.Sequential(torch.nn.GRU(2, 2)).eval())), path)
+
+    def attacks(self, folder: Path, good: bytes) -> Files:
+        path = folder / f"attack{self.suffix}"
+        calls = {
+            "100,000 calls": b"torch.gru(a, b, [c], True, 1, 0., False, False, True)\n" * 100_000,
+            "a call in a call in a call": b"torch.gru(" * 100_000,
+            "names without end": b"".join(b"    a%d = a%d\n" % (n, n + 1) for n in range(100_000)),
+        }
+        for what, text in calls.items():
+            code = b"class Sequential(Module):\n  def forward(self: Any):\n" + text
+            path.write_bytes(rezipped(good, lambda name, old, c=code: c if name.endswith(".py") else old))
+            yield what, path
+        bomb = b"#" * (1 << 28)
+        path.write_bytes(rezipped(good, lambda name, old: bomb if name.endswith(".py") else old, zipfile.ZIP_DEFLATED))
+        yield "a bomb of code", path
+
+
+class ExportFile(Subject):
+    """What torch.export.save writes: tables in JSON, and arrays in entries of their own."""
+
+    def good(self, path: Path) -> None:
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(torch.nn.Sequential(torch.nn.GRU(2, 2)).eval(), (torch.zeros(3, 1, 2),))
+            torch.export.save(program, path)
+
+    def attacks(self, folder: Path, good: bytes) -> Files:
+        path = folder / f"attack{self.suffix}"
+        changes: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+            "deep JSON": ("model.json", lambda _: b"[" * 200_000),
+            "a list for a graph": ("model.json", lambda _: b'{"graph_module": []}'),
+            "a table without end": ("weights_config.json", lambda old: old * 2),
+            "2**40 numbers": (
+                "weights_config.json",
+                lambda old: old.replace(b'"as_int": 6', b'"as_int": 1099511627776'),
+            ),
+            "an array elsewhere": ("weights_config.json", lambda old: old.replace(b"weight_0", b"../../secret")),
+            "a shape of words": ("weights_config.json", lambda old: old.replace(b'"as_int": 2', b'"as_int": "2"')),
+        }
+        for what, (ending, change) in changes.items():
+            path.write_bytes(rezipped(good, lambda name, old, e=ending, c=change: c(old) if name.endswith(e) else old))
+            yield what, path
 
 
 def _names(data: bytes) -> list[str]:
@@ -365,4 +419,6 @@ WEIGHTS = (
     TorchFile("torch", ".pt"),
     WholeModule("torch module", ".pt"),
     OldTorchFile("torch before 1.6", ".pt"),
+    ScriptFile("torch.jit", ".pt"),
+    ExportFile("torch.export", ".pt2"),
 )

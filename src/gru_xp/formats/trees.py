@@ -83,10 +83,10 @@ def _values(array: Any, dtype: str) -> np.ndarray:
         raise ConversionError("a tensor on the meta device has no numbers; load the weights first")
     if library == "torch" and str(array.layout) != "torch.strided":
         raise ConversionError(f"a tensor of the layout {array.layout} is no array of numbers; pass its to_dense()")
-    if library == "torch":
-        array = array.detach().cpu()
-        array = (array.float() if dtype == "bfloat16" else array).numpy()
-    elif library == "mlx" and dtype == "bfloat16":
+    if library == "torch":  # a copy first: a tensor that lent its memory to NumPy can never be resized again
+        array = array.detach().to("cpu", copy=True).contiguous()
+        return np.asarray((array.float() if dtype == "bfloat16" else array).numpy())
+    if library == "mlx" and dtype == "bfloat16":
         import mlx.core
 
         array = array.astype(mlx.core.float32)

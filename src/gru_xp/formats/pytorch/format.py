@@ -1,0 +1,142 @@
+"""PyTorch: files that `torch.save` wrote (.pt, .pth), state_dicts and live modules. Only writing imports PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from gru_xp.atomic import write_whole
+from gru_xp.errors import BackendError, ConversionError, FileFormatError
+from gru_xp.files import Format
+from gru_xp.formats.pytorch.archive import Archive, is_of_torch, tree_of_old
+from gru_xp.formats.pytorch.calls import CELL, CONSTANTS, joined, named_by_calls
+from gru_xp.formats.pytorch.exported import calls_in_export, graph_of, tensors_of_export
+from gru_xp.formats.pytorch.modules import A_QUANTISED_LAYER, Module, judged
+from gru_xp.formats.pytorch.script import calls_in_script, calls_quantised
+from gru_xp.formats.pytorch.storages import Budget
+from gru_xp.formats.pytorch.tree import found_in
+from gru_xp.formats.trees import arrays_of, library_of, tensor_of
+from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, assert_spec
+
+__all__ = ["PyTorchFormat", "pytorch"]
+
+
+class PyTorchFormat(Format):
+    """state_dicts, checkpoints that hold one, and modules."""
+
+    name = "torch"
+    title = (
+        "PyTorch: state_dict, checkpoint or whole module (.pt, .pth, .ckpt, .bin), TorchScript (.pt), torch.export "
+        "(.pt2), a live module or state_dict"
+    )
+    suffixes = (".pt", ".pth", ".pt2")
+    runtime = "torch"
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        return super().recognises(path, head) or is_of_torch(head)  # .ckpt, .bin, .pth.tar
+
+    def read(self, path: Path) -> Contents:
+        try:
+            return _contents(path)
+        except MemoryError:
+            raise
+        except ConversionError as error:
+            raise ConversionError(f"{path}: {error}") from None
+        except Exception as error:  # what a damaged pickle leads to is of any kind
+            raise FileFormatError(
+                f"{path}: expected a file that PyTorch wrote, but it is damaged or something else: "
+                f"{type(error).__name__}: {str(error)[:200]}"
+            ) from None
+
+    def write(self, gru: StoredGRU, path: Path) -> Report:
+        notes = assert_spec(gru, "PyTorch's GRU")
+        runtime = _runtime()
+        if runtime is None:
+            raise BackendError(
+                "the library torch is missing, which writing its files needs; install it: "
+                "python -m pip install 'gru-xp[torch]'"
+            )
+        write_whole(path, runtime.saved(gru))
+        lost = [
+            Note("ignored", name, "a state_dict holds arrays only; give it to torch.nn.GRU")
+            for name, value in (("batch_first", gru.batch_first), ("dropout", gru.dropout))
+            if value
+        ]
+        return Report((Note("exact", "the weights"), *notes, *lost))
+
+    def run(self, path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tuple[Any, Any] | None:
+        runtime = _runtime()
+        return None if runtime is None else runtime.run_saved(path, gru, x, h0, lengths)
+
+    def adopts(self, thing: Any) -> bool:
+        if isinstance(thing, Mapping):
+            return any(library_of(array) == "torch" for array in arrays_of(thing).values())
+        return library_of(thing) == "torch" and hasattr(thing, "named_modules")
+
+    def adopt(self, thing: Any) -> Contents:
+        if isinstance(thing, Mapping):
+            return judged({name: tensor_of(array) for name, array in arrays_of(thing).items()}, {})
+        modules = {name: Module(_class_of(module), vars(module)) for name, module in thing.named_modules()}
+        tensors = {name: tensor_of(array) for name, array in arrays_of(dict(thing.state_dict())).items()}
+        for name, module in thing.named_modules():
+            # A parametrization computes a weight when it is asked for. The hooks of weight_norm and prune do so when
+            # the module is called, and leave it as a plain attribute, which may be out of date.
+            if modules[name].is_recurrent:
+                leaves = [leaf for names in getattr(module, "_all_weights", [CELL]) for leaf in names]
+                leaves = [leaf for leaf in leaves if leaf not in vars(module)]
+                found = {leaf: getattr(module, leaf, None) for leaf in leaves}
+                tensors |= {joined(name, leaf): tensor_of(a) for leaf, a in found.items() if a is not None}
+        return judged(tensors, modules)
+
+
+pytorch = PyTorchFormat()
+
+
+def _class_of(module: Any) -> str:
+    """The class that says what is computed."""
+    chosen = next((cls for cls in type(module).__mro__ if "forward" in vars(cls)), type(module))
+    return f"{chosen.__module__}.{chosen.__qualname__}"
+
+
+def _contents(path: Path) -> Contents:
+    """Of a file of torch.save, torch.jit.save or torch.export.save."""
+    budget = Budget(path.stat().st_size)
+    if not zipfile.is_zipfile(path):
+        contents = judged(*found_in(tree_of_old(path.read_bytes(), budget), budget))
+    else:
+        archive = Archive(path, budget)
+        if "data.pkl" in archive:
+            contents = _of_script(archive) if "constants.pkl" in archive else judged(*found_in(archive.tree(), budget))
+        else:
+            model, graph = graph_of(archive)
+            calls, modules = calls_in_export(graph)
+            tensors, by_place = named_by_calls(calls, tensors_of_export(archive, model))
+            contents = judged(tensors, modules, by_place)
+    budget.is_reading = False
+    return contents
+
+
+def _of_script(archive: Archive) -> Contents:
+    """A program of torch.jit: its arrays, the constants that torch.jit.freeze makes of them, and its code."""
+    tensors, modules = found_in(archive.tree(), archive.budget)
+    constants, _ = found_in(archive.tree("constants.pkl", "constants"), archive.budget)
+    sources = {name: archive.text(name).decode() for name in archive.under("code/") if name.endswith(".py")}
+    tensors |= {f"{CONSTANTS}{name}": tensor for name, tensor in constants.items()}
+    named, by_place = named_by_calls(calls_in_script(sources, modules), tensors)
+    found = judged(named, modules, by_place)
+    if calls_quantised(sources) and not found.refused:
+        return replace(found, refused=(Refusal("", A_QUANTISED_LAYER),))
+    return found
+
+
+def _runtime() -> Any:
+    """What saves and runs with PyTorch, from the entry-point group `gru_xp.runtimes`; None where it is missing."""
+    for entry in entry_points(group="gru_xp.runtimes", name="torch"):
+        with contextlib.suppress(ImportError):
+            return entry.load()
+    return None
