@@ -3,17 +3,17 @@
 Machine code is written through llvmlite for the processor at hand at the first call, and kept on disk. Importing this
 package compiles nothing and loads neither llvmlite nor a compiler.
 
-`numpy_layer` is the kernel for NumPy; `AdaptedLayer` makes one for another library with arrays in host memory;
+`numpy_layer` is the kernel for NumPy;
 `calling.xla` serves callers in native code, as XLA is for JAX; `calling.stream.Stream` is inference step by step;
 `warmup` fills the cache on disk.
 """
 
 from __future__ import annotations
 
-from .calling.layer import AdaptedLayer, CpuLayer, warmup
+from .calling.layer import CpuLayer, warmup
 from .calling.packed import PackedCell
 from .threads.owner import Owner
 
-__all__ = ["AdaptedLayer", "CpuLayer", "Owner", "PackedCell", "numpy_layer", "warmup"]
+__all__ = ["CpuLayer", "Owner", "PackedCell", "numpy_layer", "warmup"]
 
 numpy_layer = CpuLayer()

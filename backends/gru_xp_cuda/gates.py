@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from .source import LANES, THREADS, kernel_name
 
 if TYPE_CHECKING:
-    from gru_xp.kernels import Call, Level
+    from gru_xp.interfaces import Call, Level
 
 __all__ = ["Arrays", "CudaGates", "Launch"]
 

@@ -6,6 +6,7 @@ what is asked for outside of that does so itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -47,22 +48,15 @@ class CupyBackend(Backend):
     def owns(self, array: Any) -> bool:
         return isinstance(array, cupy.ndarray)
 
-    def devices(self) -> tuple[str, ...]:
+    def devices(self) -> Mapping[str, Any]:
         try:
             count, current = cupy.cuda.runtime.getDeviceCount(), cupy.cuda.Device().id
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise BackendError(f"cupy is installed, but finds no device: {error}") from None
-        others = (index for index in range(count) if index != current)
-        return tuple(f"cuda:{index}" for index in (current, *others))
+        return {f"cuda:{index}": cupy.cuda.Device(index) for index in (current, *range(count))}
 
     def device_name(self, device: Any) -> str:
         return f"cuda:{device.id}"
-
-    def device(self, name: str | None) -> Any:
-        return super().device(None if name == "cuda" else name)
-
-    def _device(self, name: str) -> Any:
-        return cupy.cuda.Device(int(name.removeprefix("cuda:")))
 
     def to_device(self, array: Any, device: Any) -> Any:
         if array.device == device:
@@ -103,7 +97,7 @@ class CupyBackend(Backend):
         with array.device:
             return array.copy()
 
-    def computing(self, device: Any, *, recorded: bool) -> AbstractContextManager[Any]:
+    def computing(self, device: Any, *, recorded: bool, precise: bool = False) -> AbstractContextManager[Any]:
         return device
 
     def wait(self, array: Any) -> None:

@@ -5,21 +5,21 @@ The kernel for the CPU: `cpu.py` over `operations.py`. Differentiation of the pl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gru_xp.backend import Backend, Step
+from gru_xp.backend import Backend, Recorded, Step, stack_over
 from gru_xp.cell import Gates
-from gru_xp.kernels import stack_for
+from gru_xp.interfaces import Options
 from gru_xp.params import LayerTape, Tape
 from gru_xp.stack import Stack
 
-from .autodiff import DifferentiableLayer
+from .autodiff import DifferentiableLayer, PlainLayer
 from .meshes import OnMeshes, alike
 from .trees import to_equinox, to_linen, to_nnx
 
@@ -37,11 +37,15 @@ jax.tree_util.register_dataclass(
 )
 
 
+jax.tree_util.register_dataclass(Options, data_fields=["valid", "resets"], meta_fields=["spec", "reverse", "save"])
+
+
 class JaxBackend(Backend):
     """JAX arrays and tracers on any of its devices."""
 
     name = "jax"
     xp = jnp
+    layer_type = PlainLayer
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, jax.Array)
@@ -50,8 +54,8 @@ class JaxBackend(Backend):
         # read at every call, because jax_enable_x64 can be switched
         return self._float_names if _setting("jax_enable_x64") else self._float_names[:-1]
 
-    def devices(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(map(self.device_name, [*jax.devices(), *jax.devices("cpu")])))
+    def devices(self) -> Mapping[str, Any]:
+        return {self.device_name(device): device for device in [*jax.devices(), *jax.devices("cpu")]}
 
     def device_of(self, array: Any) -> Any:
         """A device; None, which leaves the choice to JAX, for what is traced or lies on several."""
@@ -77,20 +81,14 @@ class JaxBackend(Backend):
         platform = "cuda" if device.platform == "gpu" else device.platform
         return "cpu" if platform == "cpu" and device.id == 0 else f"{platform}:{device.id}"
 
-    def _device(self, name: str) -> Any:
-        return next(d for d in [*jax.devices(), *jax.devices("cpu")] if self.device_name(d) == name)
-
     def to_device(self, array: Any, device: Any) -> Any:
         if device is None or self.device_of(array) == device:
             return array
         with jax.ensure_compile_time_eval():  # what is kept may not be part of what is being traced
             return jax.device_put(array, device)
 
-    def refuses_crossing(self, array: Any) -> str | None:
+    def refuses_crossing(self, array: Any, *, differentiable: bool) -> str | None:
         return "is traced (by jit, grad or vmap)" if isinstance(array, jax.core.Tracer) else None
-
-    def requires_grad(self, array: Any) -> bool:
-        return isinstance(array, jax.core.Tracer)
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
         if to_host or len(array.devices()) > 1:
@@ -113,13 +111,9 @@ class JaxBackend(Backend):
     def handed_out(self, array: Any) -> Any:
         return array
 
-    def rows_times(self, a: Any, B: Any) -> Any:
-        return a @ B  # N may be sharded, and to merge it with T would gather it
-
-    def sum_of_rows(self, a: Any) -> Any:
-        # as a product, which XLA is faster at on a CPU
-        ones = jnp.ones_like(a[..., 0])
-        return jnp.tensordot(ones, a, axes=((0, 1), (0, 1)), precision=jax.lax.Precision.HIGHEST)
+    def product(self, a: Any, B: Any, bias: Any = None) -> Any:
+        out = a @ B  # N may be sharded, and to merge it with T would gather it
+        return out if bias is None else out + bias
 
     def scan(
         self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False
@@ -127,8 +121,25 @@ class JaxBackend(Backend):
         carry, _ = alike((carry, xs))
         return jax.lax.scan(step, carry, xs, reverse=reverse)
 
-    def compiled(self, stack: Any) -> Any:
-        return _Compiled(stack)
+    def computing(self, device: Any, *, recorded: bool, precise: bool = False) -> AbstractContextManager[Any]:
+        if precise:
+            return jax.default_matmul_precision("highest")
+        return super().computing(device, recorded=recorded)
+
+    def key(self, arrays: Sequence[Any], more: Hashable = None) -> Hashable | None:
+        """Shapes, dtypes and shardings, where nothing is traced."""
+        found: list[Any] = []
+        for a in arrays:
+            if isinstance(a, jax.core.Tracer):
+                return None
+            found.append(None if a is None else (a.shape, a.dtype, a.sharding, a.committed))
+        return more, _setting("jax_enable_x64"), tuple(found)
+
+    def recorded(self, arrays: Sequence[Any]) -> Recorded:
+        return "traced" if any(isinstance(a, jax.core.Tracer) for a in arrays) else "no"
+
+    def stack(self, kernel: Any = None, call: Any = None, recorded: Recorded = "no") -> Any:
+        return _stack(self, kernel, kernel is None and recorded != "no")
 
     def modes(self) -> dict[str, str]:
         return {
@@ -140,21 +151,13 @@ class JaxBackend(Backend):
     def wait(self, array: Any) -> None:
         array.block_until_ready()
 
-    def full_precision(self) -> AbstractContextManager[Any]:
-        return jax.default_matmul_precision("highest")
-
-    def recording(self, arrays: list[Any]) -> bool:
-        return any(isinstance(a, jax.core.Tracer) for a in arrays)
-
-    def differentiable(self, choose: Callable[[], Any]) -> Any:
-        kernel = choose()
-        return _differentiable(self) if kernel is None else stack_for(self, kernel)
-
 
 @cache
-def _differentiable(backend: JaxBackend) -> Any:
-    """The stack over layers with a derivative of their own; the same object each time, as `jax.jit` needs it."""
-    return backend.compiled(Stack(backend.xp, DifferentiableLayer(backend, Gates(backend.xp))))
+def _stack(backend: JaxBackend, kernel: Any, differentiable: bool) -> Any:
+    """The stack under `jax.jit`; of plain layers with a derivative of their own if `differentiable`."""
+    if differentiable:
+        return _Compiled(Stack(jnp, DifferentiableLayer(backend, Gates(jnp))))
+    return _Compiled(stack_over(backend, kernel))
 
 
 def _setting(name: str) -> Any:
@@ -168,6 +171,4 @@ class _Compiled:
     def __init__(self, stack: Any):
         stack = OnMeshes(stack)
         self.name = stack.name
-        self.inference = partial(jax.jit, static_argnames=("spec",))(stack.inference)
-        self.forward = partial(jax.jit, static_argnames=("spec", "save"))(stack.forward)
-        self.backward = jax.jit(stack.backward)
+        self.inference, self.forward, self.backward = map(jax.jit, (stack.inference, stack.forward, stack.backward))

@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from gru_xp.cell import Activated
+from gru_xp.interfaces import Options
 from gru_xp.layer import Layer, Run
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 
-__all__ = ["Derivable", "DifferentiableLayer"]
+__all__ = ["Derivable", "DifferentiableLayer", "PlainLayer"]
 
 
 class Derivable:
@@ -26,10 +27,9 @@ class Derivable:
     forward: Any
     tangents: Any
 
-    def inference(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
-    ) -> tuple[Any, Any]:
-        """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H). `valid` and `resets` are (T, N) booleans or None."""
+    def inference(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> tuple[Any, Any]:
+        """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H)."""
+        spec, valid, resets, reverse, _ = options
         return inference(self, spec, reverse, x, h0, w, valid, resets)
 
     def differentiated(self, x: Any) -> Derivable:
@@ -37,10 +37,19 @@ class Derivable:
         return self
 
 
-class DifferentiableLayer(Derivable, Layer):
+class PlainLayer(Layer):
+    """The plain layer, with sums as XLA is fast at them."""
+
+    def sum_of_rows(self, a: Any) -> Any:
+        # as a product, which XLA is faster at on a CPU
+        ones = jnp.ones_like(a[..., 0])
+        return jnp.tensordot(ones, a, axes=((0, 1), (0, 1)), precision=jax.lax.Precision.HIGHEST)
+
+
+class DifferentiableLayer(Derivable, PlainLayer):
     """The plain layer with a derivative of its own."""
 
-    run = Layer.inference
+    run = PlainLayer.inference
 
     def tangents(self, tape: LayerTape, y: Any, h_n: Any, dx: Any, dh0: Any, dw: CellParams, /) -> tuple[Any, Any]:
         """The derivatives (T, N, H), (N, H) of y and h_n along dx, dh0 and dw; only the shapes of y and h_n matter."""
@@ -55,7 +64,7 @@ class DifferentiableLayer(Derivable, Layer):
         `jax.checkpoint`, because JAX would otherwise take what is not linear out of the loop and keep it for all steps.
         """
         cell = run.cell
-        if isinstance(cell, Activated):
+        if not cell.from_gates:
             return super().loop_back(run, dh, dy, cut, slopes, saved, reverse=reverse)
 
         @partial(jax.checkpoint, prevent_cse=False)
@@ -81,12 +90,12 @@ def inference(
     layer: Derivable, spec: GRUSpec, reverse: bool, x: Any, h0: Any, w: CellParams, valid: Any, resets: Any
 ) -> tuple[Any, Any]:
     """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H)."""
-    return layer.run(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse)
+    return layer.run(x, h0, w, Options(spec, valid, resets, reverse))
 
 
 @inference.defjvp
 def _(layer: Derivable, spec: GRUSpec, reverse: bool, primals: Any, tangents: Any) -> Any:
     x, h0, w, valid, resets = primals
     layer = layer.differentiated(x)
-    y, h_n, tape = layer.forward(x, h0, w, spec=spec, valid=valid, resets=resets, reverse=reverse, save="all")
+    y, h_n, tape = layer.forward(x, h0, w, Options(spec, valid, resets, reverse, "all"))
     return (y, h_n), layer.tangents(tape, y, h_n, *tangents[:3])

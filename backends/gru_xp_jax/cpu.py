@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax.interpreters import ad
 
 from gru_xp.cell import Gates
-from gru_xp.dispatch import load
-from gru_xp.kernels import Call, Level
+from gru_xp.discovery import load
+from gru_xp.interfaces import Call, Level, Options, Save
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_cpu import numpy_layer
@@ -53,18 +53,16 @@ class CpuLayer(Derivable):
         """As `gru_xp_cpu.CpuLayer.warmup`."""
         return numpy_layer.warmup()
 
-    def run(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
-    ) -> tuple[Any, Any]:
+    def run(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> tuple[Any, Any]:
         """As `inference`, without a derivative of its own."""
+        spec, valid, resets, reverse, _ = options
         layout = Layout.of(spec, reverse, None, w, valid, resets)
         y, h_n = FORWARD(*_given(x, h0, *w, valid, resets), layer=self.plain, layout=layout)
         return y, h_n
 
-    def forward(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
-    ) -> tuple[Any, Any, LayerTape]:
+    def forward(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> tuple[Any, Any, LayerTape]:
         """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
+        spec, valid, resets, reverse, save = options
         layout = Layout.of(spec, reverse, save, w, valid, resets)
         y, h_n, *tape = FORWARD(*_given(x, h0, *w, valid, resets), layer=self.plain, layout=layout)
         h_prev, r, z, n, u = tape[:5] if save == "all" else (tape[0], None, None, None, None)
@@ -112,13 +110,13 @@ class Layout(NamedTuple):
 
     spec: GRUSpec
     reverse: bool
-    save: str | None  # what the tape has; None where there is none
+    save: Save | None  # what the tape has; None where there is none
     bias: bool
     valid: bool
     resets: bool
 
     @staticmethod
-    def of(spec: GRUSpec, reverse: bool, save: str | None, w: CellParams, valid: Any, resets: Any) -> Layout:
+    def of(spec: GRUSpec, reverse: bool, save: Save | None, w: CellParams, valid: Any, resets: Any) -> Layout:
         """Of a call or a tape with these."""
         return Layout(spec, reverse, save, w.b_ih is not None, valid is not None, resets is not None)
 
@@ -157,7 +155,7 @@ class Layout(NamedTuple):
 
 
 def _flat(tape: LayerTape) -> tuple[Layout, list[Any]]:
-    save = "states" if tape.r is None else "all"
+    save: Save = "states" if tape.r is None else "all"
     layout = Layout.of(tape.spec, tape.reverse, save, tape.w, tape.valid, tape.resets)
     return layout, _given(tape.x, tape.h_prev, tape.r, tape.z, tape.n, tape.u, *tape.w, tape.valid, tape.resets)
 
@@ -194,10 +192,10 @@ def _cell(weights: list[Any]) -> CellParams:
 
 def _plain_forward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
     x, h0, w, valid, resets = layout.call(arrays)
-    options: dict[str, Any] = {"spec": layout.spec, "valid": valid, "resets": resets, "reverse": layout.reverse}
+    options = Options(layout.spec, valid, resets, layout.reverse, layout.save)
     if layout.save is None:
-        return list(layer.run(x, h0, w, **options))
-    y, h_n, tape = layer.forward(x, h0, w, save=layout.save, **options)
+        return list(layer.run(x, h0, w, options))
+    y, h_n, tape = layer.forward(x, h0, w, options)
     return [y, h_n, *_given(tape.h_prev, tape.r, tape.z, tape.n, tape.u), *([tape.x] if layout.own_x else [])]
 
 

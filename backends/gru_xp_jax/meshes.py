@@ -14,7 +14,8 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gru_xp.params import CellParams, GRUGrads, GRUSpec, LayerTape, Params
+from gru_xp.interfaces import Options
+from gru_xp.params import CellParams, GRUGrads, LayerTape, Params
 from gru_xp.stack import Stack
 
 __all__ = ["OnMeshes", "alike", "on_a_mesh"]
@@ -26,27 +27,14 @@ class OnMeshes:
     def __init__(self, stack: Stack):
         self.stack, self.name = stack, stack.name
 
-    def inference(
-        self, x: Any, h0: Any, params: Params, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any
-    ) -> Any:
+    def inference(self, x: Any, h0: Any, params: Params, options: Options, dropout_masks: Any, /) -> Any:
         """As `Stack.inference`."""
-        run = _by_position(self.stack.inference, spec=spec)
-        return _computed(run, (x, h0, params, valid, resets, dropout_masks), lambda at: (at.steps, at.states))
+        arrays = x, h0, params, options, dropout_masks
+        return _computed(self.stack.inference, arrays, lambda at: (at.steps, at.states))
 
-    def forward(
-        self,
-        x: Any,
-        h0: Any,
-        params: Params,
-        /,
-        *,
-        spec: GRUSpec,
-        valid: Any,
-        resets: Any,
-        dropout_masks: Any,
-        save: str,
-    ) -> Any:
+    def forward(self, x: Any, h0: Any, params: Params, options: Options, dropout_masks: Any, /) -> Any:
         """As `Stack.forward`."""
+        spec, valid, resets, _, save = options
 
         def placed(at: _Places) -> Any:
             def tape(d: int, w: CellParams) -> LayerTape:
@@ -57,26 +45,18 @@ class OnMeshes:
 
             return at.steps, at.states, tuple(tuple(tape(*each) for each in enumerate(layer)) for layer in params)
 
-        run = _by_position(self.stack.forward, spec=spec, save=save)
-        return _computed(run, (x, h0, params, valid, resets, dropout_masks), placed)
+        return _computed(self.stack.forward, (x, h0, params, options, dropout_masks), placed)
 
-    def backward(self, tapes: Any, dy: Any, dh_n: Any, /, *, dropout_masks: Any) -> Any:
+    def backward(self, tapes: Any, dy: Any, dh_n: Any, dropout_masks: Any, /) -> Any:
         """As `Stack.backward`."""
 
         def run(x: Any, tapes: Any, dy: Any, dh_n: Any, masks: Any) -> Any:
-            return self.stack.backward(tapes, dy, dh_n, dropout_masks=masks)
+            return self.stack.backward(tapes, dy, dh_n, masks)
 
         def placed(at: _Places) -> Any:
             return GRUGrads(at.steps, at.states, at.own(tuple(tuple(tape.w for tape in layer) for layer in tapes)))
 
         return _computed(run, (tapes[0][0].x, tapes, dy, dh_n, dropout_masks), placed)
-
-
-def _by_position(method: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    def run(x: Any, h0: Any, params: Params, valid: Any, resets: Any, masks: Any) -> Any:
-        return method(x, h0, params, valid=valid, resets=resets, dropout_masks=masks, **options)
-
-    return run
 
 
 class _Places:

@@ -1,19 +1,16 @@
-"""NumPy: the backend. The fused gates are in `gates.py`; what all backends draw at random is drawn in `draw.py`."""
+"""NumPy: the backend. Its plain path is in `plain.py`, the fused gates are in `gates.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
-import array_api_compat.numpy as xp
 import numpy as np
 
 from gru_xp.backend import Backend, Step
-from gru_xp.checks import Sizes
-from gru_xp.errors import StructureError
-from gru_xp.params import Params
 
-from . import draw, gates
+from .plain import NumpyLayer, PlainGates
 
 __all__ = ["NumpyBackend"]
 
@@ -22,8 +19,9 @@ class NumpyBackend(Backend):
     """NumPy arrays in host memory."""
 
     name = "numpy"
-    xp = xp
-    settles = quick = True
+    xp = np  # which follows the standard from NumPy 2.1 on
+    gates_type = PlainGates
+    layer_type = NumpyLayer
 
     def owns(self, array: Any) -> bool:
         # np.matrix has another `*`, and a masked array's mask would be lost
@@ -34,27 +32,17 @@ class NumpyBackend(Backend):
             return array
         return np.asarray(array, dtype=array.dtype.newbyteorder("="))
 
-    def dtype_name(self, dtype: Any) -> str:
-        try:
-            return self._dtype_names[dtype]
-        except KeyError:
-            name = self._dtype_names[dtype] = dtype.name  # without the byte order
-            return str(name)
-
-    def devices(self) -> tuple[str, ...]:
-        return ("cpu",)  # without asking NumPy at each call
+    def devices(self) -> Mapping[str, Any]:
+        return _DEVICES
 
     def device_of(self, array: Any) -> Any:
         return "cpu"
 
-    def _device(self, name: str) -> Any:
-        return name
+    def device_beside(self, array: Any) -> Any:
+        return "cpu"
 
     def beside(self, first: Any, second: Any) -> bool:
         return True
-
-    def zeros(self, shape: tuple[int, ...], like: Any) -> Any:
-        return np.zeros(shape, like.dtype)  # a quarter of the time of the standard's
 
     def to_device(self, array: Any, device: Any) -> Any:
         return array
@@ -71,9 +59,6 @@ class NumpyBackend(Backend):
         imported = np.from_dlpack(array)
         return imported if imported.flags.writeable else imported.copy()
 
-    def host_values(self, array: Any) -> Any:
-        return array.tolist()
-
     def owned(self, array: Any) -> Any:
         own = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
         own.flags.writeable = False
@@ -84,29 +69,22 @@ class NumpyBackend(Backend):
         view.flags.writeable = False
         return view
 
-    def draw_params(self, seed: Any, sizes: Sizes, initializer: str) -> Params:
-        """Initial parameters in float64, for every backend."""
-        if not isinstance(initializer, str) or initializer not in draw.INITIALIZERS:
-            raise StructureError(
-                f"initializer: expected one of {', '.join(map(repr, draw.INITIALIZERS))}, got {initializer!r}"
-            )
-        I, H, L, D, bias = sizes
-        return draw.params(seed, I, H, L, D, bias=bias, initializer=initializer)
+    def key(self, arrays: Sequence[Any], more: Hashable = None) -> Hashable | None:
+        """Shapes, one type and one dtype decide everything: there is one device, and nothing watches a call."""
+        kind, dtype = type(arrays[0]), arrays[0].dtype
+        found: list[Any] = [more, kind, dtype]
+        for a in arrays:
+            if type(a) is kind and (a.dtype is dtype or a.dtype == dtype):
+                found.append(a.shape)
+            elif a is None:
+                found.append(None)
+            else:
+                return None
+        return tuple(found)
 
-    def draw_kept(self, seed: Any, p: float, shape: tuple[int, ...]) -> Any:
-        """What dropout keeps, (L-1, T, N, D*H) booleans, for every backend."""
-        return draw.kept(seed, p, shape)
-
-    def numbers(self, dtype: Any) -> tuple[Any, Any]:
-        return gates.numbers(dtype)
-
-    def plus(self, a: Any, b: Any) -> Any:
-        return np.add(a, b, out=a)
-
-    def right_operand(self, W: Any, T: int, N: int) -> Any:
-        # Seen with OpenBLAS 0.3.30: for 2 to 64 rows a product with a transposed right operand takes 1.2 to 4 times as
-        # long; transposing it once costs as much as 5 to 50 such products save.
-        return np.asfortranarray(W) if N > 1 and T >= 32 else W
+    def product(self, a: Any, B: Any, bias: Any = None) -> Any:
+        out = super().product(a, B)
+        return out if bias is None else np.add(out, bias, out=out)
 
     def scan(
         self, step: Step, carry: Any, xs: tuple[Any, ...], *, reverse: bool = False
@@ -127,3 +105,6 @@ class NumpyBackend(Backend):
                 a[t] = out[index]
         assert outs is not None
         return carry, outs
+
+
+_DEVICES = {"cpu": "cpu"}  # without asking NumPy at each call

@@ -5,18 +5,19 @@ The equations are those of `gru_xp.cell.Gates`, in the same order.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from gru_xp.kernels import Call, Level
+from gru_xp.interfaces import Call, Level
 
-__all__ = ["NumpyGates", "kernel", "numbers"]
+from .plain import numbers
+
+__all__ = ["NumpyGates", "kernel"]
 
 
 class NumpyGates:
-    """Fused gates for NumPy: `out=` in the place of temporaries."""
+    """Fused gates for NumPy: `out=` instead of temporaries."""
 
     name = "numpy-gates"
     level: Level = "gates"
@@ -66,12 +67,6 @@ class NumpyGates:
         dgh = dgi.copy()
         dgh[..., 2 * H :] *= r
         return dgi, dgh, z * dh1
-
-
-@cache
-def numbers(dtype: Any) -> tuple[Any, Any]:
-    """0.5 and 1 as arrays, which NumPy takes in half the time of Python's numbers."""
-    return np.asarray(0.5, dtype), np.asarray(1.0, dtype)
 
 
 kernel = NumpyGates()

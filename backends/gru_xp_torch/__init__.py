@@ -5,27 +5,28 @@ Kernels: `gates.py`, `cpu.py`. Differentiation: `autograd.py` over `operators.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
 from typing import Any
 
 import array_api_compat.torch as xp
 import torch
 from torch.autograd import forward_ad
 
-from gru_xp.backend import Backend
-from gru_xp.checks import structured
-from gru_xp.dispatch import selection
-from gru_xp.errors import GRUError, StructureError
-from gru_xp.functional import CUDNN
-from gru_xp.kernels import kernels_of
+from gru_xp.backend import Backend, Recorded
+from gru_xp.errors import StructureError
+from gru_xp.interfaces import Call
+from gru_xp.selection import selection
 
+from . import cpu
 from .convert import to_module
 from .modules import GRU, GRUCell, is_autocast_on
-from .watching import dispatches, forward_mode, traced, transforms
+from .watching import dispatches, forward_mode, saved_elsewhere, traced, transforms
 
 __all__ = ["GRU", "GRUCell", "TorchBackend", "to_module"]
+
+
+PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
 
 
 class TorchBackend(Backend):
@@ -33,7 +34,6 @@ class TorchBackend(Backend):
 
     name = "torch"
     xp = xp
-    quick = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,38 +48,32 @@ class TorchBackend(Backend):
             raise StructureError(f"expected dense tensors, got one with the layout {array.layout}; use its to_dense()")
         return array
 
-    def devices(self) -> tuple[str, ...]:
-        found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    def devices(self) -> Mapping[str, Any]:
+        default = torch.get_default_device()
+        found = [default, torch.device("cpu")]
+        if torch.cuda.is_available():
+            count, current = torch.cuda.device_count(), torch.cuda.current_device()
+            found += [torch.device("cuda", index) for index in (current, *range(count))]
         if torch.backends.mps.is_available():
-            found.append("mps:0")
-        default = self.device_name(torch.get_default_device())
-        return (default, *(name for name in found if name != default))
+            found.append(torch.device("mps", 0))
+        return {self.device_name(device): device for device in found}
 
     def device_name(self, device: Any) -> str:
         return "cpu" if device.type == "cpu" else f"{device.type}:{device.index or 0}"
 
-    def device(self, name: str | None) -> Any:
-        if name == "cuda" and torch.cuda.is_available():
-            name = f"cuda:{torch.cuda.current_device()}"
-        return super().device("mps:0" if name == "mps" else name)
-
-    def _device(self, name: str) -> Any:
-        return torch.device(name)
-
     def to_device(self, array: Any, device: Any) -> Any:
         return array.to(device)
 
-    def refuses_crossing(self, array: Any) -> str | None:
+    def refuses_crossing(self, array: Any, *, differentiable: bool) -> str | None:
         if torch._C._functorch.is_functorch_wrapped_tensor(array):
             return "is inside a transform of torch.func"
         if torch.compiler.is_compiling() or type(array).__name__ in ("FakeTensor", "FunctionalTensor"):
             return "is traced by torch.compile or torch.export"
-        return None if array.layout == torch.strided else f"has the layout {array.layout}"
-
-    def requires_grad(self, array: Any) -> bool:
-        if forward_mode() and forward_ad.unpack_dual(array).tangent is not None:  # type: ignore[no-untyped-call]
-            return True
-        return bool(torch.is_grad_enabled() and array.requires_grad)
+        if array.layout != torch.strided:
+            return f"has the layout {array.layout}"
+        dual = forward_mode() and forward_ad.unpack_dual(array).tangent is not None  # type: ignore[no-untyped-call]
+        recorded = dual or (torch.is_grad_enabled() and array.requires_grad)
+        return "requires a gradient" if differentiable and recorded else None
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
         array = array.detach().resolve_conj().resolve_neg().contiguous()
@@ -101,24 +95,50 @@ class TorchBackend(Backend):
     def handed_out(self, array: Any) -> Any:
         return array.clone()
 
-    def computing(self, device: Any, *, recorded: bool) -> AbstractContextManager[Any]:
-        if is_autocast_on(device.type):  # everything is computed in the types that came
-            return _without_autocast(device.type, recorded)
+    def computing(self, device: Any, *, recorded: bool, precise: bool = False) -> AbstractContextManager[Any]:
+        if precise or is_autocast_on(device.type):  # everything is computed in the types that came
+            return _computing(device.type, recorded, precise)
         return nullcontext() if recorded else torch.no_grad()
 
-    def at_once(self, function: str, x: Any, params: Any, h0: Any, spec: Any) -> tuple[Any, Any] | None:
-        kernels = self.kernels()
-        kernels = kernels_of(self.name) if kernels is None else kernels
-        if not kernels or kernels[0].name != "cpu" or type(params) is not tuple:
+    def key(self, arrays: Sequence[Any], more: Hashable = None) -> Hashable | None:
+        """Shapes, one dtype, one device and whether anything requires a gradient, where tensors are just tensors."""
+        if forward_mode() or transforms() or traced() or saved_elsewhere():
             return None
-        if getattr(spec, "text", None) != CUDNN.text or x.dim() != 3:
+        first = arrays[0]
+        dtype, on_cpu = first.dtype, first.is_cpu
+        device = None if on_cpu else first.device
+        if is_autocast_on(first.device.type if device else "cpu"):
             return None
-        try:
-            if structured(params) is not params:
+        grad, recorded = torch.is_grad_enabled(), False
+        found: list[Any] = [more, device, dtype]
+        for a in arrays:
+            if type(a) in PLAIN_TENSORS and a.dtype is dtype and a.layout is torch.strided and a.is_cpu is on_cpu:
+                recorded = recorded or (grad and a.requires_grad)
+                found.append(a.shape)
+            elif a is None:
+                found.append(None)
+            else:
                 return None
-            return _small_calls()(x, h0, params, differentiable=function == "gru")
-        except GRUError:  # those who look at the whole call know better what to call its arguments
-            return None
+            if not on_cpu and a is not None and a.device != device:
+                return None
+        found.append(recorded)
+        return tuple(found)
+
+    def recorded(self, arrays: Sequence[Any]) -> Recorded:
+        if forward_mode():
+            return "operations"  # autograd finds every derivative of the plain path
+        if transforms() or traced() or any(map(dispatches, arrays)):
+            return "traced"
+        return "call" if torch.is_grad_enabled() and any(a.requires_grad for a in arrays) else "no"
+
+    def stack(self, kernel: Any = None, call: Call | None = None, recorded: Recorded = "no") -> Any:
+        if recorded == "no":
+            return super().stack(kernel)
+        from .autograd import Differentiable  # registers operators, which are needed for differentiation alone
+        from .small import SmallCalls, is_small
+
+        small = recorded == "call" and call is not None and kernel is cpu.kernel and is_small(call)
+        return SmallCalls() if small else Differentiable()
 
     def wait(self, array: Any) -> None:
         if array.device.type == "cuda":
@@ -136,49 +156,25 @@ class TorchBackend(Backend):
             found["cuDNN"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         return found
 
-    @contextmanager
-    def full_precision(self) -> Iterator[None]:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-
-    def rows_times(self, a: Any, B: Any) -> Any:
-        return a @ B  # one product, with less overhead
-
-    def unstack(self, a: Any) -> tuple[Any, ...]:
-        return a.unbind(0)
-
-    def recording(self, arrays: list[Any]) -> bool:
-        if forward_mode() or transforms() or traced():
-            return True
-        return any(self.requires_grad(a) or dispatches(a) for a in arrays)
+    def product(self, a: Any, B: Any, bias: Any = None) -> Any:
+        out = a @ B  # one product, with less overhead
+        return out if bias is None else out + bias
 
     def kernels(self) -> tuple[Any, ...] | None:
         return () if torch.compiler.is_compiling() else None  # what it looks into is the plain path
 
-    def differentiable(self, choose: Callable[[], Any]) -> Any:
-        if forward_mode():
-            return None  # autograd finds every derivative of the plain path by itself
-        from .autograd import Differentiable  # registers operators, which only those need who differentiate
-
-        return Differentiable()
-
-
-@cache
-def _small_calls() -> Any:
-    """`small.small`; what it imports registers operators, which only those need who compute."""
-    from .small import small
-
-    return small
-
 
 @contextmanager
-def _without_autocast(device_type: str, recorded: bool) -> Iterator[None]:
-    with torch.autocast(device_type, enabled=False), nullcontext() if recorded else torch.no_grad():
-        yield
+def _computing(device_type: str, recorded: bool, precise: bool) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    if precise:
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device_type, enabled=False), nullcontext() if recorded else torch.no_grad():
+            yield
+    finally:
+        if precise:
+            torch.set_float32_matmul_precision(before)
 
 
 # torch.compile cannot look into a context variable: what is selected while it compiles stays so

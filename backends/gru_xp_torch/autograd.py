@@ -1,9 +1,9 @@
 """PyTorch's differentiation through the library's own forward and backward, to any order.
 
-Two opaque operators, `gru_xp::forward` and `gru_xp::backward`, run whatever kernel fits. Above them stand two
+Two opaque operators, `gru_xp::forward` and `gru_xp::backward`, run whatever kernel fits. Above them are two
 `autograd.Function`s: the backward of `Forward` is `Backward`, and the backward of that is the plain path differentiated
 twice, which can be differentiated again. Forward mode goes through the plain path from the start, because autograd
-finds every derivative of it by itself.
+finds every derivative of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from gru_xp.errors import NotDifferentiableError
-from gru_xp.params import GRUSpec
+from gru_xp.interfaces import Options
 
 from . import operators
 from .flat import Sizes, flat_params
@@ -27,13 +27,11 @@ class Differentiable:
 
     name = "autograd"
 
-    def inference(
-        self, x: Any, h0: Any, params: Any, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any
-    ) -> tuple[Any, Any]:
+    def inference(self, x: Any, h0: Any, params: Any, options: Options, dropout_masks: Any, /) -> tuple[Any, Any]:
         """x (T, N, I), h0 (L*D, N, H) -> y (T, N, D*H), h_n (L*D, N, H)."""
-        sizes = Sizes(len(params[0]), params[0][0].b_ih is not None, spec.text)
+        sizes = Sizes(len(params[0]), params[0][0].b_ih is not None, options.spec.text)
         weights = flat_params(params)
-        arrays = (x, h0, valid, resets, dropout_masks)
+        arrays = (x, h0, options.valid, options.resets, dropout_masks)
         if dropout_masks is not None and dropout_masks.requires_grad:  # `gru_backward` has no gradient for masks
             return operators.plain(*sizes, *arrays, weights)
         recorded = torch.is_grad_enabled() and any(a.requires_grad for a in (x, h0, *weights))
@@ -41,12 +39,12 @@ class Differentiable:
             torch._dynamo.graph_break(
                 msg="gru_xp: torch.compile cannot compile grad, vjp and vmap of torch.func; call them outside of it"
             )
-        looked_on = traced() or any(dispatches(a) for a in (x, h0, *weights))
-        if looked_on and (not recorded or torch._C._get_tracing_state() is not None):
+        opaque = traced() or any(dispatches(a) for a in (x, h0, *weights))
+        if opaque and (not recorded or torch._C._get_tracing_state() is not None):
             y, h_n, *_ = operators.forward(*sizes, *arrays, weights)
             return y, h_n
-        looked_on = looked_on or transforms()
-        function: Any = Forward if looked_on else QuickForward
+        opaque = opaque or transforms()
+        function: Any = Forward if opaque else DirectForward
         y, h_n, *_ = function.apply(*sizes, *arrays, *weights)
         return y, h_n
 
@@ -88,8 +86,8 @@ def gradients(sizes: Sizes, arrays: Any, tape: Any, dy: Any, dh_n: Any) -> Any:
     `arrays` are x, h0, valid, resets, masks and the weights; dy and dh_n may be None.
     """
     x, h0, valid, resets, masks, *weights = arrays
-    looked_on = traced() or any(a is not None and dispatches(a) for a in (x, dy, dh_n))
-    if not (looked_on or torch.is_grad_enabled() or transformed(dy, dh_n)):
+    opaque = traced() or any(a is not None and dispatches(a) for a in (x, dy, dh_n))
+    if not (opaque or torch.is_grad_enabled() or transformed(dy, dh_n)):
         return operators.backward_now(*sizes, x, dy, dh_n, valid, resets, masks, weights, tape)
     dy = x.new_zeros(*x.shape[:-1], sizes.D * h0.shape[-1]) if dy is None else dy
     dh_n = torch.zeros_like(h0) if dh_n is None else dh_n
@@ -129,8 +127,8 @@ class Backward(torch.autograd.Function):
         return None, None, None, None, dx, dh0, ddy, ddh_n, None, None, None, *dweights, *([None] * ctx.rest)
 
 
-class QuickForward(torch.autograd.Function):
-    """`Forward` where nobody looks on: no operator in between, and the tape is kept without being put out."""
+class DirectForward(torch.autograd.Function):
+    """`Forward` without an operator in between, where nothing traces; the tape is kept without being an output."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Any, Any]:

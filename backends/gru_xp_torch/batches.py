@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from gru_xp.cell import Activated, Gates, Slopes, cell_of
-from gru_xp.dispatch import load
+from gru_xp.cell import Gates, Slopes, cell_of
+from gru_xp.discovery import load
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, LayerTape
 
@@ -65,7 +65,7 @@ class GroupedLayer:
         )
         w, xp = CellParams(*weights), backend.xp
         cell = cell_of(tape.spec, xp, Gates(xp), tape.valid is not None)
-        assert not isinstance(cell, Activated)  # those go one by one
+        assert cell.from_gates  # others go one by one
         slopes = cell.slopes(h_prev, r, z, n, u, w)
         cut = cut_before(tape.valid, tape.resets, tape.reverse, xp)
         if tape.valid is not None and tape.spec.padding == "zero":

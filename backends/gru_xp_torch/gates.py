@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gru_xp.kernels import Call, Level
+from gru_xp.interfaces import Call, Level
 
 __all__ = ["TorchGates", "kernel"]
 

@@ -13,7 +13,7 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from gru_xp.checks import steps_first
-from gru_xp.dispatch import owner
+from gru_xp.discovery import owner
 from gru_xp.functional import gru, gru_cell
 from gru_xp.params import CellParams, Params, map_params
 

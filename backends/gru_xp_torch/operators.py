@@ -9,9 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gru_xp.dispatch import kernel_policy, load
+from gru_xp import params
+from gru_xp.discovery import load
 from gru_xp.errors import RangeError
-from gru_xp.kernels import Call, choose, stack_for
+from gru_xp.interfaces import Call, Options
+from gru_xp.kernels import choose
+from gru_xp.selection import kernel_policy
 from gru_xp.stack import Stack
 
 from .batches import GroupedLayer, fold, one_by_one, unfold
@@ -87,8 +90,8 @@ def plain(
     D: int, bias: bool, spec: str, x: Any, h0: Any, valid: Any, resets: Any, masks: Any, weights: Any
 ) -> tuple[Any, Any]:
     """y and h_n by operations that autograd knows."""
-    params = params_of(weights, Sizes(D, bias, spec))
-    return _plain_stack().inference(x, h0, params, spec=spec_of(spec), valid=valid, resets=resets, dropout_masks=masks)
+    layered = params_of(weights, Sizes(D, bias, spec))
+    return load("torch").stack().inference(x, h0, layered, _options(spec, valid, resets), masks)
 
 
 # ---- shapes ----------------------------------------------------------------------------------------------------------
@@ -164,10 +167,8 @@ def _forward(
     masks: Any,
     weights: Any,
 ) -> list[Any]:
-    params = params_of(weights, Sizes(D, bias, spec))
-    y, h_n, layers = stack.forward(
-        x, h0, params, spec=spec_of(spec), valid=valid, resets=resets, dropout_masks=masks, save="all"
-    )
+    layered = params_of(weights, Sizes(D, bias, spec))
+    y, h_n, layers = stack.forward(x, h0, layered, _options(spec, valid, resets), masks)
     return [y, h_n, *flat_tape(layers)]
 
 
@@ -187,12 +188,13 @@ def _backward(
 ) -> list[Any]:
     x = x if valid is None else torch.where(valid[..., None], x, 0.0)
     layers = tapes_of(x, tape, weights, valid, resets, Sizes(D, bias, spec))
-    grads = stack.backward(layers, dy, dh_n, dropout_masks=masks)
+    grads = stack.backward(layers, dy, dh_n, masks)
     return [grads.x, grads.h0, *flat_params(grads.params)]
 
 
-def _plain_stack() -> Any:
-    return stack_for(load("torch"), None)
+def _options(spec: str, valid: Any, resets: Any) -> Options:
+    found = spec_of(spec)
+    return Options(found, valid, resets, found.reverse, "all")
 
 
 def _fastest(
@@ -205,10 +207,9 @@ def _fastest(
     sizes: Sizes,
 ) -> Any:
     """The stack over the fastest kernel that fits, as `gru_forward` and `gru_backward` choose it."""
-    given = (valid is not None, resets is not None, masks is not None)
-    return _chosen(
-        function, x.device, x.dtype, x.shape, weights[1].shape[1], len(weights), sizes, given, kernel_policy()
-    )
+    options = _options(sizes.spec, None if valid is None else True, None if resets is None else True)
+    counts, dropout = (weights[1].shape[1], len(weights)), masks is not None
+    return _chosen(function, x.device, x.dtype, x.shape, counts, sizes, options, dropout, kernel_policy())
 
 
 @lru_cache(maxsize=1024)
@@ -216,29 +217,16 @@ def _chosen(
     function: Literal["forward", "backward"],
     device: Any,
     dtype: Any,
-    shape: tuple[int, int, int],
-    H: int,
-    count: int,
+    shape: tuple[int, ...],
+    counts: tuple[int, int],
     sizes: Sizes,
-    given: tuple[bool, bool, bool],
+    options: Options,
+    dropout: bool,
     policy: str,
 ) -> Any:
-    backend, (lengths, resets, dropout) = load("torch"), given
-    call = Call(
-        function,
-        backend,
-        device,
-        backend.dtype_name(dtype),
-        *shape,
-        H,
-        count // (sizes.D * (4 if sizes.bias else 2)),
-        sizes.D,
-        spec_of(sizes.spec),
-        bias=sizes.bias,
-        lengths=lengths,
-        resets=resets,
-        dropout=dropout,
-        recording=False,
-        save="all",
-    )
-    return stack_for(backend, choose(call, policy).kernel)
+    H, count = counts
+    L = count // (sizes.D * (4 if sizes.bias else 2))
+    backend = load("torch")
+    of_params = params.Sizes(shape[2], H, L, sizes.D, sizes.bias)
+    call = Call.of(function, backend, device, backend.dtype_name(dtype), shape, of_params, options, dropout=dropout)
+    return backend.stack(choose(call, policy).kernel)

@@ -1,4 +1,7 @@
-"""Who looks on while tensors are computed with: who does wants to see operators, and finds no memory."""
+"""Detects tracers, dispatch modes, transforms of `torch.func` and forward-mode differentiation.
+
+They have to see PyTorch's operators, so code that reads memory has to step aside.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-__all__ = ["dispatches", "forward_mode", "traced", "transforms"]
+__all__ = ["dispatches", "forward_mode", "saved_elsewhere", "traced", "transforms"]
 
 
 def forward_mode() -> bool:
@@ -21,7 +24,7 @@ def transforms() -> bool:
 
 
 def traced() -> bool:
-    """Whether a compiler, a tracer or a mode that dispatches looks on."""
+    """Whether a compiler, a tracer or a dispatch mode is active."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
@@ -30,5 +33,10 @@ def traced() -> bool:
 
 
 def dispatches(array: Any) -> bool:
-    """Whether it is of a class that sees operators itself and has no memory of its own: FakeTensor, DTensor."""
+    """Whether it is of a class that handles operators itself and has no memory: FakeTensor, DTensor."""
     return type(array).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
+
+
+def saved_elsewhere() -> bool:
+    """Whether hooks decide where tensors that are saved for backward go, as those of `checkpoint` do."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None

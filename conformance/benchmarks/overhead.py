@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 import gru_xp
-from gru_xp import dispatch, kernels
+from gru_xp import discovery, kernels
+from gru_xp.interfaces import Options
 
 TURNS = 5_000
 
@@ -38,20 +39,20 @@ def step_us(*, policy: str) -> dict[str, float]:
     )
     params, x, h0 = ((w,),), rng.normal(size=(1, 1, I)).astype("f4"), np.zeros((1, 1, H), "f4")
     prepared, model, x_t, dy = gru_xp.prepare(params), gru_xp.GRU.from_params(params), x[0], np.ones((1, 1, H), "f4")
-    backend = dispatch.load("numpy")
+    backend = discovery.load("numpy")
     kernel = None if policy == "off" else kernels.kernels_of("numpy")[0]
-    stack = kernels.stack_for(backend, kernel)
-    options: dict[str, Any] = {"spec": gru_xp.GRUSpec(), "valid": None, "resets": None, "dropout_masks": None}
+    stack = backend.stack(kernel)
+    options = Options()
     packed = prepared.packed_for(kernel)
 
     def arithmetic_of_training() -> None:
-        _, _, layers = stack.forward(x, h0, params, save="all", **options)
-        stack.backward(layers, dy, None, dropout_masks=None)
+        _, _, layers = stack.forward(x, h0, params, options._replace(save="all"), None)
+        stack.backward(layers, dy, None, None)
 
     runs: dict[str, Callable[[], Any]] = {
-        "stack.inference": lambda: stack.inference(x, h0, params, **options),
+        "stack.inference": lambda: stack.inference(x, h0, params, options, None),
         "gru_inference": lambda: gru_xp.gru_inference(x, params, h0),
-        "stack.inference, prepared": lambda: stack.inference(x, h0, packed, **options),
+        "stack.inference, prepared": lambda: stack.inference(x, h0, packed, options, None),
         "gru_inference, prepared": lambda: gru_xp.gru_inference(x, prepared, h0),
         "model(x)": lambda: model(x),
         "model.step": lambda: model.step(x_t, h0),

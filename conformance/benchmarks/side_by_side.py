@@ -62,7 +62,8 @@ class Kernels:
     def __init__(self, problem: Problem):
         import array_api_compat.numpy as xp
 
-        from gru_xp.params import CellParams, GRUSpec
+        from gru_xp.interfaces import Options
+        from gru_xp.params import CellParams
         from gru_xp.stack import Stack
         from gru_xp_cpu import numpy_layer
         from gru_xp_cpu.calling.stream import Stream
@@ -73,17 +74,17 @@ class Kernels:
         N, D, H = self.x.shape[1], len(self.params[0]), self.params[0][0].W_hh.shape[1]
         self.stream = Stream(self.params, N) if len(self.x) == 1 and D == 1 else None
         self.h0 = np.zeros((len(self.params) * D, N, H), np.float32)
-        self.options: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "dropout_masks": None}
+        self.options = Options()
 
     def inference(self) -> Any:
         if self.stream is not None:
             self.stream.reset()
             return self.stream.step(self.x[0])[None]
-        return self.stack.inference(self.x, self.h0, self.packed, **self.options)[0]
+        return self.stack.inference(self.x, self.h0, self.packed, self.options, None)[0]
 
     def training(self) -> Any:
-        _, _, tapes = self.stack.forward(self.x, self.h0, self.params, save="all", **self.options)
-        return self.stack.backward(tapes, self.dy, None, dropout_masks=None)
+        _, _, tapes = self.stack.forward(self.x, self.h0, self.params, self.options._replace(save="all"), None)
+        return self.stack.backward(tapes, self.dy, None, None)
 
     gradients = Library.gradients
 

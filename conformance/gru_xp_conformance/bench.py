@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 import gru_xp
-from gru_xp.dispatch import Place, convert, load
+from gru_xp.convert import convert
+from gru_xp.discovery import Place, load
 from gru_xp.errors import GRUError, KernelError
 from gru_xp.kernels import kernels_of
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 import gru_xp
-from gru_xp.dispatch import Place
+from gru_xp.discovery import Place
 from gru_xp.params import GRUSpec
 
 from . import tolerance

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.dispatch import available, load
+from gru_xp.discovery import available, load
 from gru_xp.errors import DTypeError
 
 from .cases import EVERYTHING, Case
@@ -53,7 +53,7 @@ def conversion_cases() -> Iterator[Case]:
 
 def _from(name: str) -> Callable[[Judge], None]:
     def check(judge: Judge) -> None:
-        device = load(name).devices()[0]
+        device = next(iter(load(name).devices()))
         if (name, device) == (judge.target.name, judge.target.device):
             raise NotRunError("computed where they are; see the other groups")
         caller = Judge(Target(name, device), judge.dtype, judge.gru)

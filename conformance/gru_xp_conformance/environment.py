@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gru_xp
-from gru_xp.dispatch import load
+from gru_xp.discovery import load
 
 __all__ = ["describe", "variables"]
 

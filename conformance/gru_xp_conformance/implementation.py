@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 import gru_xp
-from gru_xp.dispatch import Place
-from gru_xp.kernels import Call, Kernel, refusal, stack_for
+from gru_xp.checks import sizes_of
+from gru_xp.discovery import Place
+from gru_xp.interfaces import Call, Kernel, Options, Save
+from gru_xp.kernels import refusal
 from gru_xp.params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
 
 __all__ = ["Arguments", "Assembled", "Library", "RefusedError", "public"]
@@ -98,23 +100,22 @@ class Assembled(Library):
         return self.gru_inference(x, params, h0, **options)
 
     def gru_inference(self, x: Any, params: Any, h0: Any = None, **options: Any) -> Any:
-        arrays, options = self._opened("inference", x, params, h0, **options)
         with self._computing():
-            return self._stack().inference(*arrays, **options)
+            return self._stack().inference(*self._opened("inference", x, params, h0, **options))
 
-    def gru_forward(self, x: Any, params: Any, h0: Any = None, *, save: str = "all", **options: Any) -> Any:
-        arrays, options = self._opened("forward", x, params, h0, save=save, **options)
+    def gru_forward(self, x: Any, params: Any, h0: Any = None, *, save: Save = "all", **options: Any) -> Any:
+        inputs = self._opened("forward", x, params, h0, save=save, **options)
         with self._computing():
-            y, h_n, layers = self._stack().forward(*arrays, **options, save=save)
-        rest = {name: options[name] for name in ("valid", "resets", "dropout_masks", "spec")}
-        return y, h_n, Tape(layers, params, **rest, batched=True, place=self.place, caller=self.place)
+            y, h_n, layers = self._stack().forward(*inputs)
+        spec, valid, resets, *_ = inputs[3]
+        return y, h_n, Tape(layers, params, valid, resets, inputs[4], spec, True, self.place, self.place)
 
     def gru_backward(self, tape: Any, dy: Any = None, dh_n: Any = None) -> Any:
-        x, w = tape.layers[0][0].x, tape.params
-        save = "states" if tape.layers[0][0].r is None else "all"
-        self._ask("backward", x, w, tape.spec, tape.valid, tape.resets, tape.dropout_masks, save)
+        save: Save = "states" if tape.layers[0][0].r is None else "all"
+        options = Options(tape.spec, tape.valid, tape.resets, save=save)
+        self._ask("backward", tape.layers[0][0].x, tape.params, options, tape.dropout_masks)
         with self._computing():
-            return GRUGrads(*self._stack().backward(tape.layers, dy, dh_n, dropout_masks=tape.dropout_masks))
+            return GRUGrads(*self._stack().backward(tape.layers, dy, dh_n, tape.dropout_masks))
 
     def gru_cell(self, x: Any, h: Any, params: Any, **options: Any) -> Any:
         return self.gru_cell_inference(x, h, params, **options)
@@ -131,7 +132,7 @@ class Assembled(Library):
         return CellGrads(grads.x[0, ...], grads.h0[0, ...], grads.params[0][0])
 
     def _stack(self) -> Any:
-        return stack_for(self.place.backend, self.kernel)
+        return self.place.backend.stack(self.kernel)
 
     def _computing(self) -> Any:
         return self.place.backend.computing(self.place.device, recorded=False)
@@ -148,8 +149,8 @@ class Assembled(Library):
         resets: Any = None,
         dropout_masks: Any = None,
         spec: GRUSpec = GRUSpec(),  # noqa: B008 - frozen
-        save: str | None = None,
-    ) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
+        save: Save | None = None,
+    ) -> tuple[Any, Any, Any, Options, Any]:
         """The arguments of a stack's `inference` and `forward`."""
         backend, device = self.place
         T, N, _ = x.shape
@@ -160,35 +161,17 @@ class Assembled(Library):
         if h0 is None:
             rows = len(params) * len(params[0])
             h0 = backend.xp.zeros((rows, N, params[0][0].W_hh.shape[1]), dtype=x.dtype, device=device)
-        self._ask(function, x, params, spec, valid, resets, dropout_masks, save)
-        return (x, h0, params), {"spec": spec, "valid": valid, "resets": resets, "dropout_masks": dropout_masks}
+        options = Options(spec, valid, resets, spec.reverse, save)
+        self._ask(function, x, params, options, dropout_masks)
+        return x, h0, params, options, dropout_masks
 
-    def _ask(
-        self, function: Any, x: Any, params: Any, spec: GRUSpec, valid: Any, resets: Any, masks: Any, save: str | None
-    ) -> None:
+    def _ask(self, function: Any, x: Any, params: Any, options: Options, masks: Any) -> None:
         """Let the kernel decline, as the library does, before any work."""
         if self.kernel is None:
             return
-        w, (T, N, I) = params[0][0], x.shape
-        call = Call(
-            function,
-            self.place.backend,
-            self.place.device,
-            self.place.backend.dtype_name(x.dtype),
-            T,
-            N,
-            I,
-            w.W_hh.shape[1],
-            len(params),
-            len(params[0]),
-            spec,
-            bias=w.b_ih is not None,
-            lengths=valid is not None,
-            resets=resets is not None,
-            dropout=masks is not None,
-            recording=False,
-            save=save,
-        )
+        backend, device = self.place
+        dtype, sizes = backend.dtype_name(x.dtype), sizes_of(params)
+        call = Call.of(function, backend, device, dtype, x.shape, sizes, options, dropout=masks is not None)
         reason = refusal(self.kernel, call)
         if reason is not None:
             raise RefusedError(reason)

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from gru_xp.backend import Backend
-from gru_xp.dispatch import available, entries, load
+from gru_xp.discovery import available, entries, load
 from gru_xp.errors import GRUError
-from gru_xp.kernels import Call, kernels_of, refusal
-from gru_xp.params import GRUSpec
+from gru_xp.kernels import kernels_of, ordinary_call, refusal
 
 from .cases import Case, all_cases
 from .environment import describe, variables
@@ -173,15 +172,9 @@ def targets(names: Sequence[str] = ()) -> tuple[tuple[Target, ...], tuple[Missin
 def _rows_on(backend: Backend, device: str) -> Iterator[tuple[Target, str | None]]:
     """The rows of a device: the plain path and each kernel, with the reason why it declines everything, if it does."""
     yield Target(backend.name, device), None
-    call = ordinary_call(backend, backend.device(device))
+    call = ordinary_call(backend, backend.device(device), main_dtype(backend))
     for kernel in kernels_of(backend.name):
         yield Target(backend.name, device, kernel.name), refusal(kernel, call)
-
-
-def ordinary_call(backend: Backend, device: Any) -> Call:
-    """What every kernel for such a device should take."""
-    nothing = {"lengths": False, "resets": False, "dropout": False, "recording": False}
-    return Call("inference", backend, device, main_dtype(backend), 5, 3, 9, 7, 1, 1, GRUSpec(), bias=True, **nothing)
 
 
 def main_dtype(backend: Backend) -> str:
@@ -207,7 +200,7 @@ def judge_case(target: Target, case: Case, dtype: str, implementation: Library |
     try:
         with (
             variables(GRU_XP_BACKEND=None, GRU_XP_KERNELS="off"),
-            judge.backend.full_precision(),
+            judge.backend.computing(judge.place.device, recorded=True, precise=True),
             np.errstate(all="ignore"),
         ):
             case.check(judge)

@@ -67,7 +67,7 @@ def command(
     with variables(GRU_XP_BACKEND=None, GRU_XP_KERNELS="off"), np.errstate(all="ignore"):
         for target in rows:
             for dtype in target.place.backend.float_names():
-                with target.place.backend.full_precision():
+                with target.place.backend.computing(target.place.device, recorded=True, precise=True):
                     found = measure(target, dtype, seeds)
                 worst.setdefault(str(target), {})[dtype] = found
                 largest = max((one["units"] for one in found.values()), default=0.0)

@@ -17,10 +17,12 @@ import numpy as np
 import gru_xp
 from gru_xp.activations import Activation
 from gru_xp.cell import Gates
-from gru_xp.dispatch import Place, convert, load, owner, place_for
-from gru_xp.kernels import Level
+from gru_xp.convert import convert
+from gru_xp.discovery import Place, load, owner
+from gru_xp.interfaces import Level, Options
 from gru_xp.layer import Layer
 from gru_xp.params import CellParams, GRUGrads, GRUSpec, map_params
+from gru_xp.selection import place_for
 from gru_xp.stack import Stack
 
 from .implementation import Assembled, Library
@@ -90,16 +92,14 @@ class HonestLayer(Layer):
     def refuses(self, call: Any, /) -> None:
         return None
 
-    def changed(self, x: Any, h0: Any, w: CellParams, **options: Any) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
-        return (x, h0, w), options
+    def changed(self, x: Any, h0: Any, w: CellParams, options: Options) -> tuple[Any, Any, CellParams, Options]:
+        return x, h0, w, options
 
-    def inference(self, x: Any, h0: Any, w: CellParams, /, **options: Any) -> Any:
-        arrays, options = self.changed(x, h0, w, **options)
-        return super().inference(*arrays, **options)
+    def inference(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> Any:
+        return super().inference(*self.changed(x, h0, w, options))
 
-    def forward(self, x: Any, h0: Any, w: CellParams, /, **options: Any) -> Any:
-        arrays, options = self.changed(x, h0, w, **options)
-        return super().forward(*arrays, **options)
+    def forward(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> Any:
+        return super().forward(*self.changed(x, h0, w, options))
 
     def pack(self, w: CellParams, /) -> CellParams:
         return CellParams(*(None if a is None else a.copy() for a in w))
@@ -115,8 +115,7 @@ class HonestStream:
         self.stack, self.params = Stack(NUMPY.xp, layer), params
 
     def advance(self, x: Any, state: Any) -> tuple[Any, Any]:
-        nothing = {"valid": None, "resets": None, "dropout_masks": None}
-        y, state = self.stack.inference(x[None], state, self.params, spec=GRUSpec(), **nothing)
+        y, state = self.stack.inference(x[None], state, self.params, Options(), None)
         return y[0], state
 
 
@@ -185,43 +184,43 @@ class ResetOfEverything(HonestGates):
 class ResetOnTheWrongSide(HonestLayer):
     """The reset gate before the product where it was to come after."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
-        return (x, h0, w), {**options, "spec": GRUSpec(not options["spec"].reset_after)}
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
+        return x, h0, w, options._replace(spec=GRUSpec(not options.spec.reset_after))
 
 
 class OtherConstants(HonestLayer):
     """Keras's hard_sigmoid for ONNX's, or for any."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
-        spec = options["spec"]
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
+        spec = options.spec
         if spec.gate_activation.name == "hard_sigmoid":
-            options["spec"] = replace(spec, gate_activation=Activation.keras("hard_sigmoid"))
-        return (x, h0, w), options
+            options = options._replace(spec=replace(spec, gate_activation=Activation.keras("hard_sigmoid")))
+        return x, h0, w, options
 
 
 class ClippedAfterwards(HonestLayer):
     """The results of the activations clipped in the place of their arguments: for most, nothing at all."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
-        return (x, h0, w), {**options, "spec": replace(options["spec"], clip=None)}
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
+        return x, h0, w, options._replace(spec=replace(options.spec, clip=None))
 
 
 class LeftInTheOrderOfTheWalk(HonestStack):
     """y of one reversed direction in reversed order, as Keras's go_backwards has it."""
 
-    def forward(self, x: Any, h0: Any, params: Any, /, **options: Any) -> Any:
-        y, h_n, layers = super().forward(x, h0, params, **options)
-        return (y[::-1] if options["spec"].reverse else y), h_n, layers
+    def forward(self, x: Any, h0: Any, params: Any, options: Options, masks: Any, /) -> Any:
+        y, h_n, layers = super().forward(x, h0, params, options, masks)
+        return (y[::-1] if options.spec.reverse else y), h_n, layers
 
 
 class CandidateBiasDropped(HonestLayer):
     """b_hn dropped."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
         if w.b_hh is not None:
             r, z, n = thirds(w.b_hh)
             w = w._replace(b_hh=np.concatenate([r, z, 0 * n]))
-        return (x, h0, w), options
+        return x, h0, w, options
 
 
 class CandidateBiasDroppedAtFirst(HonestGates):
@@ -235,12 +234,12 @@ class CandidateBiasDroppedAtFirst(HonestGates):
 class CandidateBiasOutside(HonestLayer):
     """b_hn outside r, with b_in."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
         if w.b_hh is not None:
             r, z, n = thirds(w.b_hh)
             nothing = 0 * r
             w = w._replace(b_ih=w.b_ih + np.concatenate([nothing, nothing, n]), b_hh=np.concatenate([r, z, 0 * n]))
-        return (x, h0, w), options
+        return x, h0, w, options
 
 
 class CheapSigmoid(HonestGates):
@@ -255,11 +254,11 @@ class CheapSigmoid(HonestGates):
 class NarrowInside(HonestLayer):
     """float64 computed in float32 and cast back."""
 
-    def forward(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
+    def forward(self, x: Any, h0: Any, w: Any, options: Options, /) -> Any:
         if x.dtype != np.float64:
-            return super().forward(x, h0, w, **options)
+            return super().forward(x, h0, w, options)
         narrow = CellParams(*(None if a is None else a.astype(np.float32) for a in w))
-        y, h_n, tape = super().forward(x.astype(np.float32), h0.astype(np.float32), narrow, **options)
+        y, h_n, tape = super().forward(x.astype(np.float32), h0.astype(np.float32), narrow, options)
         saved = tape._asdict().items()
         wide = {name: a.astype(np.float64) for name, a in saved if getattr(a, "dtype", None) == np.float32}
         return y.astype(np.float64), h_n.astype(np.float64), tape._replace(**wide, w=w)
@@ -268,31 +267,31 @@ class NarrowInside(HonestLayer):
 class NarrowResult(HonestStack):
     """float32 where float64 was given."""
 
-    def forward(self, *args: Any, **options: Any) -> Any:
-        y, h_n, tapes = super().forward(*args, **options)
+    def forward(self, *args: Any) -> Any:
+        y, h_n, tapes = super().forward(*args)
         return y.astype(np.float32) if y.dtype == np.float64 else y, h_n, tapes
 
 
 class DirectionsSwapped(HonestLayer):
     """The reverse direction forwards and the forward one backwards."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
-        return (x, h0, w), {**options, "reverse": not options["reverse"]}
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
+        return x, h0, w, options._replace(reverse=not options.reverse)
 
 
 class ReverseLeftReversed(HonestLayer):
     """The reverse direction's output in the order of its walk."""
 
-    def forward(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
-        y, h_n, tape = super().forward(x, h0, w, **options)
-        return y[::-1] if options["reverse"] else y, h_n, tape
+    def forward(self, x: Any, h0: Any, w: Any, options: Options, /) -> Any:
+        y, h_n, tape = super().forward(x, h0, w, options)
+        return y[::-1] if options.reverse else y, h_n, tape
 
 
 class StatesByDirection(HonestStack):
     """h_n with all layers of one direction first."""
 
-    def forward(self, x: Any, h0: Any, params: Any, /, **options: Any) -> Any:
-        y, h_n, tapes = super().forward(x, h0, params, **options)
+    def forward(self, x: Any, h0: Any, params: Any, options: Options, masks: Any, /) -> Any:
+        y, h_n, tapes = super().forward(x, h0, params, options, masks)
         D = len(params[0])
         return y, np.concatenate([h_n[d::D] for d in range(D)]), tapes
 
@@ -300,16 +299,16 @@ class StatesByDirection(HonestStack):
 class DropoutAfterTheLast(HonestStack):
     """Dropout after the last layer too."""
 
-    def forward(self, x: Any, h0: Any, params: Any, /, *, dropout_masks: Any, **options: Any) -> Any:
-        y, h_n, tapes = super().forward(x, h0, params, dropout_masks=dropout_masks, **options)
-        return y if dropout_masks is None else y * dropout_masks[-1], h_n, tapes
+    def forward(self, x: Any, h0: Any, params: Any, options: Options, masks: Any, /) -> Any:
+        y, h_n, tapes = super().forward(x, h0, params, options, masks)
+        return y if masks is None else y * masks[-1], h_n, tapes
 
 
 class DropoutIgnored(HonestStack):
     """Dropout masks that are not looked at."""
 
-    def forward(self, x: Any, h0: Any, params: Any, /, *, dropout_masks: Any, **options: Any) -> Any:
-        return super().forward(x, h0, params, dropout_masks=None, **options)
+    def forward(self, x: Any, h0: Any, params: Any, options: Options, masks: Any, /) -> Any:
+        return super().forward(x, h0, params, options, None)
 
 
 class TapeOfItsOwn(HonestGates):
@@ -329,15 +328,15 @@ class TapeOfItsOwn(HonestGates):
 class InferenceWithoutBias(HonestLayer):
     """b_hh dropped where nothing is saved."""
 
-    def inference(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
-        return super().inference(x, h0, w if w.b_hh is None else w._replace(b_hh=0 * w.b_hh), **options)
+    def inference(self, x: Any, h0: Any, w: Any, options: Options, /) -> Any:
+        return super().inference(x, h0, w if w.b_hh is None else w._replace(b_hh=0 * w.b_hh), options)
 
 
 class InferenceOfOneDirection(HonestStack):
     """The reverse direction's weights used for both where nothing is saved."""
 
-    def inference(self, x: Any, h0: Any, params: Any, /, **options: Any) -> Any:
-        return super().inference(x, h0, tuple((layer[-1],) * len(layer) for layer in params), **options)
+    def inference(self, x: Any, h0: Any, params: Any, options: Options, masks: Any, /) -> Any:
+        return super().inference(x, h0, tuple((layer[-1],) * len(layer) for layer in params), options, masks)
 
 
 class PackedWithoutBias(HonestLayer):
@@ -510,8 +509,8 @@ class RecurrentGradientFromLater(HonestLayer):
 class ReverseInputGradientLost(HonestStack):
     """dx of the forward direction alone."""
 
-    def backward(self, tapes: Any, dy: Any, dh_n: Any, /, **options: Any) -> Any:
-        grads = super().backward(tapes, dy, dh_n, **options)
+    def backward(self, tapes: Any, dy: Any, dh_n: Any, masks: Any, /) -> Any:
+        grads = super().backward(tapes, dy, dh_n, masks)
         for tape in tapes[0][1:]:
             part = self.layer.backward(tape, None if dy is None else dy[..., dy.shape[-1] // 2 :], None)[0]
             return GRUGrads(grads.x - part if len(tapes) == 1 else grads.x, grads.h0, grads.params)
@@ -521,8 +520,8 @@ class ReverseInputGradientLost(HonestStack):
 class DropoutForgottenBackward(HonestStack):
     """Dropout masks forgotten on the way back."""
 
-    def backward(self, tapes: Any, dy: Any, dh_n: Any, /, *, dropout_masks: Any) -> Any:
-        return super().backward(tapes, dy, dh_n, dropout_masks=None)
+    def backward(self, tapes: Any, dy: Any, dh_n: Any, masks: Any, /) -> Any:
+        return super().backward(tapes, dy, dh_n, None)
 
 
 class GradientsAddedUp(Library):
@@ -541,9 +540,9 @@ class GradientsAddedUp(Library):
 class GradientClipped(HonestStack):
     """Gradients that flow in are clipped to -1..1."""
 
-    def backward(self, tapes: Any, dy: Any, dh_n: Any, /, **options: Any) -> Any:
+    def backward(self, tapes: Any, dy: Any, dh_n: Any, masks: Any, /) -> Any:
         clipped = (None if a is None else np.clip(a, -1.0, 1.0) for a in (dy, dh_n))
-        return super().backward(tapes, *clipped, **options)
+        return super().backward(tapes, *clipped, masks)
 
 
 # ---- sizes, lengths and resets, extremes -----------------------------------------------------------------------------
@@ -578,11 +577,11 @@ class BlocksApart(HonestLayer):
 class LengthsOffByOne(HonestLayer):
     """One step less of each row that ends early."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
-        valid = options["valid"]
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
+        valid = options.valid
         if valid is not None and len(valid):
-            options["valid"] = valid & np.concatenate([valid[1:], valid[-1:]])
-        return (x, h0, w), options
+            options = options._replace(valid=valid & np.concatenate([valid[1:], valid[-1:]]))
+        return x, h0, w, options
 
 
 class PaddingInTheOutput(HonestLayer):
@@ -602,11 +601,11 @@ class PaddingMultiplied(HonestLayer):
 class ReverseThroughPadding(HonestLayer):
     """The reverse direction begins at T whatever the length."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
-        valid = options["valid"]
-        if valid is not None and options["reverse"]:
-            x, options["valid"] = x * valid[..., None], None
-        return (x, h0, w), options
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
+        valid = options.valid
+        if valid is not None and options.reverse:
+            x, options = x * valid[..., None], options._replace(valid=None)
+        return x, h0, w, options
 
 
 class ResetsForgottenBackward(HonestLayer):
@@ -619,31 +618,31 @@ class ResetsForgottenBackward(HonestLayer):
 class ReverseResetsOneOff(HonestLayer):
     """The reverse direction cut at the step of the reset, not behind it."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
-        resets = options["resets"]
-        if resets is not None and options["reverse"]:
-            options["resets"] = np.concatenate([resets[:1] & False, resets[:-1]])
-        return (x, h0, w), options
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
+        resets = options.resets
+        if resets is not None and options.reverse:
+            options = options._replace(resets=np.concatenate([resets[:1] & False, resets[:-1]]))
+        return x, h0, w, options
 
 
 class ResetsLate(HonestLayer):
     """A reset takes effect one step late."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
-        resets = options["resets"]
-        if resets is not None and not options["reverse"]:
-            options["resets"] = np.concatenate([resets[:1] & False, resets[:-1]])
-        return (x, h0, w), options
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
+        resets = options.resets
+        if resets is not None and not options.reverse:
+            options = options._replace(resets=np.concatenate([resets[:1] & False, resets[:-1]]))
+        return x, h0, w, options
 
 
 class MaskAsLengths(HonestLayer):
     """A mask counted, as if its padding stood at the end."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
-        valid = options["valid"]
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
+        valid = options.valid
         if valid is not None:
-            options["valid"] = np.arange(len(valid))[:, None] < valid.sum(axis=0)
-        return (x, h0, w), options
+            options = options._replace(valid=np.arange(len(valid))[:, None] < valid.sum(axis=0))
+        return x, h0, w, options
 
 
 class HeldWithoutGradient(HonestLayer):
@@ -677,21 +676,21 @@ class RowsLeak(HonestGates):
 class InputOverwritten(HonestLayer):
     """x scaled in its own memory, and scaled back: not to the same bits."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
         if x.flags.writeable:
             x *= 3.0
             x /= 3.0
-        return (x, h0, w), options
+        return x, h0, w, options
 
 
 class StridesIgnored(HonestLayer):
     """x read as if it were compact."""
 
-    def changed(self, x: Any, h0: Any, w: Any, **options: Any) -> Any:
+    def changed(self, x: Any, h0: Any, w: Any, options: Options) -> Any:
         if x.size and all(stride > 0 for stride in x.strides):
             compact = np.empty(x.shape, x.dtype).strides
             x = np.lib.stride_tricks.as_strided(x, strides=compact)
-        return (x, h0, w), options
+        return x, h0, w, options
 
 
 class StaleWorkspace(HonestStack):
@@ -701,8 +700,8 @@ class StaleWorkspace(HonestStack):
         super().__init__()
         self.workspace: dict[Any, Any] = {}
 
-    def inference(self, *args: Any, **options: Any) -> Any:
-        y, h_n = super().inference(*args, **options)
+    def inference(self, *args: Any) -> Any:
+        y, h_n = super().inference(*args)
         kept = self.workspace.setdefault((y.shape, y.dtype), y)
         kept[...] = y
         return kept, h_n
@@ -711,17 +710,17 @@ class StaleWorkspace(HonestStack):
 class StateHandedBack(HonestLayer):
     """h_n that is h0 itself where there is nothing but padding."""
 
-    def inference(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
-        y, h_n = super().inference(x, h0, w, **options)
-        return y, h_n if options["valid"] is None or options["valid"].any() else h0
+    def inference(self, x: Any, h0: Any, w: Any, options: Options, /) -> Any:
+        y, h_n = super().inference(x, h0, w, options)
+        return y, h_n if options.valid is None or options.valid.any() else h0
 
 
 class LastStateOfTheOutput(HonestLayer):
     """h_n that is a part of y."""
 
-    def inference(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
-        y, h_n = super().inference(x, h0, w, **options)
-        return y, y[0 if options["reverse"] else -1] if len(y) and options["valid"] is None else h_n
+    def inference(self, x: Any, h0: Any, w: Any, options: Options, /) -> Any:
+        y, h_n = super().inference(x, h0, w, options)
+        return y, y[0 if options.reverse else -1] if len(y) and options.valid is None else h_n
 
 
 class GradientHandedBack(HonestLayer):
@@ -735,10 +734,10 @@ class GradientHandedBack(HonestLayer):
 class TapeOfTheOutput(HonestLayer):
     """States on the tape that are a part of y."""
 
-    def forward(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
-        y, h_n, tape = super().forward(x, h0, w, **options)
+    def forward(self, x: Any, h0: Any, w: Any, options: Options, /) -> Any:
+        y, h_n, tape = super().forward(x, h0, w, options)
         whole = np.concatenate([h0[None], y])
-        plain = options["valid"] is None is options["resets"] and not options["reverse"]
+        plain = options.valid is None is options.resets and not options.reverse
         return (whole[1:], h_n, tape._replace(h_prev=whole[:-1])) if plain else (y, h_n, tape)
 
 
@@ -785,11 +784,11 @@ class Race(HonestLayer):
         super().__init__()
         self.workspace: dict[Any, Any] = {}
 
-    def inference(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
+    def inference(self, x: Any, h0: Any, w: Any, options: Options, /) -> Any:
         shared = self.workspace.setdefault((h0.shape, h0.dtype), h0.copy())
         shared[...] = h0
         time.sleep(0.001 if threading.active_count() > 1 else 0.0)
-        return super().inference(x, shared.copy(), w, **options)
+        return super().inference(x, shared.copy(), w, options)
 
 
 class ChanceInTheSum(HonestLayer):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gru_xp.activations import Activation
-from gru_xp.dispatch import Place, load
+from gru_xp.discovery import Place, load
 from gru_xp.params import GRUSpec
 
 from . import reference

@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gru_xp.dispatch import entries
+from gru_xp.discovery import entries
 
 from .cases import GROUPS, all_cases
 from .judge import Target

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gru_xp.dispatch import Place, load
+from gru_xp.discovery import Place, load
 
 from . import reference, tolerance
 from .environment import variables

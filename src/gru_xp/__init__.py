@@ -11,7 +11,7 @@ Pass NumPy, PyTorch, CuPy, JAX or any other array-API arrays and get the same ki
 """
 
 from .activations import Activation
-from .dispatch import available, selection, use_backend
+from .discovery import available
 from .errors import (
     BackendError,
     ConversionError,
@@ -43,7 +43,8 @@ from .functional import (
 from .loading import from_framework, load
 from .module import GRU
 from .params import CellGrads, CellParams, GRUGrads, GRUSpec, LayerTape, Params, Tape
-from .request import PreparedParams
+from .prepared import PreparedParams
+from .selection import selection, use_backend
 from .threads import num_threads
 
 __version__ = "0.1.0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .checks import assert_shape, sizes_of, structured
-from .dispatch import owner
+from .discovery import owner
 from .errors import ShapeError, StructureError
 from .params import CellParams, Params
 

@@ -28,28 +28,20 @@ All of it is linear in g. So the factors of g, the *slopes*, are computed for ma
 time; what is left for the loop is two products with them and one with W_hh.
 
 `ResetAfter` is that cell. `ResetBefore` is the other one (Cho et al. 2014): the reset gate acts before the product.
-`Activated` is either of them with other activations in the place of sigmoid and tanh, or with clipped arguments.
+`Activated` is either of them with activations other than sigmoid and tanh, or with clipped arguments.
 
 Padding is z = 1. For sigmoid an argument `gi_z` of +inf says so; `Activated` takes it as a mark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
+from . import interfaces
 from .activations import Activation
 from .params import Array, CellParams, GRUSpec
 
 Arrays: TypeAlias = "tuple[Any, ...]"
-
-
-class GatesFloor(Protocol):
-    """What the cell stands on: the pointwise part of a step, here or in a fused kernel. See `kernels.GatesKernel`."""
-
-    def inference(self, gi: Any, gh: Any, h: Any, /) -> Any: ...
-    def forward(self, gi: Any, gh: Any, h: Any, /) -> Arrays: ...
-    def backward(self, dh1: Any, h: Any, r: Any, z: Any, n: Any, u: Any, /) -> Arrays: ...
 
 
 def affine(a: Array, W: Array, b: Array | None, xp: Any) -> Array:
@@ -79,15 +71,16 @@ def times_each_gate(g: Array, slopes: Array, xp: Any) -> Array:
 
 
 class Gates:
-    """The pointwise part of a step in the pure array API; any number of leading axes.
-
-    `numbers` gives 0.5 and 1 for a dtype, as the library likes them best beside its arrays.
-    """
+    """The pointwise part of a step in the pure array API; any number of leading axes."""
 
     name = "plain"
 
-    def __init__(self, xp: Any, numbers: Callable[[Any], tuple[Any, Any]] = lambda dtype: (0.5, 1.0)):
-        self.xp, self.numbers = xp, numbers
+    def __init__(self, xp: Any):
+        self.xp = xp
+
+    def numbers(self, dtype: Any) -> tuple[Any, Any]:
+        """0.5 and 1 to compute with beside arrays of this dtype."""
+        return 0.5, 1.0
 
     def inference(self, gi: Array, gh: Array, h: Array, /) -> Array:
         """(..., 3H), (..., 3H), (..., H) -> h' (..., H)."""
@@ -125,10 +118,23 @@ class Slopes(NamedTuple):
     r: Any = None  # (..., H)
 
 
-class ResetAfter:
-    """The cell with the reset gate after the recurrent product, over a floor of gates: plain or fused."""
+class _FromGates:
+    """A cell whose gradient can be computed from the values of its gates."""
 
-    def __init__(self, xp: Any, gates: GatesFloor):
+    from_gates: ClassVar[Literal[True]] = True
+    forward: Any
+    slopes: Any
+
+    def slopes_at(self, gi: Array, h: Array, w: CellParams) -> tuple[Slopes, Arrays]:
+        """The factors of g, for any number of steps at once, and r, z, n, u, computed again: (..., H) each."""
+        gates = self.forward(gi, h, w)[1:]
+        return self.slopes(h, *gates, w), gates
+
+
+class ResetAfter(_FromGates):
+    """The cell with the reset gate after the recurrent product; its gates are plain or fused."""
+
+    def __init__(self, xp: Any, gates: interfaces.Gates):
         self.xp, self.gates = xp, gates
 
     def inference(self, gi: Array, h: Array, w: CellParams) -> Array:
@@ -155,7 +161,7 @@ class ResetAfter:
         return times_each_gate(g, s.dgi, self.xp), times_each_gate(g, s.dgh, self.xp)
 
     def gradient(self, g: Array, h: Array, r: Array, z: Array, n: Array, u: Array, w: CellParams) -> Arrays:
-        """One step by itself, no slopes before it: dh (N, H), dgi and dgh (N, 3H)."""
+        """One step alone, without slopes computed beforehand: dh (N, H), dgi and dgh (N, 3H)."""
         dgi, dgh, dh = self.gates.backward(g, h, r, z, n, u)
         return dh + dgh @ w.W_hh, dgi, dgh
 
@@ -164,7 +170,7 @@ class ResetAfter:
         return sum_of_outer(dgh, h, self.xp)
 
 
-class ResetBefore:
+class ResetBefore(_FromGates):
     """The cell with the reset gate before the recurrent product:
 
         u = (r * h) @ W_hn.T + b_hn      n = tanh(gi_n + u)      r, z and h' as in `ResetAfter`
@@ -241,9 +247,11 @@ class Activated:
 
         da_n = (1 - z) * g * g'(a_n)   da_z = (h - n) * g * f'(a_z)   da_r = ... * f'(a_r)
 
-    The derivatives are taken at the arguments, which the values on the tape do not tell: `slopes_at` computes them
-    again. `padded`: a `gi_z` of +inf, which then nothing else may have, means z = 1.
+    The derivatives are taken at the arguments, which cannot be found from the values on the tape: `slopes_at` computes
+    them again. `padded`: a `gi_z` of +inf, which then nothing else may have, means z = 1.
     """
+
+    from_gates: ClassVar[Literal[False]] = False
 
     def __init__(self, xp: Any, spec: GRUSpec, padded: bool):
         self.xp, self.padded = xp, padded
@@ -259,16 +267,16 @@ class Activated:
     def forward(self, gi: Array, h: Array, w: CellParams) -> Arrays:
         return self._gates(gi, h, w)[0]
 
-    def slopes_at(self, gi: Array, h: Array, w: CellParams) -> tuple[Slopes, Array]:
-        """The factors of g, for any number of steps at once, and r (..., H)."""
+    def slopes_at(self, gi: Array, h: Array, w: CellParams) -> tuple[Slopes, Arrays]:
+        """The factors of g, for any number of steps at once, and r, z, n, u: (..., H) each."""
         (_, r, z, n, u), (a_r, a_z, a_n), still = self._gates(gi, h, w)
         f_r, f_z = self.f.derivative(a_r), self._where_still(still, 0.0, self.f.derivative(a_z))
         da_n, da_z = (1.0 - z) * self.g.derivative(a_n), (h - n) * f_z
         if isinstance(self.linear, ResetBefore):
-            return Slopes(dh=z, da_n=da_n, da_z=da_z, da_r=h * f_r, r=r), r
+            return Slopes(dh=z, da_n=da_n, da_z=da_z, da_r=h * f_r, r=r), (r, z, n, u)
         da_r = da_n * u * f_r
         dgi, dgh = self.xp.stack([da_r, da_z, da_n], axis=-2), self.xp.stack([da_r, da_z, da_n * r], axis=-2)
-        return Slopes(dh=z, dgi=dgi, dgh=dgh), r
+        return Slopes(dh=z, dgi=dgi, dgh=dgh), (r, z, n, u)
 
     def _gates(self, gi: Array, h: Array, w: CellParams) -> tuple[Arrays, Arrays, Any]:
         """h', r, z, n, u; the arguments of r, z, n; and where the state stands still. Arguments are 0 there."""
@@ -297,7 +305,7 @@ class Activated:
 Cell: TypeAlias = ResetAfter | ResetBefore | Activated
 
 
-def cell_of(spec: GRUSpec, xp: Any, gates: GatesFloor, padded: bool) -> Cell:
+def cell_of(spec: GRUSpec, xp: Any, gates: interfaces.Gates, padded: bool) -> Cell:
     """The cell that `spec` asks for; `padded`: whether there is any padding."""
     if not spec.standard_gates:
         return Activated(xp, spec, padded)

@@ -1,40 +1,32 @@
-"""What the front doors ask of their arguments, and the sizes that they find out on the way."""
+"""Checks of arguments, and the sizes found on the way."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from .backend import Backend
-from .dispatch import assert_same_library, owner, owner_of_type
+from .discovery import assert_same_library, known_owner, owner
 from .errors import DTypeError, MixedArraysError, RangeError, ShapeError, StructureError
-from .params import CellParams, GRUSpec, Params
-
-
-class Sizes(NamedTuple):
-    """The sizes that the parameters fix."""
-
-    I: int
-    H: int
-    L: int
-    D: int
-    bias: bool
+from .params import CellParams, GRUSpec, Params, Sizes
 
 
 def structured(params: Any) -> Params:
     """The parameters as tuples of tuples of CellParams; takes lists and plain tuples of two or four too."""
-    if type(params) is tuple and params:
-        for layer in params:
-            if type(layer) is not tuple or len(layer) != len(params[0]) or not _all_cells(layer):
-                break
-        else:
-            return params
-    return _restructured(params)
+    return params if is_structured(params) else _restructured(params)
 
 
-def _all_cells(layer: tuple[Any, ...]) -> bool:
-    return 0 < len(layer) < 3 and type(layer[0]) is CellParams and type(layer[-1]) is CellParams
+def is_structured(params: Any) -> bool:
+    """Whether these are tuples of tuples of CellParams, with as many directions in each layer."""
+    if type(params) is not tuple or not params:
+        return False
+    for layer in params:
+        if type(layer) is not tuple or not 0 < len(layer) < 3 or len(layer) != len(params[0]):
+            return False
+        if type(layer[0]) is not CellParams or type(layer[-1]) is not CellParams:
+            return False
+    return True
 
 
 def _restructured(params: Any) -> Params:
@@ -139,6 +131,17 @@ def _assert_cell_fits(w: CellParams, path: str, sizes: Sizes, K: int, letter: st
             )
 
 
+def assert_expected(
+    array: Any, name: str, axes: dict[str, int], came_from: str, *, without_first: bool = False
+) -> None:
+    """The array has these axes, by their letters; the first was added by us if the caller gave it `without_first`."""
+    if tuple(_shape(array, name)) != tuple(axes.values()):
+        letters, shape = list(axes)[without_first:], tuple(axes.values())[without_first:]
+        comma = "," if len(letters) == 1 else ""
+        got = tuple(array.shape)[without_first:]
+        raise ShapeError(f"{name}: expected ({', '.join(letters)}{comma}) = {shape}, got {got}; {came_from}")
+
+
 def assert_shape(array: Any, name: str, letters: str, shape: tuple[int, ...], why: str) -> None:
     """The array has that shape; `letters` says it in the glossary's letters and `why` where the numbers come from."""
     if tuple(_shape(array, name)) != shape:
@@ -169,7 +172,7 @@ def check_agree(first_name: str, first: Any, others: list[Any], name_of: Callabl
     assert_floating(dtype, first_name, source, "cast it first")
     for index, array in enumerate(others):
         if type(array) is not kind:
-            if owner_of_type(type(array)) is not source:
+            if known_owner(type(array)) is not source:
                 assert_same_library(array, name_of(index), source, first_name)
             alike = False
         if array.dtype != dtype:
@@ -279,9 +282,9 @@ def host_values(values: Any, name: str) -> Any:
         return [host_values(value, name) for value in values]
     if isinstance(values, int | float):
         return values
-    if not hasattr(values, "shape") or type(values).__module__ != "numpy" or values.shape != ():
-        return owner(values, name).host_values(values)
-    return values.item()  # NumPy's scalars, which are no arrays of anybody
+    if type(values).__module__ == "numpy" and getattr(values, "shape", None) == ():
+        return values.item()  # NumPy's scalars are not arrays of the standard
+    return values.tolist() if owner(values, name).name == "numpy" else None
 
 
 def whole_number(value: Any, name: str, *, least: int) -> int:

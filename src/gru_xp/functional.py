@@ -1,19 +1,22 @@
-"""The front doors.
-
-A cell is a sequence of one step, so `gru_cell` and its relatives go the same way.
-"""
+"""The public functions. A cell is a sequence of one step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from .arguments import CELL, SEQUENCE, Arguments, check
 from .backend import Backend
-from .checks import assert_shape, sizes_of, structured
-from .dispatch import owner, place_for, selection
-from .errors import ShapeError, StructureError
+from .backward import backward
+from .checks import assert_expected, sizes_of, structured
+from .discovery import owner
+from .errors import StructureError
+from .interfaces import Function, Save
+from .kernels import PLAIN
 from .params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
-from .request import Function, Names, PreparedParams, Request, backward, forward, infer, owned_at, place_of, quick
+from .plan import Given, forward, infer, planned
+from .prepared import PreparedParams, owned_at, place_of
+from .selection import place_for, selection
 
 __all__ = [
     "Explanation",
@@ -29,9 +32,8 @@ __all__ = [
     "prepare",
 ]
 
-SAVES = ("all", "states")
 CUDNN = GRUSpec()
-CELL = Names(h0="h")
+SAVES = get_args(Save)
 
 
 def gru(
@@ -75,7 +77,7 @@ def gru(
     >>> y.shape, h_n.shape
     ((7, 2, 4), (1, 2, 4))
     """
-    return infer("gru", x, params, h0, lengths, mask, resets, spec, dropout_masks, backend)
+    return infer("gru", (x, params, h0, lengths, mask, resets, dropout_masks), spec, backend)
 
 
 def gru_inference(
@@ -91,7 +93,7 @@ def gru_inference(
     backend: str | Backend | None = None,
 ) -> tuple[Any, Any]:
     """As `gru`, but nothing is saved or recorded for a gradient."""
-    return infer("inference", x, params, h0, lengths, mask, resets, spec, dropout_masks, backend)
+    return infer("inference", (x, params, h0, lengths, mask, resets, dropout_masks), spec, backend)
 
 
 def gru_forward(
@@ -105,7 +107,7 @@ def gru_forward(
     spec: GRUSpec = CUDNN,
     dropout_masks: Any = None,
     backend: str | Backend | None = None,
-    save: str = "all",
+    save: Save = "all",
 ) -> tuple[Any, Any, Tape]:
     """As `gru`, and the tape that `gru_backward` needs.
 
@@ -123,7 +125,7 @@ def gru_forward(
     ((7, 2, 3), (1, 2, 4), (12, 3))
     """
     _assert_save(save)
-    return forward(x, params, h0, lengths, mask, resets, spec, dropout_masks, backend, save)
+    return forward((x, params, h0, lengths, mask, resets, dropout_masks), spec, backend, save)
 
 
 def gru_backward(tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
@@ -151,29 +153,21 @@ def gru_cell(x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backe
     >>> gru_xp.gru_cell(rng.normal(size=(2, 3)), np.zeros((2, 4)), w).shape
     (2, 4)
     """
-    return _cell("gru", x, h, params, spec, backend)
+    return infer("gru", _one_step(x, h, params), spec, backend, CELL)[1][0, ...]
 
 
 def gru_cell_inference(
     x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
 ) -> Any:
     """As `gru_cell`, but nothing is recorded for a gradient."""
-    return _cell("inference", x, h, params, spec, backend)
+    return infer("inference", _one_step(x, h, params), spec, backend, CELL)[1][0, ...]
 
 
 def gru_cell_forward(
     x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
 ) -> tuple[Any, Tape]:
     """As `gru_cell`, and the tape, which is that of a sequence of one step."""
-
-    def request() -> Request:
-        return _cell_request("forward", x, h, params, spec, backend)
-
-    whole = _one_step(x, h, params)
-    if whole is None:
-        _, h_n, tape = request().run_forward("all")
-    else:
-        _, h_n, tape = forward(*whole, None, None, None, spec, None, backend, "all", request)
+    _, h_n, tape = forward(_one_step(x, h, params), spec, backend, "all", CELL)
     return h_n[0, ...], tape
 
 
@@ -182,49 +176,22 @@ def gru_cell_backward(tape: Tape, dh1: Any) -> CellGrads:
     if not isinstance(tape, Tape) or len(tape.layers) != 1 or tape.layers[0][0].x.shape[0] != 1:
         raise StructureError("tape: expected what gru_cell_forward returned last, got something else")
     N, H = tape.layers[0][0].h_prev.shape[1:]
-    letters, shape = ("(N, H)", (N, H)) if tape.batched else ("(H,)", (H,))
-    assert_shape(dh1, "dh1", letters, shape, "as gru_cell_forward returned it")
+    assert_expected(dh1, "dh1", {"N": N, "H": H} if tape.batched else {"H": H}, "as gru_cell_forward returned it")
     grads = gru_backward(tape, dh_n=dh1[None, ...])
     return CellGrads(grads.x[0, ...], grads.h0[0, ...], grads.params[0][0])
 
 
-def _cell(function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, backend: str | Backend | None) -> Any:
-    """A sequence of one step, if it is like one that was right before; else checked as what it is."""
-
-    def request() -> Request:
-        return _cell_request(function, x, h, params, spec, backend)
-
-    whole = _one_step(x, h, params)
-    if whole is None:
-        return request().run()[1][0, ...]
-    return infer(function, *whole, None, None, None, spec, None, backend, request=request)[1][0, ...]
-
-
-def _one_step(x: Any, h: Any, params: Any) -> tuple[Any, Any, Any] | None:
-    """x, params and h0 of a sequence of one step; None where it cannot be like one that was right before."""
-    if type(params) is not CellParams or not quick(x, h):
-        return None
-    return x[None, ...], ((params,),), None if h is None else h[None, ...]
-
-
-def _cell_request(
-    function: Function, x: Any, h: Any, params: Any, spec: GRUSpec, backend: str | Backend | None
-) -> Request:
-    if not isinstance(params, tuple) or len(params) not in (2, 4):
-        raise StructureError(f"params: expected CellParams(W_ih, W_hh, b_ih, b_hh), got a {type(params).__name__}")
+def _one_step(x: Any, h: Any, params: Any) -> Given:
+    """The arguments of a cell as those of a sequence of one step."""
+    if not isinstance(params, CellParams):
+        if not isinstance(params, tuple) or len(params) not in (2, 4):
+            raise StructureError(f"params: expected CellParams(W_ih, W_hh, b_ih, b_hh), got a {type(params).__name__}")
+        params = CellParams(*params)
     owner(x, "x")
-    if x.ndim not in (1, 2):
-        raise ShapeError(f"x: expected (N, I), or (I,) without a batch, got {tuple(x.shape)}")
-    cell = CellParams(*params)
-    sizes = sizes_of(((cell,),), cell=True)
-    letters, wanted = ("(N, I)", (x.shape[0], sizes.I)) if x.ndim == 2 else ("(I,)", (sizes.I,))
-    assert_shape(x, "x", letters, wanted, f"I = {sizes.I} comes from W_ih")
-    letters, shape = ("(N, H)", (x.shape[0], sizes.H)) if x.ndim == 2 else ("(H,)", (sizes.H,))
     if h is not None:
         owner(h, "h")
-        assert_shape(h, "h", letters, shape, "H comes from W_hh and N from x")
-    h0 = None if h is None else h[None, ...]
-    return Request(function, x[None, ...], ((cell,),), h0, None, None, spec, None, backend, cell=True, called=CELL)
+        h = h[None, ...]
+    return x[None, ...], ((params,),), h, None, None, None, None
 
 
 def _assert_save(save: Any) -> None:
@@ -233,7 +200,7 @@ def _assert_save(save: Any) -> None:
 
 
 def prepare(params: Any, *, backend: str | Backend | None = None) -> PreparedParams:
-    """The parameters checked, copied, and brought to where they will be computed with; for repeated calls.
+    """Check and copy parameters, and bring them to where they will be computed with; for repeated calls.
 
     Later changes to the arrays that came do not reach the copy.
 
@@ -278,7 +245,7 @@ def explain(
     dropout_masks: Any = None,
     backend: str | Backend | None = None,
     function: Function = "inference",
-    save: str = "all",
+    save: Save = "all",
 ) -> Explanation:
     """Which backend and kernel would run such a call, and why not a faster one. Nothing is computed.
 
@@ -287,18 +254,16 @@ def explain(
     >>> gru_xp.explain(np.zeros((7, 2, 3)), ((w,),), backend="numpy").backend
     'numpy'
     """
-    if function not in ("gru", "inference", "forward"):
+    if function not in get_args(Function):
         raise StructureError(f"function: expected 'gru', 'inference' or 'forward', got {function!r}")
     _assert_save(save)
-    save_for = save if function == "forward" else None
-    call = Request(function, x, params, h0, lengths, resets, spec, dropout_masks, backend, save_for, mask=mask)
-    with call.context():
-        choice = call.choose(call.watched())
-    kernel = choice.kernel
+    arguments = Arguments(x, params, h0, lengths, mask, resets, dropout_masks)
+    plan = planned(check(function, arguments, spec, backend, save if function == "forward" else None, SEQUENCE))
+    kernel = plan.choice.kernel
     return Explanation(
-        call.place.backend.name,
-        call.place.backend.device_name(call.place.device),
-        "plain" if kernel is None else kernel.name,
+        plan.place.backend.name,
+        plan.place.backend.device_name(plan.place.device),
+        PLAIN if kernel is None else kernel.name,
         None if kernel is None else kernel.level,
-        tuple((refused.name, refused.level, reason) for refused, reason in choice.refusals),
+        tuple((refused.name, refused.level, reason) for refused, reason in plan.choice.refusals),
     )

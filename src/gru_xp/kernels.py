@@ -1,129 +1,32 @@
-"""The kernel door: fused kernels, asked before any work whether they can serve a call.
+"""The registry of fused kernels, and the choice of one for a call.
 
-A kernel replaces one floor of the plain path with the same methods: `gates` the pointwise part of a step, `layer` one
-layer in one direction, `stack` everything. It is an object named in the entry-point group `gru_xp.kernels` under
-`<root module of the library>.<name>`, and it declines with a reason. A kernel that fails is a bug and is never hidden
-by falling back.
+A kernel (`interfaces.Kernel`) is an object named in the entry-point group `gru_xp.kernels` under
+`<root module of the library>.<name>`. It declines a call with a reason before any work; one that fails is a bug and is
+never hidden by falling back.
 
 The most fused kernel that accepts a call computes it; among those of one level, the one whose entry point comes first
-in the alphabet. Each kernel of a library has a name of its own, and `plain` is none: so the plain path is called.
-
-What a kernel is told of the options it has to look at: `spec` may ask for other activations, a clip or another order of
-the products (`standard_gates`, `reset_after`), for y to hold the state in the padding (`padding`), and, at the level of
-the stack alone, for one reversed direction (`reverse`). `valid` may have any pattern, not just padding at the end.
-
-A kernel may also have `pack(w: CellParams) -> CellParams`: the weights copied and laid out as its inference likes them
-best. What `prepare` and `GRU` hold is packed once and stays as it is, because nobody else can write to it. And it may
-have `stream(params, batch_size)`: None, or an object for one thread whose `advance(x, state)` makes one step,
-(N, I), (L, N, H) -> (N, H) and the next state, both new.
+in the alphabet. Each kernel of a library has a name of its own other than `plain`, which is the path without kernels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from .backend import Backend
-from .cell import Gates
 from .errors import KernelError
-from .layer import Layer
-from .params import CellParams, GRUGrads, GRUSpec, LayerTape, Params
-from .stack import Stack
+from .interfaces import Call, Kernel, Level
+from .params import GRUSpec
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["Call", "GatesKernel", "Kernel", "LayerKernel", "StackKernel"]
+__all__ = ["PLAIN", "Choice", "choose", "entries", "kernels_of", "ordinary_call", "refusal"]
 
-Level: TypeAlias = Literal["gates", "layer", "stack"]
 LEVELS: tuple[Level, ...] = ("stack", "layer", "gates")  # the most fused first
-PLAIN = "plain"  # what the path without a kernel is called
+PLAIN = "plain"  # the name of the path without a kernel
 METHODS = ("refuses", "inference", "forward", "backward", "__hash__")
-
-
-class Call(NamedTuple):
-    """What a kernel is told of a call before it has to say whether it can serve it."""
-
-    function: Literal["inference", "forward", "backward"]
-    backend: Backend
-    device: Any  # the library's own device object
-    dtype: str  # of the caller's arrays: "float32", ...
-    T: int
-    N: int
-    I: int
-    H: int
-    L: int
-    D: int
-    spec: GRUSpec
-    bias: bool
-    lengths: bool  # whether there may be padding: lengths or a mask are given
-    resets: bool  # whether given
-    dropout: bool  # whether there are masks
-    recording: bool  # the library's automatic differentiation is watching, or the arrays are traced
-    save: str | None = None  # forward: "all" or "states"
-
-
-@runtime_checkable
-class Kernel(Protocol):
-    """What all kernels have."""
-
-    name: str
-    level: Level
-
-    def __hash__(self) -> int: ...
-
-    def refuses(self, call: Call, /) -> str | None:
-        """Why not, in a few words; None to accept. Asked once, before any work."""
-        ...
-
-
-class GatesKernel(Kernel, Protocol):
-    """The pointwise part of a step, as `cell.Gates`: (..., 3H) and (..., H), any number of leading axes.
-
-    It is asked for whole blocks of time at once too. Results are new arrays; the arguments are never written to, with
-    one exception: `gh` is a temporary of the caller, so `u` may be a view of it.
-    """
-
-    def inference(self, gi: Any, gh: Any, h: Any, /) -> Any: ...
-    def forward(self, gi: Any, gh: Any, h: Any, /) -> tuple[Any, ...]: ...
-    def backward(self, dh1: Any, h: Any, r: Any, z: Any, n: Any, u: Any, /) -> tuple[Any, ...]: ...
-
-
-class LayerKernel(Kernel, Protocol):
-    """One layer in one direction, as `layer.Layer`."""
-
-    def inference(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
-    ) -> tuple[Any, Any]: ...
-    def forward(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
-    ) -> tuple[Any, Any, LayerTape]: ...
-    def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]: ...
-
-
-class StackKernel(Kernel, Protocol):
-    """All layers and directions, as `stack.Stack`."""
-
-    def inference(
-        self, x: Any, h0: Any, params: Params, /, *, spec: GRUSpec, valid: Any, resets: Any, dropout_masks: Any
-    ) -> tuple[Any, Any]: ...
-    def forward(
-        self,
-        x: Any,
-        h0: Any,
-        params: Params,
-        /,
-        *,
-        spec: GRUSpec,
-        valid: Any,
-        resets: Any,
-        dropout_masks: Any,
-        save: str,
-    ) -> tuple[Any, Any, tuple[tuple[LayerTape, ...], ...]]: ...
-    def backward(
-        self, tapes: tuple[tuple[LayerTape, ...], ...], dy: Any, dh_n: Any, /, *, dropout_masks: Any
-    ) -> GRUGrads: ...
 
 
 @cache
@@ -136,7 +39,7 @@ def entries() -> tuple[EntryPoint, ...]:
 
 @cache
 def kernels_of(library: str) -> tuple[Kernel, ...]:
-    """The kernels for one library's arrays, in the order in which they are asked; each is looked at once, here."""
+    """The kernels for one library's arrays, in the order in which they are asked; each is checked once, here."""
     found: dict[str, tuple[EntryPoint, Kernel]] = {}
     for entry in entries():
         if entry.name.partition(".")[0] == library:
@@ -179,12 +82,12 @@ def _fault(kernel: Any) -> str | None:
 
 
 def _words(entry: EntryPoint) -> str:
-    """An entry point as it stands in the pyproject.toml of its package."""
+    """An entry point as it is written in the pyproject.toml of its package."""
     return f'gru_xp.kernels: "{entry.name}" = "{entry.value}"'
 
 
 def refusal(kernel: Kernel, call: Call) -> str | None:
-    """What a kernel answers to a call, looked at; `choose` does not look, because it stands in every call."""
+    """What a kernel answers to a call, checked; `choose` does not check it, because it is part of every new call."""
     reason: Any = kernel.refuses(call)
     if reason is None or (isinstance(reason, str) and reason):
         return reason
@@ -226,11 +129,18 @@ def choose(call: Call, policy: str) -> Choice:
     return Choice(None, tuple(refusals))
 
 
-@cache
-def stack_for(backend: Backend, kernel: Any) -> Any:
-    """The stack with the kernel in its place, whichever floor that is."""
-    if kernel is not None and kernel.level == "stack":
-        return kernel
-    gates: Any = kernel if kernel is not None and kernel.level == "gates" else Gates(backend.xp, backend.numbers)
-    layer: Any = kernel if kernel is not None and kernel.level == "layer" else Layer(backend, gates)
-    return backend.compiled(Stack(backend.xp, layer))
+def ordinary_call(backend: Backend, device: Any, dtype: str = "float32") -> Call:
+    """A call that every kernel for such a device should take."""
+    return Call(
+        "inference",
+        backend,
+        device,
+        dtype,
+        *(5, 3, 9, 7, 1, 1),  # T, N, I, H, L, D
+        GRUSpec(),
+        bias=True,
+        lengths=False,
+        resets=False,
+        dropout=False,
+        recording=False,
+    )

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .cell import Activated, Arrays, Cell, GatesFloor, Slopes, cell_of, sum_of_outer
+from .cell import Arrays, Cell, Slopes, cell_of, sum_of_outer
+from .interfaces import Gates, Options
 from .params import Array, CellParams, GRUSpec, LayerTape
 
 if TYPE_CHECKING:
@@ -26,17 +27,16 @@ ROWS_PER_BLOCK = 1024
 
 
 class Layer:
-    """The plain layer: inference, forward and backward over a backend and a floor of gates."""
+    """The plain layer: inference, forward and backward over a backend and gates that are plain or fused."""
 
     name = "plain"
 
-    def __init__(self, backend: Backend, gates: GatesFloor):
+    def __init__(self, backend: Backend, gates: Gates):
         self.backend, self.xp, self.gates = backend, backend.xp, gates
 
-    def inference(
-        self, x: Array, h0: Array, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
-    ) -> tuple[Any, Any]:
-        """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H). `valid` and `resets` are (T, N) booleans or None."""
+    def inference(self, x: Array, h0: Array, w: CellParams, options: Options, /) -> tuple[Any, Any]:
+        """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H)."""
+        spec, valid, resets, reverse, _ = options
         run = Run(self, x.dtype, w, spec, valid is not None)
         cut = cut_before(valid, resets, reverse, self.xp)
         cell, w_loop = run.cell, run.weights_for_loop(x)
@@ -51,10 +51,9 @@ class Layer:
         h_n, (y,) = self.backend.scan(step, h0, (run.project(self.zero_padding(valid, x), valid), cut), reverse=reverse)
         return self.padded(spec, valid, y), h_n
 
-    def forward(
-        self, x: Array, h0: Array, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
-    ) -> tuple[Any, Any, LayerTape]:
+    def forward(self, x: Array, h0: Array, w: CellParams, options: Options, /) -> tuple[Any, Any, LayerTape]:
         """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
+        spec, valid, resets, reverse, save = options
         run = Run(self, x.dtype, w, spec, valid is not None)
         cut = cut_before(valid, resets, reverse, self.xp)
         x = self.zero_padding(valid, x)
@@ -123,13 +122,21 @@ class Layer:
         """y (T, N, H), or what flows into it, as `spec` has it in the padding: there the states stand still."""
         return y if spec.padding == "hold" else self.zero_padding(valid, y)
 
+    def right_operand(self, W: Any, T: int, N: int) -> Any:
+        """W (M, K) in the memory layout in which T products `a @ W.T` with a (N, K) are fastest."""
+        return W
+
+    def sum_of_rows(self, a: Any) -> Any:
+        """a (T, N, M) -> (M,)."""
+        return self.xp.sum(a, axis=(0, 1))
+
     def loop_back(
         self, run: Run, dh: Any, dy: Any, cut: Any, slopes: Slopes, saved: Any, *, reverse: bool
     ) -> tuple[Any, Any, Any]:
         """The loop of backward: dh that leaves it (N, H), and dgi, dgh (T, N, 3H).
 
-        `slopes` (T, ...) are those of all steps, `saved` (h_prev, r, z, n, u) what `cell.slopes` makes
-        them of; None where `slopes_at` does.
+        `slopes` (T, ...) are those of all steps; a library that prefers to compute them inside the loop finds in
+        `saved` (h_prev, r, z, n, u) what they are made of.
         """
 
         def step(dh: Any, at: tuple[Any, ...]) -> tuple[Any, Arrays]:
@@ -183,17 +190,15 @@ class Run:
     def weights_for_loop(self, x: Any) -> CellParams:
         """The weights with W_hh as the library likes it for a product in each step over x (T, N, I)."""
         T, N, _ = x.shape
-        W_hh = self.layer.backend.right_operand(self.w.W_hh, T, N)
+        W_hh = self.layer.right_operand(self.w.W_hh, T, N)
         return self.w if W_hh is self.w.W_hh else self.w._replace(W_hh=W_hh)
 
     def project(self, x: Any, valid: Any) -> Any:
         """x (T, N, I), zero in the padding -> gi (T, N, 3H), where the padding has z = 1."""
-        gi = self.layer.backend.rows_times(self.wide(x), self.w.W_ih.T)
-        if self.w.b_ih is not None:
-            gi = self.layer.backend.plus(gi, self.w.b_ih)
+        gi = self.layer.backend.product(self.wide(x), self.w.W_ih.T, self.w.b_ih)
         if valid is None:
             return gi
-        if isinstance(self.cell, Activated):  # the mark is for padding alone
+        if not self.cell.from_gates:  # +inf is its mark for padding alone
             inf, most = float("inf"), self.xp.finfo(gi.dtype).max
             gi = self.xp.where(gi == inf, self.xp.full_like(gi, most), gi)
         gate = self.xp.arange(gi.shape[-1], device=self.layer.backend.device_beside(x)) // self.w.W_hh.shape[1]
@@ -205,18 +210,16 @@ class Run:
         """Some steps (T, N, ...) in a row: dh that leaves them, dx, and their part of the weights' gradients."""
         layer, cell, w, xp = self.layer, self.cell, self.w, self.xp
         h_prev = self.wide(h_prev)
-        if isinstance(cell, Activated):
-            slopes, r = cell.slopes_at(self.project(x, valid), h_prev, w)
-            saved = None
-        else:
-            r, z, n, u = cell.forward(self.project(x, valid), h_prev, w)[1:] if gates[0] is None else gates
+        if cell.from_gates and gates[0] is not None:
+            r, z, n, u = gates
             slopes = cell.slopes(h_prev, r, z, n, u, w)
-            saved = h_prev, r, z, n, u
+        else:
+            slopes, (r, z, n, u) = cell.slopes_at(self.project(x, valid), h_prev, w)
         if dy is not None:
             dy = layer.padded(self.spec, valid, self.wide(dy))
-        dh, dgi, dgh = layer.loop_back(self, dh, dy, cut, slopes, saved, reverse=reverse)
-        dx = self.narrow(layer.backend.rows_times(dgi, w.W_ih))
-        db_ih, db_hh = (None, None) if w.b_ih is None else map(layer.backend.sum_of_rows, (dgi, dgh))
+        dh, dgi, dgh = layer.loop_back(self, dh, dy, cut, slopes, (h_prev, r, z, n, u), reverse=reverse)
+        dx = self.narrow(layer.backend.product(dgi, w.W_ih))
+        db_ih, db_hh = (None, None) if w.b_ih is None else map(layer.sum_of_rows, (dgi, dgh))
         return dh, dx, (sum_of_outer(dgi, self.wide(x), xp), cell.dW_hh(dgh, h_prev, r), db_ih, db_hh)
 
 

@@ -8,11 +8,13 @@ from os import PathLike
 from typing import Any
 
 from . import files
-from .dispatch import Place, convert, place_for, selection
-from .dispatch import load as load_backend
+from .convert import convert
+from .discovery import Place
+from .discovery import load as load_backend
 from .errors import BackendError, ConversionWarning
 from .module import GRU, dtype_name
 from .params import map_params
+from .selection import place_for, selection
 from .stored import BATCH_FIRST, StoredGRU
 
 __all__ = ["as_model", "from_framework", "load"]

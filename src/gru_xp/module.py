@@ -11,35 +11,30 @@ from typing import Any, NamedTuple
 
 from . import files
 from .activations import SIGMOID, TANH, Activation
+from .arguments import STEP, Arguments, check
 from .backend import Backend
-from .checks import (
-    Sizes,
-    assert_directions,
-    assert_floating,
-    assert_shape,
-    sizes_of,
-    steps_first,
-    structured,
-    whole_number,
-)
-from .dispatch import Place, convert, owner, place_for, selection, variables
-from .dispatch import load as load_backend
+from .checks import assert_directions, assert_floating, assert_shape, steps_first, whole_number
+from .convert import convert
+from .discovery import Place, known_owner, owner
+from .discovery import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
 from .functional import gru_backward, gru_forward
-from .params import GRUGrads, GRUSpec, Params, Tape, map_params
-from .request import Names, OwnedParams, Request, infer, owned_at, place_of
+from .interfaces import Save
+from .params import GRUGrads, GRUSpec, Params, Sizes, Tape, map_params
+from .plan import infer, planned
+from .prepared import PreparedParams, own
+from .selection import place_for, selection, variables
 from .stored import Report, StoredGRU
 
 __all__ = ["GRU", "as_stored", "dtype_name"]
 
 MOST_STREAMS = 64  # kept by one model: a stream for each thread and shape
-STEP = Names("x_t", "state", "reset")
 
 
 class _Held(NamedTuple):
     """Parameters, and what was made of them: replaced as one, so that no thread ever mixes old with new."""
 
-    own: OwnedParams
+    own: PreparedParams
     streams: dict[Any, Any]
 
 
@@ -113,13 +108,12 @@ class GRU:
                 raise StructureError(f"{name}: expected True or False, got {value!r}")
         seed = None if seed is None else whole_number(seed, "seed", least=0)
         spec = GRUSpec(reset_after, gate_activation, candidate_activation, clip, reverse, padding)
+        from . import drawing  # needs NumPy
+
         numpy = load_backend("numpy")
         place = place_for(selection(backend), None)
-        drawn = numpy.draw_params(
-            seed,
-            Sizes(input_size, hidden_size, num_layers, 2 if bidirectional else 1, bias),
-            initializer,
-        )
+        sizes = Sizes(input_size, hidden_size, num_layers, 2 if bidirectional else 1, bias)
+        drawn = drawing.params(seed, sizes, initializer)
         name = dtype_name(dtype)
         library_dtype = place.backend.dtype(name)
 
@@ -170,17 +164,17 @@ class GRU:
 
     @params.setter
     def params(self, params: Any) -> None:
-        layers = structured(params)
-        sizes = sizes_of(layers)
-        assert_directions(self._spec, sizes)
-        if self._sizes is not None and sizes != self._sizes:
-            raise ShapeError(f"params: expected the sizes {self._sizes}, got {sizes}; for others make a new GRU")
-        place = place_of(layers)
-        self._sizes = sizes
-        self._held = _Held(OwnedParams(owned_at(place, layers, place), sizes, place), {})
+        prepared = own(params)
+        assert_directions(self._spec, prepared.sizes)
+        if self._sizes not in (None, prepared.sizes):
+            raise ShapeError(
+                f"params: expected the sizes {self._sizes}, got {prepared.sizes}; for others make a new GRU"
+            )
+        self._sizes = prepared.sizes
+        self._held = _Held(prepared, {})
 
     @property
-    def _own(self) -> OwnedParams:
+    def _own(self) -> PreparedParams:
         return self._held.own
 
     @property
@@ -269,7 +263,7 @@ class GRU:
     ) -> tuple[Any, Any]:
         """Inference: as `gru`, with x (N, T, I), y (N, T, D*H), mask and resets (N, T) if `batch_first`. No dropout."""
         x, mask, resets = self._sequences(x, mask, resets)
-        y, h_n = infer("gru", x, self._own, h0, lengths, mask, resets, self._spec, None, backend)
+        y, h_n = infer("gru", (x, self._own, h0, lengths, mask, resets, None), self._spec, backend)
         return self._time_first(y), h_n
 
     def forward(
@@ -282,7 +276,7 @@ class GRU:
         resets: Any = None,
         dropout_masks: Any = None,
         dropout_seed: int | None = None,
-        save: str = "all",
+        save: Save = "all",
         backend: str | Backend | None = None,
     ) -> tuple[Any, Any, Tape]:
         """Training: as `gru_forward`. Where `dropout` acts, give the masks or a seed to draw them from."""
@@ -335,10 +329,12 @@ class GRU:
         return owner(a, "x").xp.permute_dims(a, (1, 0, 2))
 
     def _draw_masks(self, x: Any, seed: int) -> Any:
+        from . import drawing  # needs NumPy
+
         seed = whole_number(seed, "dropout_seed", least=0)
         numpy, source = load_backend("numpy"), owner(x, "x")
         sizes = self._own.sizes
-        kept = numpy.draw_kept(seed, self.dropout, (sizes.L - 1, *x.shape[:-1], sizes.D * sizes.H))
+        kept = drawing.kept(seed, self.dropout, (sizes.L - 1, *x.shape[:-1], sizes.D * sizes.H))
         device = source.device_of(x)
         place = Place(source, source.device(None) if device is None else device)
         with source.computing(place.device, recorded=True):
@@ -365,7 +361,7 @@ class GRU:
         """
         key = _stream_key(x_t, state) if reset is None and backend is None else None
         held = self._held
-        stream = held.streams.get(key)
+        stream = None if key is None else held.streams.get(key)
         if stream is not None:
             return stream.advance(x_t, state)
         if self.bidirectional:
@@ -374,31 +370,25 @@ class GRU:
             )
         if self.spec.reverse:
             raise StructureError("step: expected a model that runs forwards in time; this one has reverse=True")
-        batched = owner(x_t, "x_t") is not None and x_t.ndim == 2
-        if not batched and x_t.ndim != 1:
-            raise ShapeError(f"x_t: expected (N, I), or (I,) without a batch, got {tuple(x_t.shape)}")
-        rows, letters = (x_t.shape[:1], "N, ") if batched else ((), "")
-        assert_shape(x_t, "x_t", f"({letters}I)", (*rows, self.input_size), "I comes from W_ih")
-        if state is not None:
-            shape = (self.num_layers, *rows, self.hidden_size)
-            assert_shape(state, "state", f"(L, {letters}H)", shape, "L and H come from params, N from x_t")
+        owner(x_t, "x_t")
         if reset is not None:
-            reset = _one_step(reset, rows)
-        x = x_t[None, ...]
-        if key is not None and batched and key not in held.streams:
+            reset = _one_step(reset, x_t.shape[:-1])
+        arguments = Arguments(x_t[None, ...], held.own, state, resets=reset)
+        if key is not None and x_t.ndim == 2 and key not in held.streams:
             if len(held.streams) > MOST_STREAMS:
                 held.streams.clear()
-            held.streams[key] = self._stream(x, held.own, state)
-        y, state = infer("gru", x, held.own, state, None, None, reset, self._spec, None, backend, called=STEP)
+            held.streams[key] = self._stream(arguments)
+        y, state = infer("gru", arguments, self._spec, backend, STEP)
         return y[0, ...], state
 
-    def _stream(self, x: Any, own: OwnedParams, state: Any) -> Any:
-        """What makes steps for such arrays and nothing else, checks once for all; None where no kernel has that."""
-        request = Request("inference", x, own, state, None, None, self.spec, None, None, called=STEP)
-        kernel: Any = request.choose(watched=False).kernel
-        if request.crossing or not hasattr(kernel, "stream") or request.source.canonical(x) is not x:
+    def _stream(self, arguments: Arguments) -> Any:
+        """Return what makes steps for such arrays and nothing else, checked once; None where no kernel has that."""
+        checked = check("inference", arguments, self.spec, None, None, STEP)
+        plan = planned(checked)
+        kernel: Any = plan.choice.kernel
+        if not plan.as_is or checked.prepared is None or not hasattr(kernel, "stream"):
             return None
-        return kernel.stream(own.packed_for(kernel), x.shape[1])
+        return kernel.stream(checked.prepared.packed_for(kernel), checked.x.shape[1])
 
     # ---- files ------------------------------------------------------------------------------------------------------
 
@@ -412,11 +402,11 @@ class GRU:
 
 def _stream_key(x_t: Any, state: Any) -> Any:
     """All that decides who computes a step and whether its arguments fit; a stream serves one thread."""
-    try:
-        arrays = (type(x_t), x_t.shape, x_t.dtype, type(state), state.shape, state.dtype)
-        return (get_ident(), *arrays, *variables())
-    except AttributeError:
+    source = known_owner(type(x_t))
+    if source is None or state is None:
         return None
+    found = source.key((x_t, state))
+    return None if found is None else (get_ident(), found, variables())
 
 
 def _one_step(reset: Any, rows: tuple[int, ...]) -> Any:

@@ -53,6 +53,16 @@ class CellParams(NamedTuple):
 Params: TypeAlias = "tuple[tuple[CellParams, ...], ...]"
 
 
+class Sizes(NamedTuple):
+    """The sizes that the parameters fix."""
+
+    I: int
+    H: int
+    L: int
+    D: int
+    bias: bool
+
+
 PADDINGS = ("zero", "hold")
 
 
@@ -178,8 +188,8 @@ class Tape(NamedTuple):
     dropout_masks: Any  # (L-1, T, N, D*H) or None
     spec: GRUSpec
     batched: bool  # False if x came as (T, I)
-    place: Any  # the `dispatch.Place` where it was computed and lies
-    caller: Any  # the `dispatch.Place` of the arrays that came
+    place: Any  # the `discovery.Place` where it was computed and lies
+    caller: Any  # the `discovery.Place` of the arrays that came
 
 
 class GRUGrads(NamedTuple):

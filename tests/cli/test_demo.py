@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import gru_xp
 from gru_xp.cli import app, demo
 from gru_xp.cli import digits as job
-from gru_xp.dispatch import place_for, selection
+from gru_xp.selection import place_for, selection
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from libraries import torch
 import gru_xp
 from gru_xp import Activation
 from gru_xp.activations import FUNCTIONS
-from gru_xp.dispatch import load
+from gru_xp.discovery import load
 
 # ours, and the same function by other hands
 OTHERS: dict[Activation, Callable[[Any], Any]] = {

@@ -53,7 +53,7 @@ TABLE: dict[str, tuple[dict[str, Any] | Callable[[], dict[str, Any]], type[gru_x
     "x float32": (
         call(x=X.astype("f4")),
         gru_xp.DTypeError,
-        r"W_ih: expected float32, as x has, got float64; cast one",
+        r"x: expected float64, as the parameters have, got float32; x.astype",
     ),
     "x a tensor": (
         lambda: call(x=torch.zeros(5, 2, 3)),
@@ -284,7 +284,7 @@ def test_prepared_for_somewhere_else() -> None:
     ):
         gru_xp.gru(X, prepared)
     assert isinstance(gru_xp.gru(X, prepared, backend="torch")[0], np.ndarray)
-    with pytest.raises(gru_xp.DTypeError, match="params: expected float32, as x has, got float64"):
+    with pytest.raises(gru_xp.DTypeError, match="x: expected float64, as the parameters have, got float32"):
         gru_xp.gru(X.astype("f4"), gru_xp.prepare(((W,),)))
 
 

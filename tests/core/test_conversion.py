@@ -8,7 +8,7 @@ from helpers import random_params
 from libraries import array_api_strict, jax, jnp, ml_dtypes, torch
 
 import gru_xp
-from gru_xp import dispatch
+from gru_xp import discovery
 from gru_xp.params import map_params
 
 RNG = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def test_odd_tensors(backend: str) -> None:
 
 def test_a_negative_stride_along_an_axis_of_one_is_copied() -> None:
     """NumPy calls such an array contiguous; a consumer of DLPack may refuse it."""
-    exported = dispatch.load("numpy").exportable(np.ones((1, 3))[::-1], to_host=True)
+    exported = discovery.load("numpy").exportable(np.ones((1, 3))[::-1], to_host=True)
     assert min(exported.strides) > 0
 
 
@@ -129,7 +129,7 @@ def test_host_lengths_and_resets_serve_every_library() -> None:
     resets = RNG.random((5, 2)) < 0.3
     expected = gru_xp.gru(X, PARAMS, lengths=[5, 2], resets=resets)[0]
     for library in OTHERS:
-        backend = dispatch.load(library)
+        backend = discovery.load(library)
         put = lambda a, backend=backend: backend.xp.asarray(a.tolist(), dtype=backend.xp.float64)  # noqa: E731
         for lengths in ([5, 2], (5, 2), np.array([5, 2], np.uint8)):
             for given in (resets, resets.tolist()):

@@ -13,10 +13,11 @@ from helpers import assert_close, random_problem, to_library
 from libraries import torch
 
 import gru_xp
-from gru_xp import dispatch, kernels
+from gru_xp import discovery, kernels
 from gru_xp.cell import Gates
+from gru_xp.interfaces import Call, Kernel
+from gru_xp.kernels import ordinary_call
 from gru_xp.layer import Layer
-from gru_xp_conformance.matrix import ordinary_call
 
 FUSED = [("numpy", "gru_xp_numpy.gates"), ("torch", "gru_xp_torch.gates")]
 ROUNDING = {"float64": 1e-15, "float32": 5e-7}
@@ -26,7 +27,7 @@ ROUNDING = {"float64": 1e-15, "float32": 5e-7}
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 3, 5), (2, 0)])
 @pytest.mark.parametrize(("library", "module"), FUSED)
 def test_gates_pair_equals_the_plain_one(library: str, module: str, shape: tuple[int, ...], dtype: str) -> None:
-    kernel, plain = import_module(module).kernel, Gates(dispatch.load(library).xp)
+    kernel, plain = import_module(module).kernel, Gates(discovery.load(library).xp)
     rng = np.random.default_rng(0)
     H = shape[-1]
     wide = (*shape[:-1], 3 * H)
@@ -85,10 +86,10 @@ def test_kernels_are_asked_in_order_of_level_and_failures_are_not_hidden() -> No
         def refuses(self, call):
             return "it is Tuesday"
 
-    asked: list[kernels.Call] = []
+    asked: list[Call] = []
     problem = random_problem(0)
 
-    class Backend(type(dispatch.load("numpy"))):
+    class Backend(type(discovery.load("numpy"))):
         def kernels(self):
             return (Declining(), Failing())
 
@@ -126,7 +127,7 @@ class Installed:
     inference = forward = backward = refuses
 
 
-def installed(monkeypatch: pytest.MonkeyPatch, **objects: object) -> tuple[kernels.Kernel, ...]:
+def installed(monkeypatch: pytest.MonkeyPatch, **objects: object) -> tuple[Kernel, ...]:
     """The kernels of a library for which these objects are installed, as `strangers:<name>`."""
     monkeypatch.setitem(sys.modules, "strangers", SimpleNamespace(**objects))
     found = tuple(EntryPoint(f"numpy.{name}", f"strangers:{name}", "gru_xp.kernels") for name in objects)
@@ -148,7 +149,7 @@ def test_kernels_of_one_level_are_in_the_order_of_their_entry_points(monkeypatch
     [
         (changed(name="plain"), "expected its name to be a string other than 'plain'"),
         (changed(name=None), "expected its name to be a string"),
-        (type("Mine", (Layer,), {"level": "layer"})(dispatch.load("numpy"), None), "got 'plain'"),
+        (type("Mine", (Layer,), {"level": "layer"})(discovery.load("numpy"), None), "got 'plain'"),
         (changed(level="cell"), "expected its level to be one of 'stack', 'layer', 'gates', got 'cell'"),
         (changed(level=None), "expected its level to be one of 'stack', 'layer', 'gates', got None"),
         (Installed, "expected an object, got the class Installed"),
@@ -182,7 +183,7 @@ def test_two_kernels_of_one_name_are_an_error_that_names_both_entry_points(monke
 
 @pytest.mark.parametrize("answer", [False, True, ""])
 def test_an_answer_that_is_neither_none_nor_words_is_an_error(answer: object) -> None:
-    backend = dispatch.load("numpy")
+    backend = discovery.load("numpy")
     call = ordinary_call(backend, backend.device(None))
     assert kernels.refusal(changed(refuses=lambda self, call: "not today"), call) == "not today"
     assert kernels.refusal(Installed(), call) is None

@@ -7,7 +7,7 @@ import pytest
 from helpers import LIBRARIES, assert_close, random_params, random_problem, run_everything, to_library, to_numpy
 
 import gru_xp
-from gru_xp import dispatch
+from gru_xp import discovery
 from gru_xp.params import map_params
 
 # largest relative differences that rounding in another order of summation may make
@@ -21,7 +21,7 @@ def test_every_pair_in_float64(library: str, computed_on: str | None, reset_afte
     problem, spec = random_problem(1), gru_xp.GRUSpec(reset_after)
     expected = run_everything(problem, lambda a: a, spec=spec)
     got = run_everything(problem, lambda a: to_library(library, a), spec=spec, backend=computed_on)
-    own = dispatch.load(library)
+    own = discovery.load(library)
     assert all(own.owns(a) for a in got.values())
     assert_close(got, expected, ROUNDING["float64"])
 
@@ -30,7 +30,7 @@ def test_every_pair_in_float64(library: str, computed_on: str | None, reset_afte
 @pytest.mark.parametrize("save", ["all", "states"])
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_smaller_dtypes(library: str, save: str, dtype: str) -> None:
-    backend = dispatch.load(library)
+    backend = discovery.load(library)
     if dtype not in backend.float_names():
         pytest.skip(f"{library} has no {dtype}")
     problem = random_problem(2, dtype=dtype)
@@ -42,7 +42,7 @@ def test_smaller_dtypes(library: str, save: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("library", ["torch", "jax"])
 def test_bfloat16(library: str) -> None:
-    backend, problem = dispatch.load(library), random_problem(2, dtype="float32")
+    backend, problem = discovery.load(library), random_problem(2, dtype="float32")
 
     def put(a):
         a = to_library(library, a)

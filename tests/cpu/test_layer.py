@@ -15,6 +15,7 @@ import array_api_compat.numpy as xp
 from gru_xp.backend import Backend
 from gru_xp.cell import Gates
 from gru_xp.errors import StructureError
+from gru_xp.interfaces import Options
 from gru_xp.layer import Layer
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_conformance import reference, tolerance
@@ -104,11 +105,11 @@ class Case:
         def of(a: Any) -> Any:
             return None if a is None else a.astype(dtype)
 
-        options: Any = {"spec": GRUSpec(), "valid": self.valid, "resets": self.resets, "reverse": self.reverse}
+        options = Options(GRUSpec(), self.valid, self.resets, self.reverse)
         w = CellParams(*map(of, self.w))
-        y, h_n, tape = layer.forward(of(self.x), of(self.h0), w, save=self.save, **options)
+        y, h_n, tape = layer.forward(of(self.x), of(self.h0), w, options._replace(save=self.save))
         dx, dh0, dw = layer.backward(tape, of(self.dy), of(self.dh_n))
-        again = layer.inference(of(self.x), of(self.h0), w, **options)
+        again = layer.inference(of(self.x), of(self.h0), w, options)
         np.testing.assert_array_equal(y, again[0])
         np.testing.assert_array_equal(h_n, again[1])
         return dict(zip(QUANTITIES, [y, h_n, tape.h_prev, tape.r, tape.z, tape.n, tape.u, dx, dh0, *dw], strict=True))
@@ -216,8 +217,8 @@ def test_against_the_reference() -> None:
 def test_a_tape_that_was_changed_is_not_read(change: Any, save: str, names: list[str]) -> None:
     """A kernel would go on behind the end of an array."""
     case = Case((5, 2, 3, 4), "float32")
-    options: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "reverse": False}
-    *_, tape = FUSED.forward(case.x, case.h0, case.w, save=save, **options)
+    options = Options()
+    *_, tape = FUSED.forward(case.x, case.h0, case.w, options._replace(save=save))
     changed = tape._replace(**{name: change(getattr(tape, name)) for name in names})
     with pytest.raises(
         StructureError, match="tape: expected h_prev, r, z, n and u of one shape and dtype, .* got float"
@@ -235,8 +236,8 @@ def test_arrays_of_any_layout(sizes: tuple[int, int, int, int]) -> None:
     """Strides, read-only memory, foreign byte order: taken as they are or copied, never written to."""
     case = Case(sizes, "float32")
     T, N, _, H = sizes
-    options: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "reverse": False}
-    y, h_n, tape = FUSED.forward(case.x, case.h0, case.w, save="all", **options)
+    options = Options()
+    y, h_n, tape = FUSED.forward(case.x, case.h0, case.w, options._replace(save="all"))
     dx, dh0, dw = FUSED.backward(tape, case.dy, case.dh_n)
     for a in (case.x, case.h0, case.dy, case.dh_n, *case.w):
         a.flags.writeable = False
@@ -248,12 +249,12 @@ def test_arrays_of_any_layout(sizes: tuple[int, int, int, int]) -> None:
     wide = np.zeros((T, N, 3 * H), np.float32)
     wide[..., H : 2 * H] = case.dy
     views = CellParams(*map(odd, case.w))
-    y2, h2, tape2 = FUSED.forward(odd(case.x), odd(case.h0), views, save="all", **options)
+    y2, h2, tape2 = FUSED.forward(odd(case.x), odd(case.h0), views, options._replace(save="all"))
     same((y2, h2), (y, h_n))
     dx2, dh2, dw2 = FUSED.backward(tape2, wide[..., H : 2 * H], odd(case.dh_n))
     same((dx2, dh2, *dw2), (dx, dh0, *dw))
     swapped = CellParams(*(a.astype(a.dtype.newbyteorder()) for a in case.w))
-    same(FUSED.inference(case.x.astype(">f4"), case.h0, swapped, **options), (y, h_n))
+    same(FUSED.inference(case.x.astype(">f4"), case.h0, swapped, options), (y, h_n))
     assert y.flags.c_contiguous and y.flags.writeable
 
     swapped_tape = tape._replace(x=case.x.astype(">f4"), h_prev=tape.h_prev.astype(">f4"), w=swapped)
@@ -270,7 +271,7 @@ def test_arrays_of_any_layout(sizes: tuple[int, int, int, int]) -> None:
         given = {"x": case.x, "h0": case.h0, **case.w._asdict()}
         given[name] = odd(given[name])
         x, h0, *weights = given.values()
-        same(FUSED.inference(x, h0, CellParams(*weights), **options), (y, h_n))
+        same(FUSED.inference(x, h0, CellParams(*weights), options), (y, h_n))
     for name in ("x", "h_prev", "r", "z", "n", "u"):
         grads = FUSED.backward(tape._replace(**{name: odd(getattr(tape, name))}), case.dy, case.dh_n)
         same((*grads[:2], *grads[2]), (dx, dh0, *dw))
@@ -282,9 +283,9 @@ def test_arrays_of_any_layout(sizes: tuple[int, int, int, int]) -> None:
 
 def test_tapes_are_exchanged_with_the_plain_path() -> None:
     case = Case((6, 3, 5, 9), "float64", lengths=True, resets=True, reverse=True)
-    options: Any = {"spec": GRUSpec(), "valid": case.valid, "resets": case.resets, "reverse": True}
+    options = Options(GRUSpec(), case.valid, case.resets, reverse=True)
     tapes: list[LayerTape] = [
-        layer.forward(case.x, case.h0, case.w, save="all", **options)[2] for layer in (PLAIN, FUSED)
+        layer.forward(case.x, case.h0, case.w, options._replace(save="all"))[2] for layer in (PLAIN, FUSED)
     ]
     results = [layer.backward(tape, case.dy, case.dh_n) for layer in (PLAIN, FUSED) for tape in tapes]
     for dx, dh0, dw in results[1:]:

@@ -28,7 +28,7 @@ from subprocesses import run_file
 from gru_xp.cli import app
 from gru_xp.errors import VariableError
 from gru_xp.params import CellParams
-from gru_xp_cpu import AdaptedLayer, warmup
+from gru_xp_cpu import warmup
 from gru_xp_cpu.calling import kernel, memory
 from gru_xp_cpu.calling.kernel import build
 from gru_xp_cpu.calling.plan import plan
@@ -42,7 +42,7 @@ from gru_xp_cpu.threads.barrier import build as build_threads
 
 def everything(x: Any, h0: Any, w: CellParams) -> list[Any]:
     """All results of a call forth and back."""
-    y, h_n, tape = LAYER.forward(x, h0, w, save="all", **OPTIONS)
+    y, h_n, tape = LAYER.forward(x, h0, w, OPTIONS._replace(save="all"))
     dx, dh0, dw = LAYER.backward(tape, y, h_n)
     return [y, h_n, dx, dh0, *dw]
 
@@ -292,8 +292,8 @@ def test_a_stream_is_the_sequence(N: int, I: int, H: int, dtype: str) -> None:
     x, h0, w = problem(6, N, I, H)
     x, w = x.astype(dtype), CellParams(*(a.astype(dtype) for a in w))
     top = CellParams(*(a.astype(dtype) for a in problem(1, 1, H, H, seed=5)[2]))
-    y, h = LAYER.inference(x, 0 * h0.astype(dtype), w, **OPTIONS)
-    z, g = LAYER.inference(y, 0 * h0.astype(dtype), top, **OPTIONS)
+    y, h = LAYER.inference(x, 0 * h0.astype(dtype), w, OPTIONS)
+    z, g = LAYER.inference(y, 0 * h0.astype(dtype), top, OPTIONS)
     stream = Stream(((w,), (top,)), batch_size=N)
     for _ in range(2):
         got = np.stack([stream.step(x_t) for x_t in x])
@@ -304,12 +304,12 @@ def test_a_stream_is_the_sequence(N: int, I: int, H: int, dtype: str) -> None:
 
 def test_prepared_weights_are_a_copy() -> None:
     x, h0, w = problem()
-    expected = LAYER.inference(x, h0, w, **OPTIONS)[0]
+    expected = LAYER.inference(x, h0, w, OPTIONS)[0]
     prepared = LAYER.pack(w)
-    np.testing.assert_array_equal(LAYER.inference(x, h0, prepared, **OPTIONS)[0], expected)
+    np.testing.assert_array_equal(LAYER.inference(x, h0, prepared, OPTIONS)[0], expected)
     w.W_hh[...] = 0
-    np.testing.assert_array_equal(LAYER.inference(x, h0, prepared, **OPTIONS)[0], expected)
-    assert not np.array_equal(LAYER.inference(x, h0, w, **OPTIONS)[0], expected)
+    np.testing.assert_array_equal(LAYER.inference(x, h0, prepared, OPTIONS)[0], expected)
+    assert not np.array_equal(LAYER.inference(x, h0, w, OPTIONS)[0], expected)
     with pytest.raises(ValueError, match="read-only"):
         prepared.W_hh[...] = 0
 
@@ -317,7 +317,7 @@ def test_prepared_weights_are_a_copy() -> None:
 def test_packed_weights_can_be_copied() -> None:
     x, h0, w = problem()
     packed = LAYER.pack(w)
-    y, _ = LAYER.inference(x, h0, packed, **OPTIONS)
+    y, _ = LAYER.inference(x, h0, packed, OPTIONS)
     copies = [
         copy.copy(packed),
         copy.deepcopy(packed),
@@ -326,38 +326,21 @@ def test_packed_weights_can_be_copied() -> None:
     ]
     del packed
     for other in copies:
-        np.testing.assert_array_equal(LAYER.inference(x, h0, other, **OPTIONS)[0], y)
+        np.testing.assert_array_equal(LAYER.inference(x, h0, other, OPTIONS)[0], y)
     others = copies[0]._replace(W_hh=0 * w.W_hh)
-    assert not np.array_equal(LAYER.inference(x, h0, others, **OPTIONS)[0], y)
-
-
-def test_tensors_of_another_library() -> None:
-    """What a backend has to say of its arrays is how they become NumPy arrays and back."""
-    torch = pytest.importorskip("torch")
-    layer = AdaptedLayer(lambda tensor: tensor.detach().numpy(), torch.from_numpy)
-    x, h0, w = problem()
-    lengths = np.array([30, 0, 7, 12])
-    options = {**OPTIONS, "valid": np.arange(30)[:, None] < lengths}
-    y, h_n, tape = LAYER.forward(x, h0, w, save="all", **options)
-    dx, dh0, dw = LAYER.backward(tape, y, h_n)
-    tensors = CellParams(*map(torch.from_numpy, w))
-    x, h0, options["valid"] = torch.from_numpy(x), torch.from_numpy(h0), torch.from_numpy(options["valid"])
-    y2, h2, tape2 = layer.forward(x, h0, tensors, save="all", **options)
-    dx2, dh2, dw2 = layer.backward(tape2, y2, h2)
-    assert same([y, h_n, tape.x, tape.u, dx, dh0, *dw], [a.numpy() for a in (y2, h2, tape2.x, tape2.u, dx2, dh2, *dw2)])
-    assert same([y, h_n], [a.numpy() for a in layer.inference(x, h0, layer.pack(tensors), **options)])
+    assert not np.array_equal(LAYER.inference(x, h0, others, OPTIONS)[0], y)
 
 
 @pytest.mark.parametrize("N", [4, 40])
 def test_memory_is_used_again(N: int) -> None:
     """A loop of training gets the large arrays of the turn before last; an array that somebody holds is left alone."""
     x, h0, w = problem(T=100, N=N, I=64, H=128)
-    LAYER.forward(x, h0, w, save="all", **OPTIONS)
-    held, _, tape = LAYER.forward(x, h0, w, save="all", **OPTIONS)
+    LAYER.forward(x, h0, w, OPTIONS._replace(save="all"))
+    held, _, tape = LAYER.forward(x, h0, w, OPTIONS._replace(save="all"))
     value, seen = held.copy(), set()
     del tape
     for _ in range(6):
-        y, _, tape = LAYER.forward(x, h0, w, save="all", **OPTIONS)
+        y, _, tape = LAYER.forward(x, h0, w, OPTIONS._replace(save="all"))
         seen |= {a.ctypes.data for a in (y, tape.h_prev, tape.r, tape.z, tape.n, tape.u)}
         y[...] = np.nan
     np.testing.assert_array_equal(held, value)
@@ -377,7 +360,7 @@ def test_training_takes_the_tape_and_the_gradients(save: str, lengths: bool) -> 
         dy = np.ones((T, 4, 64), np.float32)
         memory.release()
         tracemalloc.start()
-        y, h_n, tape = LAYER.forward(x, h0, w, save=save, **{**OPTIONS, "valid": valid})
+        y, h_n, tape = LAYER.forward(x, h0, w, OPTIONS._replace(valid=valid, save=save))
         dx, dh0, dw = LAYER.backward(tape, dy, h_n)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -431,11 +414,12 @@ import sys
 import gru_xp_cpu
 assert "llvmlite" not in sys.modules
 import numpy as np
-from gru_xp.params import CellParams, GRUSpec
+from gru_xp.interfaces import Options
+from gru_xp.params import CellParams
 rng = np.random.default_rng(0)
 x, h0, *w = (rng.standard_normal(s).astype(np.float32) for s in ((5, 2, 3), (2, 4), (12, 3), (12, 4), (12,), (12,)))
-options = dict(spec=GRUSpec(), valid=None, resets=None, reverse=False)
-y, _, tape = gru_xp_cpu.numpy_layer.forward(x, h0, CellParams(*w), save="all", **options)
+options = Options()
+y, _, tape = gru_xp_cpu.numpy_layer.forward(x, h0, CellParams(*w), options._replace(save="all"))
 gru_xp_cpu.numpy_layer.backward(tape, y, None)
 print(float(y.sum()))
 """
@@ -490,15 +474,16 @@ def test_a_long_call_can_be_interrupted() -> None:
     program = """
 import signal
 import numpy as np
-from gru_xp.params import CellParams, GRUSpec
+from gru_xp.interfaces import Options
+from gru_xp.params import CellParams
 import gru_xp_cpu
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 H = 512
 x, h0, *w = (np.zeros(s, np.float32) for s in ((20000, 64, 8), (64, H), (3 * H, 8), (3 * H, H), (3 * H,), (3 * H,)))
-options = dict(spec=GRUSpec(), valid=None, resets=None, reverse=False)
-gru_xp_cpu.numpy_layer.inference(x[:1], h0, CellParams(*w), **options)
+options = Options()
+gru_xp_cpu.numpy_layer.inference(x[:1], h0, CellParams(*w), options)
 print("ready", flush=True)
-gru_xp_cpu.numpy_layer.inference(x, h0, CellParams(*w), **options)
+gru_xp_cpu.numpy_layer.inference(x, h0, CellParams(*w), options)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -520,16 +505,17 @@ def test_a_signal_handler_may_compute(count: int) -> None:
     program = """
 import signal
 import numpy as np
-from gru_xp.params import CellParams, GRUSpec
+from gru_xp.interfaces import Options
+from gru_xp.params import CellParams
 from gru_xp_cpu import numpy_layer
 from gru_xp_cpu.calling import plan
 plan.SEGMENT = 2e6  # often comes back to Python, as a long call does
 H, rng = 64, np.random.default_rng(0)
 x, h0, *w = (rng.normal(size=s) for s in ((1000, 4, 32), (4, H), (3 * H, 32), (3 * H, H), (3 * H,), (3 * H,)))
-options = dict(spec=GRUSpec(), valid=None, resets=None, reverse=False)
+options = Options()
 
 def everything(x):
-    y, h_n, tape = numpy_layer.forward(x, h0, CellParams(*w), save="states", **options)
+    y, h_n, tape = numpy_layer.forward(x, h0, CellParams(*w), options._replace(save="states"))
     dx, dh0, dw = numpy_layer.backward(tape, y, h_n)
     return [y, h_n, dx, dh0, *dw]
 

@@ -34,7 +34,7 @@ def everything(layer: Any, seed: int = 0) -> list[Any]:
     take = (lambda a: a) if layer is LAYER else torch.from_numpy
     x, h0, w = problem(seed=seed)
     x, h0, w = take(x), take(h0), type(w)(*map(take, w))
-    y, h_n, tape = layer.forward(x, h0, w, save="all", **OPTIONS)
+    y, h_n, tape = layer.forward(x, h0, w, OPTIONS._replace(save="all"))
     dx, dh0, dw = layer.backward(tape, y, h_n)
     results = [y, h_n, dx, dh0, *dw]
     return results if layer is LAYER else [a.numpy() for a in results]

@@ -17,8 +17,8 @@ import cuda_on_host
 import pytest
 import torch
 
-from gru_xp import dispatch
-from gru_xp_conformance.matrix import ordinary_call
+from gru_xp import discovery
+from gru_xp.kernels import ordinary_call
 from gru_xp_cuda import CudaGates, Launch, driver
 from gru_xp_cuda.source import LANES, source
 from gru_xp_torch.cuda import TorchArrays
@@ -175,7 +175,7 @@ def test_what_the_driver_or_the_device_could_not_run_is_declined(fake: Any) -> N
 
 def test_the_kernel_declines_for_the_reason_of_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "unavailable", lambda index: f"device {index} is too old")
-    backend = dispatch.load("torch")
+    backend = discovery.load("torch")
     call = ordinary_call(backend, torch.device("cuda", 1))
     assert CudaGates(TorchArrays()).refuses(call) == "device 1 is too old"
     assert driver.architecture_for(75, [75, 80]) == "sm_75"

@@ -13,7 +13,7 @@ import torch
 from cuda_on_host import HostArrays, activated, host_gates, run
 
 import gru_xp
-from gru_xp import dispatch, kernels
+from gru_xp import discovery, kernels
 from gru_xp.cell import Gates
 from gru_xp_conformance.implementation import Assembled
 from gru_xp_conformance.judge import Target
@@ -80,7 +80,7 @@ def problem(dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def plain_gates() -> Gates:
-    return Gates(dispatch.load("numpy").xp)
+    return Gates(discovery.load("numpy").xp)
 
 
 @on_host
@@ -267,7 +267,7 @@ def test_the_adapter_for_pytorch_passes_the_conformance_cases_on_the_host() -> N
 
 
 def test_reasons() -> None:
-    kernel, backend = CudaGates(HostArrays()), dispatch.load("numpy")
+    kernel, backend = CudaGates(HostArrays()), discovery.load("numpy")
     call = ordinary_call(backend, "cpu")
     if cuda_on_host.MISSING is None:
         assert kernel.refuses(call) is None
@@ -282,7 +282,7 @@ def test_reasons() -> None:
     kernel.arrays.unavailable = lambda device: "no compiler"
     assert kernel.refuses(call) == "no compiler"
     installed = next(kernel for kernel in kernels.kernels_of("torch") if kernel.name == "cuda-gates")
-    assert installed.refuses(ordinary_call(dispatch.load("torch"), torch.device("cpu"))) == (
+    assert installed.refuses(ordinary_call(discovery.load("torch"), torch.device("cpu"))) == (
         "works in CUDA memory, not on cpu"
     )
     x = torch.zeros(2, 1, 3)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 import gru_xp
 import gru_xp_torch
-from gru_xp import dispatch
+from gru_xp import discovery
 from gru_xp_torch import operators
 from gru_xp_torch.flat import flat_params
 
@@ -157,7 +157,7 @@ def test_host_lengths_go_to_a_gpu_without_waiting_for_it(monkeypatch: pytest.Mon
             return self
 
     monkeypatch.setattr(torch, "tensor", lambda values, **options: made.append((values, options)) or Made())
-    backend, device = dispatch.load("torch"), torch.device("cuda", 1)
+    backend, device = discovery.load("torch"), torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     backend.from_host([1, 2], torch.int64, device)
     pinned = {"dtype": torch.int64, "pin_memory": True}
@@ -193,5 +193,5 @@ def test_what_comes_by_dlpack_is_asked_for_on_pytorchs_current_stream(monkeypatc
         return Stream()
 
     monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
-    dispatch.load("torch").from_dlpack(Foreign(), torch.device("cpu"))
+    discovery.load("torch").from_dlpack(Foreign(), torch.device("cpu"))
     assert asked == ["cuda:1", 4711]

@@ -39,13 +39,13 @@ def path(tmp_path: Path) -> Path:
 )
 def test_saved_here_and_loaded_there(path: Path, library: str, options: dict[str, Any]) -> None:
     dtype = options.get("dtype", "float32")
-    backend = gru_xp.dispatch.load(library)
+    backend = gru_xp.discovery.load(library)
     if dtype not in backend.float_names():
         pytest.skip(f"{library} has no {dtype}")
     model = gru_xp.GRU(4, 5, **options, seed=0, backend=library)
     model.save(path)
     for other in LIBRARIES:
-        there = gru_xp.dispatch.load(other)
+        there = gru_xp.discovery.load(other)
         if dtype not in there.float_names():
             with pytest.raises(gru_xp.BackendError, match=f"holds {dtype}, which {other} does not have"):
                 gru_xp.load(path, backend=other)

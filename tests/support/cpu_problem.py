@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.params import CellParams, GRUSpec
+from gru_xp.interfaces import Options
+from gru_xp.params import CellParams
 from gru_xp_cpu import CpuLayer
 
 LAYER = CpuLayer()
-OPTIONS: Any = {"spec": GRUSpec(), "valid": None, "resets": None, "reverse": False}
+OPTIONS = Options()
 
 
 def problem(T: int = 30, N: int = 4, I: int = 50, H: int = 96, seed: int = 0) -> tuple[Any, Any, CellParams]:

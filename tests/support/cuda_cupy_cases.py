@@ -12,7 +12,7 @@ import pytest
 from cupy.cuda import CALLS, Device, Stream
 
 import gru_xp
-from gru_xp import dispatch
+from gru_xp import discovery
 from gru_xp.kernels import kernels_of
 from gru_xp_conformance.cases import EVERYTHING
 from gru_xp_conformance.judge import Judge, Target
@@ -103,14 +103,14 @@ def test_a_launch_goes_to_the_arrays_device_and_the_current_stream_there() -> No
 
 
 def test_copies_lie_where_the_array_lies_whatever_device_is_current() -> None:
-    backend = dispatch.load("cupy")
+    backend = discovery.load("cupy")
     assert backend.owned(on(1, np.ones(3))).device == Device(1)
     assert backend.handed_out(on(1, np.ones(3))).device == Device(1)
     assert Device().id == 0
 
 
 def test_from_one_device_to_another_each_stream_waits_for_the_other() -> None:
-    backend = dispatch.load("cupy")
+    backend = discovery.load("cupy")
     here = on(1, np.arange(6.0).reshape(2, 3))
     assert backend.to_device(here, Device(1)) is here
     assert CALLS == []
@@ -134,14 +134,14 @@ def test_host_memory_comes_by_numpy_and_is_read_before_its_owner_can_write_there
         def __dlpack__(self, **options: Any) -> Any:
             return np.arange(3.0).__dlpack__()
 
-    moved = dispatch.load("cupy").from_dlpack(Foreign(), Device(1))
+    moved = discovery.load("cupy").from_dlpack(Foreign(), Device(1))
     assert CALLS == [("array", 1, True)]
     with Device(1):
         np.testing.assert_array_equal(cupy.asnumpy(moved), np.arange(3.0))
 
 
 def test_another_librarys_memory_comes_and_goes_on_the_stream_of_its_own_device() -> None:
-    backend, array = dispatch.load("cupy"), on(1, np.arange(3.0))
+    backend, array = discovery.load("cupy"), on(1, np.arange(3.0))
     out = backend.exportable(array, to_host=False)
     assert out.__dlpack_device__() == (2, 1)
     out.__dlpack__(stream=5)

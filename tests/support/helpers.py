@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import CellParams, dispatch
+from gru_xp import CellParams, discovery
 from gru_xp.params import map_params
 
 # for the errors about a library that is missing
@@ -73,7 +73,7 @@ def to_library(name: str, array: Any) -> Any:
     """A NumPy array as an array of another library, by way of Python numbers: a path of its own."""
     if array is None or name == "numpy":
         return array
-    backend = dispatch.load(name)
+    backend = discovery.load(name)
     if array.size == 0:
         return backend.xp.zeros(array.shape, dtype=getattr(backend.xp, str(array.dtype)))
     return backend.xp.asarray(array.tolist(), dtype=getattr(backend.xp, str(array.dtype)))

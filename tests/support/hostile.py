@@ -245,9 +245,9 @@ def _writes(arguments: tuple[Any, ...]) -> bool:
 
 
 def _read(path: Path, files: Any) -> dict[str, Any]:
-    from gru_xp.dispatch import place_for, selection
     from gru_xp.errors import GRUError
     from gru_xp.loading import as_model
+    from gru_xp.selection import place_for, selection
 
     place = place_for(selection("numpy"), None)
     try:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import gru_xp
-from gru_xp.dispatch import load
-from gru_xp.kernels import kernels_of
+from gru_xp.discovery import load
 from gru_xp.params import map_params
 from gru_xp_torch import GRU, GRUCell
 from gru_xp_torch.flat import flat_tape
@@ -521,59 +521,57 @@ def test_small_calls_that_nobody_records(context: Any, monkeypatch: pytest.Monke
             found.append(gru_xp.gru_cell_inference(x[0], h, model.params[0][0]))
         return found
 
-    calls = []
-    backend = load("torch")
-    whole = backend.at_once
-    monkeypatch.setattr(backend, "at_once", lambda *given: calls.append(whole(*given)) or calls[-1])
     found = everything()
-    assert len(calls) == 14 and None not in calls
     assert not any(a.requires_grad for a in found)
     monkeypatch.setenv("GRU_XP_KERNELS", "off")
     expected = everything()
-    assert calls[14:] == [None] * 14
     assert all((a - b).abs().max() < BOUND for a, b in zip(found, expected, strict=True))
 
 
-def test_what_is_unusual_goes_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_of_a_plan_covers_what_a_caller_can_change() -> None:
     backend, params, x = load("torch"), pair()[1].params, randn(3, 2, I)
     (w,), h0 = params[0], randn(1, 2, H)
 
-    def at_once(x: Any = x, params: Any = params, h0: Any = h0, spec: Any = gru_xp.GRUSpec()) -> Any:  # noqa: B008
-        return backend.at_once("gru", x, params, h0, spec)
+    def key(x: Any = x, h0: Any = h0, w: Any = w) -> Any:
+        return backend.key((x, h0, *w))
 
-    assert at_once() is not None and at_once(h0=None) is not None
+    usual = key()
+    assert usual is not None and hash(usual) == hash(key(x=x.clone(), h0=h0.clone()))
     for options in (
-        {"x": x[0]},
-        {"x": x[:0]},
+        {"x": x[:2]},
+        {"x": x.clone().requires_grad_(), "w": [a.detach() for a in w]},
+        {"x": x[..., 1:]},
+        {"h0": h0[:, :1]},
+        {"h0": None},
+        {"w": w._replace(b_ih=w.b_ih[1:])},
+        {"w": [a.detach() for a in w]},
+    ):
+        assert key(**options) not in (None, usual), options
+    assert len({key(), key(h0=None), key(x=x[:2]), key(w=[a.detach() for a in w])}) == 4
+    with torch.no_grad():
+        assert key() != usual
+    for options in (
         {"x": x.float()},
-        {"x": randn(3, 2, I + 1)},
-        {"x": torch.zeros(2000, 9, I, dtype=x.dtype)},
         {"x": x.to("meta")},
         {"x": x.to_sparse()},
-        {"h0": h0[:, :1]},
-        {"h0": h0.numpy()},
-        {"h0": h0.tolist()},
         {"h0": h0.to_sparse()},
-        {"params": [[w]]},
-        {"params": ((tuple(w),),)},
-        {"params": ((w._replace(b_ih=w.b_ih.detach().numpy()),),)},
-        {"params": ((w._replace(b_ih=w.b_ih[1:]),),)},
-        {"params": ((w._replace(W_hh=None),),)},
-        {"params": []},
-        {"spec": gru_xp.GRUSpec(clip=3.0)},
-        {"spec": "cudnn"},
+        {"x": TensorSubclass(x)},
     ):
-        assert at_once(**options) is None, options
-    with gru_xp.use_backend("numpy"):
-        assert at_once() is None
+        assert key(**options) is None, options
+    assert backend.key((x.to("meta"),)) != backend.key((x,))
     with torch.autocast("cpu"):
-        assert at_once() is None
+        assert key() is None
+    with torch.autograd.graph.save_on_cpu():
+        assert key() is None
+    with forward_ad.dual_level():
+        assert key() is None
     seen: list[Any] = []
-    torch.vmap(lambda x: seen.append(at_once(x=x)) or x)(x[None])
+    torch.vmap(lambda x: seen.append(key(x=x)) or x)(x[None])
     assert seen == [None]
-    gates = next(kernel for kernel in kernels_of("torch") if kernel.name != "cpu")
-    monkeypatch.setattr(backend, "kernels", lambda: (gates,))
-    assert at_once() is None
+
+
+class TensorSubclass(torch.Tensor):
+    pass
 
 
 def test_a_small_cell() -> None:

@@ -81,11 +81,15 @@ class Kernel:
         team = workers if owner is None else openmp.team(owner)
         self._threads, self._run, self._nobody = team.thread_count, team.run, workers.NOBODY
         self._layouts: dict[tuple[int, ...], Layout] = {}
+        self._small: dict[tuple[int, ...], Layout] = {}  # of calls for one thread, whatever threads there are
         #: packs the fields between a layout's head and its tail, the last one being the address of the arrays
         self.pack = struct.Struct(f"{len(CALL[kind])}q").pack
 
     def layout(self, T: int, N: int, I: int, H: int, recompute: bool = False) -> Layout:
         """How to run a call of this size."""
+        layout = self._small.get((T, N, I, H, recompute))
+        if layout is not None:
+            return layout
         work = T * N * 3 * H * (I + H)
         threads = 1 if work < SMALL else self._threads()
         key = (T, N, I, H, threads, recompute)
@@ -94,10 +98,13 @@ class Kernel:
         except KeyError:
             if len(self._layouts) > 1000:
                 self._layouts.clear()
+                self._small.clear()
             found = plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
             alone = self._quick if work < QUICK else self._alone
             pace = Pace() if found.threads > 1 and work < TRIED else None
             layout = self._layouts[key] = Layout(found, alone, pace)
+            if work < SMALL:
+                self._small[T, N, I, H, recompute] = layout
             return layout
 
     def together(self, fields: bytes, layout: Layout) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from gru_xp.errors import StructureError
 from gru_xp.layer import cut_before
-from gru_xp.params import CellParams, GRUSpec, LayerTape
+from gru_xp.params import CellParams, LayerTape
 from gru_xp_cpu.passes.fields import CALL, CONTIGUOUS, GATES, STATES, STEP
 from gru_xp_cpu.threads.owner import Owner
 
@@ -19,10 +19,10 @@ from .memory import keep, scratch
 from .packed import PackedCell, pack
 
 if TYPE_CHECKING:
-    from gru_xp.kernels import Call, Level
+    from gru_xp.interfaces import Call, Level, Options
     from gru_xp_cpu.emit.target import DType
 
-__all__ = ["AdaptedLayer", "CpuLayer", "unusable", "warmup"]
+__all__ = ["CpuLayer", "unusable", "warmup"]
 
 DTYPES: tuple[DType, ...] = ("float32", "float64")
 
@@ -71,79 +71,20 @@ class CpuLayer:
         stream = Stream(params, batch_size)
         return stream if stream.threads == 1 else None
 
-    def inference(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
-    ) -> tuple[Any, Any]:
-        """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H). `valid` and `resets` are (T, N) booleans or None."""
+    def inference(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> tuple[Any, Any]:
+        """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H)."""
+        _, valid, resets, reverse, _ = options
         return _forward(x, h0, w, valid, resets, reverse, None, self.owner)[:2]
 
-    def forward(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
-    ) -> tuple[Any, Any, LayerTape]:
+    def forward(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> tuple[Any, Any, LayerTape]:
         """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
+        spec, valid, resets, reverse, save = options
         y, h_n, x, h_prev, (r, z, n, u) = _forward(x, h0, w, valid, resets, reverse, save, self.owner)
         return y, h_n, LayerTape(x, h_prev, r, z, n, u, w, valid, resets, spec, reverse)
 
     def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
         """dy (T, N, H) or None, dh_n (N, H) or None -> dx (T, N, I), dh0 (N, H), dw."""
         return _backward(tape, dy, dh_n, self.owner)
-
-
-class AdaptedLayer(CpuLayer):
-    """The same for another library whose arrays on the CPU can be seen as NumPy arrays without a copy.
-
-    `to_numpy` and `from_numpy` take and give one array; neither is asked for None. `owner` is the library, where it
-    has threads of its own to compute with.
-    """
-
-    def __init__(self, to_numpy: Callable[[Any], Any], from_numpy: Callable[[Any], Any], owner: Owner | None = None):
-        super().__init__(owner)
-        self._in, self._out = to_numpy, from_numpy
-
-    def stream(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int, /) -> None:
-        """None: the library's own ways of watching a call have to see each step."""
-
-    def _take(self, a: Any) -> Any:
-        return None if a is None else self._in(a)
-
-    def _give(self, a: Any) -> Any:
-        return None if a is None else self._out(a)
-
-    def _weights(self, w: CellParams) -> CellParams:
-        return w if isinstance(w, PackedCell) else CellParams(*map(self._take, w))
-
-    def pack(self, w: CellParams, /) -> CellParams:
-        """As `CpuLayer.pack`; the copies are NumPy's."""
-        return pack(self._weights(w))
-
-    def inference(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool
-    ) -> tuple[Any, Any]:
-        """As `CpuLayer.inference`."""
-        take = self._take
-        y, h_n, *_ = _forward(take(x), take(h0), self._weights(w), take(valid), take(resets), reverse, None, self.owner)
-        return self._out(y), self._out(h_n)
-
-    def forward(
-        self, x: Any, h0: Any, w: CellParams, /, *, spec: GRUSpec, valid: Any, resets: Any, reverse: bool, save: str
-    ) -> tuple[Any, Any, LayerTape]:
-        """As `CpuLayer.forward`."""
-        take, give, weights, given = self._take, self._give, self._weights(w), self._in(x)
-        y, h_n, used, h_prev, gates = _forward(
-            given, take(h0), weights, take(valid), take(resets), reverse, save, self.owner
-        )
-        r, z, n, u = map(give, gates)
-        tape = LayerTape(x if used is given else give(used), give(h_prev), r, z, n, u, w, valid, resets, spec, reverse)
-        return give(y), give(h_n), tape
-
-    def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
-        """As `CpuLayer.backward`."""
-        take, give = self._take, self._give
-        x, h_prev, r, z, n, u = map(take, (tape.x, tape.h_prev, tape.r, tape.z, tape.n, tape.u))
-        w, valid, resets = self._weights(tape.w), take(tape.valid), take(tape.resets)
-        seen = LayerTape(x, h_prev, r, z, n, u, w, valid, resets, tape.spec, tape.reverse)
-        dx, dh0, dw = _backward(seen, take(dy), take(dh_n), self.owner)
-        return give(dx), give(dh0), CellParams(*map(give, dw))
 
 
 @cache

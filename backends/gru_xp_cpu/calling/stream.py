@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,7 @@ class Stream:
         self.state = np.zeros((len(cells), N, H), self._dtype)
         self._outputs = [np.zeros((1, N, H), self._dtype) for _ in cells]
         run = kernel("forward", self._dtype.char, None)
-        self._cells, self._calls = cells, []
+        self._cells, self._calls, self.threads = cells, list[tuple[Callable[[bytes], int], bytes]](), 1
         self._kept: list[Any] = []
         x = self._x
         for w, h, y in zip(cells, self.state, self._outputs, strict=True):
@@ -53,10 +55,10 @@ class Stream:
             fields = run.pack(0, 1, 0, STEP, id(arrays))
             whole = layout.head + fields + w.panels + layout.tail(address)[len(w.panels) :]
             self._kept += [memory, arrays]
-            self._calls.append((layout, whole))
+            call = layout.alone if layout.threads == 1 else partial(run.together, layout=layout)
+            self._calls.append((call, whole))
+            self.threads = max(self.threads, layout.threads)
             x = y
-        self._together = run.together
-        self.threads = max(layout.threads for layout, _ in self._calls)
         self._y = self._outputs[-1][0]
 
     def step(self, x: Any) -> Any:
@@ -64,14 +66,11 @@ class Stream:
         if x.shape != self._shape:
             N, I = self._shape
             raise ShapeError(f"x: expected (N, I) = ({N}, {I}), got {x.shape}; N is the stream's batch_size")
-        if x.dtype != self._dtype:
+        if x.dtype is not self._dtype and x.dtype != self._dtype:
             raise DTypeError(f"x: expected {self._dtype}, as the parameters, got {x.dtype}")
         self._x[0] = x
-        for layout, fields in self._calls:
-            if layout.threads == 1:
-                layout.alone(fields)
-            else:
-                self._together(fields, layout)
+        for call, fields in self._calls:
+            call(fields)
         return self._y.copy()
 
     def advance(self, x: Any, state: Any) -> tuple[Any, Any]:

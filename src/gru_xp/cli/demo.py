@@ -16,12 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gru_xp.atomic import write_whole
-from gru_xp.dispatch import Place, available, entries, place_for, selection, use_backend
-from gru_xp.dispatch import load as load_backend
+from gru_xp.discovery import Place, available, entries
+from gru_xp.discovery import load as load_backend
 from gru_xp.errors import GRUError, RangeError
 from gru_xp.functional import explain, gru_inference
 from gru_xp.loading import load
 from gru_xp.params import map_params
+from gru_xp.selection import place_for, selection, use_backend
 
 from .digits import (
     A,
@@ -122,7 +123,7 @@ def compare(path: Path, W: A, b: A, digits: Digits, *, calls: int) -> list[Row]:
             rows.append(Row(name, reason="not installed"))
             continue
         try:
-            devices = _one_of_each_kind(load_backend(name).devices())
+            devices = _one_of_each_kind(list(load_backend(name).devices()))
         except Exception as error:  # a library that is there and cannot be imported fails in any way it likes
             rows.append(Row(name, reason=f"cannot be loaded: {error}"))
             continue

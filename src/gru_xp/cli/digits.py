@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gru_xp.dispatch import Place, convert
-from gru_xp.dispatch import load as load_backend
+from gru_xp.convert import convert
+from gru_xp.discovery import Place
+from gru_xp.discovery import load as load_backend
 from gru_xp.module import GRU
 from gru_xp.params import map_params, weights_of
 

@@ -22,23 +22,15 @@ from rich.table import Table
 from gru_xp import __version__
 from gru_xp.atomic import write_whole
 from gru_xp.backend import Backend
-from gru_xp.dispatch import (
-    Place,
-    available,
-    convert,
-    entries,
-    how_to_get,
-    kernel_policy,
-    place_for,
-    selection,
-    use_backend,
-)
-from gru_xp.dispatch import load as load_backend
+from gru_xp.convert import convert
+from gru_xp.discovery import Place, available, entries, how_to_get
+from gru_xp.discovery import load as load_backend
 from gru_xp.errors import BackendError, DTypeError, FileFormatError, GRUError, KernelError
 from gru_xp.files import format_of, read
-from gru_xp.kernels import Call, Kernel, kernels_of, refusal
+from gru_xp.interfaces import Kernel
+from gru_xp.kernels import kernels_of, ordinary_call, refusal
 from gru_xp.loading import as_model
-from gru_xp.params import GRUSpec
+from gru_xp.selection import kernel_policy, place_for, selection, use_backend
 from gru_xp.threads import thread_limit
 
 from .terminal import BatchFirstOption, DtypeOption, NameOption, errors, make_console, say, show_read
@@ -111,11 +103,7 @@ def _about(name: str) -> tuple[str, ...]:
 
 def _about_kernel(kernel: Kernel, backend: Backend) -> str:
     """A kernel's name, and why it serves no ordinary call here, if so."""
-    ordinary: dict[str, Any] = {"dtype": "float32", "T": 100, "N": 8, "I": 64, "H": 128, "L": 1, "D": 1}
-    ordinary |= {"spec": GRUSpec(), "bias": True}
-    ordinary |= dict.fromkeys(("lengths", "resets", "dropout", "recording"), False)
-    devices = map(backend.device, backend.devices())
-    reasons = [refusal(kernel, Call("inference", backend, device, **ordinary)) for device in devices]
+    reasons = [refusal(kernel, ordinary_call(backend, device)) for device in backend.devices().values()]
     named = f"{kernel.name} ({kernel.level})"
     return named if None in reasons else f"{named} [yellow]not here: {escape(str(reasons[0]))}[/]"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gru_xp.dispatch import load, owner
+from gru_xp.discovery import load, owner
 from gru_xp.errors import DTypeError
 
 __all__ = ["from_host", "to_host"]

@@ -1,4 +1,4 @@
-"""All that is drawn at random, for every backend: one seed gives one model everywhere."""
+"""Random numbers, drawn by NumPy for every backend: one seed gives one model everywhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gru_xp.params import CellParams, Params
+from .errors import StructureError
+from .params import CellParams, Params, Sizes
 
 __all__ = ["INITIALIZERS", "kept", "params"]
 
@@ -17,9 +18,11 @@ Draw: TypeAlias = (
 )
 
 
-def params(seed: Any, I: int, H: int, L: int, D: int, *, bias: bool, initializer: str) -> Params:
-    """Parameters in float64; rounding them is the caller's."""
-    rng, draw = np.random.default_rng(seed), INITIALIZERS[initializer]
+def params(seed: Any, sizes: Sizes, initializer: str) -> Params:
+    """Initial parameters in float64; rounding them is the caller's."""
+    if not isinstance(initializer, str) or initializer not in INITIALIZERS:
+        raise StructureError(f"initializer: expected one of {', '.join(map(repr, INITIALIZERS))}, got {initializer!r}")
+    (I, H, L, D, bias), rng, draw = sizes, np.random.default_rng(seed), INITIALIZERS[initializer]
     layers = []
     for layer in range(L):
         cells = [CellParams(*draw(rng, I if layer == 0 else D * H, H, layer, L, D)) for _ in range(D)]

@@ -1,0 +1,97 @@
+"""Parameters that were checked once, copied, and brought to where they are computed with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from .checks import check_agree, sizes_of, structured
+from .convert import convert
+from .discovery import Place, owner
+from .errors import StructureError
+from .params import Params, Sizes, map_params, names_of, weights_of
+
+__all__ = ["PreparedParams", "own", "owned_at", "place_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedParams:
+    """Parameters that `prepare` has checked, copied and brought to a place; the functions take them as `params`.
+
+    Those of a model are `movable`: they go wherever a call computes, and are kept there.
+    """
+
+    params: Params
+    sizes: Sizes
+    place: Place  # where they are
+    movable: bool = False
+    _packed: dict[Any, Params] = field(default_factory=dict, repr=False)
+    _elsewhere: dict[tuple[str, str], PreparedParams] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> Any:
+        """Pickle and copy without what is packed, which holds addresses of this process."""
+        return PreparedParams, (self.params, self.sizes, self.place, self.movable)
+
+    @cached_property
+    def kind(self) -> object:
+        """All of them that a call's plan depends on, as an object that is the same for the same kind."""
+        return _kinds.setdefault((self.sizes, self.place, self.params[0][0].W_hh.dtype, self.movable), object())
+
+    def at(self, place: Place) -> PreparedParams:
+        """The same parameters where a call computes."""
+        if place == self.place:
+            return self
+        if not self.movable:
+            raise StructureError(
+                f"params: expected parameters prepared for {place}, got some prepared for {self.place}; "
+                f"call prepare(params, backend=...) for where you compute"
+            )
+        key = (place.backend.name, place.backend.device_name(place.device))
+        found = self._elsewhere.get(key)
+        if found is None:
+            found = PreparedParams(owned_at(place, self.params, self.place), self.sizes, place)
+            self._elsewhere[key] = found
+        return found
+
+    def packed_for(self, kernel: Any) -> Params:
+        """The parameters as this kernel wants them for inference, packed once; as they are for None."""
+        try:
+            return self._packed[kernel]
+        except KeyError:
+            pack = getattr(kernel, "pack", None)
+            packed = self.params if pack is None else tuple(tuple(map(pack, layer)) for layer in self.params)
+            self._packed[kernel] = packed
+            return packed
+
+
+_kinds: dict[Any, object] = {}  # hashed once, where a call would hash it again and again
+
+
+def own(params: Any) -> PreparedParams:
+    """Copy a model's parameters, where they are."""
+    layers = structured(params)
+    sizes = sizes_of(layers)
+    place = place_of(layers)
+    return PreparedParams(owned_at(place, layers, place), sizes, place, movable=True)
+
+
+def place_of(params: Params) -> Place:
+    """Where parameters are that belong to one library, have one dtype and lie on one device."""
+    arrays = weights_of(params)
+    source = owner(arrays[0], names_of(params)[0])
+    check_agree(names_of(params)[0], arrays[0], arrays, lambda index: names_of(params)[index], source)
+    return Place(source, source.device_of(arrays[0]))
+
+
+def owned_at(place: Place, params: Params, caller: Place) -> Params:
+    """Copies of the parameters at another place, or at their own."""
+
+    def copied(array: Any) -> Any:
+        array = caller.backend.canonical(array)
+        if place != caller:
+            array = convert(array, caller.backend, place, "params")
+        return place.backend.owned(array)
+
+    with place.backend.computing(place.device, recorded=False):
+        return map_params(copied, params)
