@@ -13,7 +13,7 @@ from gru_xp.formats.named import Tensor
 __all__ = ["DEEPEST", "arrays_of", "class_of", "is_module", "library_of", "nodes_of", "tensor_of"]
 
 DEEPEST = 200
-ROOTS = ("torch", "jax", "jaxlib", "mlx", "numpy", "keras", "flax", "equinox")
+ROOTS = ("torch", "jax", "jaxlib", "mlx", "numpy", "keras", "tf_keras", "flax", "equinox")
 
 
 def arrays_of(tree: Any) -> dict[str, Any]:

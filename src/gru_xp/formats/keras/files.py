@@ -1,39 +1,53 @@
-"""The GRUs in Keras's files.
+"""Keras's files: what describes the model, which Keras wrote it, and where its arrays are.
 
-A .keras file is a zip of a description in JSON and of an HDF5 file, which has the arrays of each layer under a path
-that follows from the description. A .weights.h5 file is the latter alone, which does not tell a GRU's activations.
+A .keras file is a zip of a description in JSON and of an HDF5 file. A .weights.h5 file is the latter alone, which does
+not say a GRU's activations. The older .h5 has the description as an attribute, or none where weights alone were saved.
+TensorFlow.js has the description in model.json, and the numbers in files beside it.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import re
 import zipfile
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from gru_xp.checks import sizes_of
-from gru_xp.errors import ConversionError, FileFormatError, GRUError
-from gru_xp.formats.hdf5 import datasets
-from gru_xp.formats.layouts import from_keras
+import numpy as np
+
+from gru_xp.errors import FileFormatError
+from gru_xp.formats.hdf5 import Stored, read
 from gru_xp.formats.named import Tensor
-from gru_xp.params import GRUSpec
-from gru_xp.stored import FLOATS, Arrays, Contents, Note, Refusal, Report, StoredGRU, two_directions
 
-from .layer import KEPT, OTHER, RECURRENT, gru_of, kind_of, read_all
-from .stacks import stacks_of, wiring_of
+from .dialects import KERAS_3, TENSORFLOW_2, Dialect, dialect_of
+from .sources import Names, Paths, Source
 
-__all__ = ["Walk", "from_zip"]
+__all__ = ["Model", "model_in"]
 
 MOST_JSON = 1 << 24  # bytes
-MOST_LAYERS = 20_000
+MOST_METADATA = 1 << 16
 
 
-def from_zip(data: bytes) -> tuple[Any, dict[str, Tensor]]:
-    """The description and the arrays. Sizes are looked at before anything is unpacked, and nothing touches the disk."""
+class Model(NamedTuple):
+    """What a file holds."""
+
+    config: Any  # the description of the model, or None
+    dialect: Dialect
+    source: Source
+
+
+def model_in(path: Path) -> Model:
+    """What a file holds, of whichever kind it is. Anything may be raised for a damaged one."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head[:1] == b"{":
+        return from_tensorflow_js(path)
+    return from_zip(path.read_bytes()) if head == b"PK" else from_hdf5(path.read_bytes())
+
+
+def from_zip(data: bytes) -> Model:
+    """A .keras file. Sizes are looked at before anything is unpacked, and nothing touches the disk."""
     archive = zipfile.ZipFile(io.BytesIO(data))
     entries = {info.filename: info for info in archive.infolist()}
 
@@ -41,7 +55,9 @@ def from_zip(data: bytes) -> tuple[Any, dict[str, Tensor]]:
         info = entries.get(name)
         if info is None:
             sharded = (
-                "; its weights are in several files, load it with Keras" if "model.weights.json" in entries else ""
+                "; its weights are in several files, load it with Keras and save it again without max_shard_size"
+                if "model.weights.json" in entries
+                else ""
             )
             raise FileFormatError(f"a zip without {name}{sharded}")
         if info.file_size > most:
@@ -50,180 +66,88 @@ def from_zip(data: bytes) -> tuple[Any, dict[str, Tensor]]:
             return file.read(most)
 
     config = json.loads(unpacked("config.json", min(MOST_JSON, 50 * len(data))))
-    return config, datasets(unpacked("model.weights.h5", 8 * len(data)))
+    version = json.loads(unpacked("metadata.json", MOST_METADATA)).get("keras_version")
+    dialect = dialect_of(version)
+    if dialect is None:
+        raise FileFormatError(f"metadata.json: expected the version of Keras, got {str(version)[:40]!r}")
+    return Model(config, dialect, Paths(read(unpacked("model.weights.h5", 8 * len(data)))))
 
 
-class Walk:
-    """The GRUs of a file: those that the description tells of, and those that only the arrays show."""
-
-    def __init__(self, tensors: dict[str, Tensor]):
-        self.groups: dict[str, dict[str, Tensor]] = {}
-        self.tensors = tensors
-        for path, tensor in tensors.items():
-            place, _, leaf = path.rpartition("/")
-            self.groups.setdefault(place, {})[leaf] = tensor
-        self.sorted = sorted(self.groups)
-        self.used: set[str] = set()
-        self.layers = 0
-        self.refused: list[Refusal] = []
-        self.closed: dict[str, tuple[str, str, bool]] = {}  # layers that are not understood: name, class, Keras's own
-
-    def contents(self, config: Any) -> Contents:
-        grus = list(self.below(config, "", "")) if config is not None else []
-        grus += self.rest()
-        used = {f"{place}/{leaf}" for place in self.used for leaf in self.groups.get(place, ())}
-        ignored = tuple(name for name in self.tensors if name not in used)
-        arrays = Arrays({name: tensor.read for name, tensor in self.tensors.items()})
-        return Contents(tuple(grus), tuple(self.refused), ignored, arrays)
-
-    def below(self, entry: Any, path: str, name: str, depth: int = 0, mask: str = "") -> Iterator[StoredGRU]:
-        """In the layers of a described model; `mask` is what makes the mask of its input."""
-        config = entry.get("config") if isinstance(entry, Mapping) else None
-        layers = config.get("layers") if isinstance(config, Mapping) else None
-        if not isinstance(layers, list) or depth > 20:
-            return
-        self.layers += len(layers)
-        if self.layers > MOST_LAYERS:
-            raise FileFormatError(f"expected at most {MOST_LAYERS} layers")
-        wiring = wiring_of(entry, mask)
-        counts: dict[str, int] = {}
-        found: dict[str, StoredGRU] = {}
-        for layer in layers:
-            kind = str(layer["class_name"])
-            stem = snake_case(kind)
-            count = counts[stem] = counts.get(stem, -1) + 1
-            own = f"{path}layers/{stem}{f'_{count}' if count else ''}"
-            label = str(layer["config"].get("name", stem))
-            whole = f"{name}.{label}" if name else label
-            gru = self.layer(layer, own, whole)
-            if gru is not None:
-                found[label] = gru
-            elif kind_of(layer) == "TimeDistributed":
-                inner = layer["config"]["layer"]
-                gru = self.layer(inner, f"{own}/layer", f"{whole}.{inner['config'].get('name', 'layer')}")
-                yield from () if gru is None else (gru,)
-            elif isinstance(layer["config"].get("layers"), list):
-                yield from self.below(layer, f"{own}/", whole, depth + 1, wiring.masks.get(label, ""))
-        yield from stacks_of(found, wiring, layers)
-
-    def layer(self, entry: Any, path: str, name: str) -> StoredGRU | None:
-        kind = kind_of(entry)
-        if kind in OTHER:
-            self.refuse(path, name, f"a layer of the class {kind}")
-        if kind not in RECURRENT:
-            self.closed[path] = (name, str(entry["class_name"]), kind != "")
-            return None
-
-        def arrays(where: tuple[str | int, ...]) -> Sequence[Tensor]:
-            stem = snake_case("GRUCell")
-            steps = [step if isinstance(step, str) else f"{stem}_{step}" if step else stem for step in where]
-            place = "/".join([path, *steps, "vars"])
-            self.used.add(place)
-            group = self.groups.get(place, {})
-            return [group[key] for key in sorted(group)]
-
-        try:
-            gru = gru_of(kind, entry["config"], arrays)
-        except FileFormatError:
-            raise
-        except GRUError as error:
-            self.refuse(path, name, str(error))
-            return None
-        if gru is None:
-            self.closed[path] = (name, kind, True)
-            return None
-        return gru.renamed(name)
-
-    def refuse(self, path: str, name: str, reason: str) -> None:
-        start = bisect_left(self.sorted, f"{path}/")
-        following = (self.sorted[index] for index in range(start, len(self.sorted)))
-        self.used.update(takewhile(lambda place: place.startswith(f"{path}/"), following))
-        self.refused.append(Refusal(name, reason))
-
-    def may_be_anything(self, place: str) -> bool:
-        """Refuses what lies in a layer whose description is there and is not understood.
-
-        Whole layers in one that is not Keras's own are left: nothing says what they are, as in a file of arrays alone.
-        """
-        steps = place.split("/")
-        for count in range(1, len(steps)):
-            path = "/".join(steps[:count])
-            name, kind, keras_own = self.closed.get(path, ("", "", False))
-            if keras_own or (kind and steps[count] in OWN):
-                reason = f"has a GRU's weights, but a {kind} that is described so may compute anything with them"
-                self.refuse(path, name, reason)
-                return True
-        return False
-
-    def rest(self) -> Iterator[StoredGRU]:
-        """GRUs that no description tells of, by the shapes of their arrays."""
-        found = {}
-        for place, group in self.groups.items():
-            names = next((names for names in NAMES if {*names[:2]} <= group.keys() <= {*names}), None)
-            if place in self.used or names is None:
-                continue
-            path = place.removesuffix("/vars").removesuffix("/cell")
-            tensors = [group[name] for name in names if name in group]
-            if not _looks_like_one(tensors) or self.may_be_anything(place):
-                continue
-            self.used.add(place)
-            try:
-                arrays = read_all(tensors)
-                w, reset_after = from_keras(arrays)
-                sizes_of(((w,),))
-                dtypes = {tensor.dtype for tensor in tensors}
-                if len(dtypes) != 1 or not dtypes <= {*FLOATS}:
-                    raise ConversionError(
-                        f"expected arrays of one floating-point type, got {', '.join(sorted(dtypes))}"
-                    )
-            except FileFormatError:
-                raise
-            except GRUError as error:
-                self.refused.append(Refusal(path, str(error)))
-                continue
-            spec = GRUSpec(reset_after is not False, padding="hold")
-            untold = UNTOLD if reset_after is not None else f"{UNTOLD}, reset_after"
-            report = Report((KEPT, Note("assumed", untold, DEFAULTS)))
-            found[path] = StoredGRU(((w,),), spec, path, tensors[0].dtype, batch_first=True, report=report)
-        yield from _pairs(found)
+def from_hdf5(data: bytes) -> Model:
+    """An .h5 file, of whichever kind."""
+    stored = read(data)
+    texts = {name: text for path in ("", "model_weights") for name, text in stored.attributes.get(path, {}).items()}
+    if not any("layer_names" in name for name in texts):
+        paths = Paths(stored)
+        return Model(None, TENSORFLOW_2 if paths.older else KERAS_3, paths)
+    described = texts.get("model_config")
+    config = json.loads(described[:MOST_JSON]) if isinstance(described, str) else None
+    dialect = dialect_of(texts.get("keras_version", "1.0"))  # the first versions wrote none
+    if dialect is None:
+        raise FileFormatError(f"keras_version: expected one of Keras, got {str(texts['keras_version'])[:40]!r}")
+    return Model(config, dialect, Names.of_hdf5(stored, "model_weights" if _has(stored, "model_weights") else ""))
 
 
-NAMES = (  # of a cell's arrays, since Keras 3 and before it (.h5)
-    ("0", "1", "2"),
-    ("kernel", "recurrent_kernel", "bias"),
-    ("kernel:0", "recurrent_kernel:0", "bias:0"),
-)
-OWN = ("vars", "cell", "forward_layer", "backward_layer")  # where a recurrent layer has its own arrays
-UNTOLD = "that it is a GRU, its activations, go_backwards, zero_output_for_mask"
-DEFAULTS = "arrays alone do not tell; taken to be Keras's GRU with its defaults"
+def _has(stored: Stored, group: str) -> bool:
+    return any("layer_names" in name for name in stored.attributes.get(group, {}))
 
 
-def _looks_like_one(tensors: Sequence[Tensor]) -> bool:
-    """kernel (I, 3H) and recurrent_kernel (H, 3H), or an LSTM's, which is then refused."""
-    kernel, recurrent = tensors[0].shape, tensors[1].shape
-    if len(kernel) != 2 or len(recurrent) != 2 or kernel[1] != recurrent[1]:
-        return False
-    return recurrent[1] in (3 * recurrent[0], 4 * recurrent[0]) and recurrent[0] > 0
+# ---- TensorFlow.js ---------------------------------------------------------------------------------------------------
+
+QUANTISED = {"uint8": "u1", "uint16": "<u2"}
+KINDS = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "bool": "u1"}
 
 
-def _pairs(found: dict[str, StoredGRU]) -> Iterator[StoredGRU]:
-    """The two layers of a `Bidirectional` as one, under its path: ".../forward_layer", before Keras 3 "forward_gru"."""
-    for path, gru in found.items():
-        forward = re.sub(r"(^|/)backward_", r"\1forward_", path)
-        other = found.get(re.sub(r"(^|/)forward_", r"\1backward_", path))
-        if forward != path and forward in found:
-            continue
-        if other is None or other is gru:
-            yield gru
-            continue
-        try:
-            yield two_directions(gru, other, re.sub(r"(^|/)forward_.*", "", path))
-        except ConversionError:
-            yield from (gru, other)
+def from_tensorflow_js(path: Path) -> Model:
+    """A model.json of TensorFlow.js's layers, and the files beside it that it names."""
+    content = json.loads(path.read_bytes())
+    if content.get("format") == "graph-model" or "modelTopology" not in content:
+        raise FileFormatError(
+            "a graph-model of TensorFlow.js, whose GRU is no layer any more; convert the Keras model that it was made "
+            "from, or make it again with --output_format=tfjs_layers_model"
+        )
+    topology = content["modelTopology"]
+    config = topology.get("model_config", topology)
+    tensors: dict[str, Tensor] = {}
+    for group in content.get("weightsManifest") or ():
+        data = b"".join(_beside(path, str(name)).read_bytes() for name in group["paths"])
+        at = 0
+        for entry in group["weights"]:
+            size, tensor = _tensor_at(data, at, entry)
+            tensors[str(entry["name"])] = tensor
+            at += size
+        if at != len(data):
+            raise FileFormatError(f"expected {at} bytes of weights in {group['paths'][:4]}, got {len(data)}")
+    dialect = dialect_of(topology.get("keras_version")) or Dialect(2, "TensorFlow.js", False, 3)
+    return Model(config, dialect, Names.of_variables(tensors))
 
 
-def snake_case(name: str) -> str:
-    """How Keras names the arrays of a layer: "GRUCell" -> "gru_cell"."""
-    name = re.sub(r"\W+", "", name)
-    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
-    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+def _beside(path: Path, name: str) -> Path:
+    if name in ("", ".", "..") or {"/", "\\", ":", "\0"} & {*name}:
+        raise FileFormatError(f"expected the weights in a file beside {path.name}, got {name[:60]!r}")
+    file = path.with_name(name)
+    if not file.is_file():
+        raise FileFormatError(f"its weights are in {name!r}, which is not beside it")
+    return file
+
+
+def _tensor_at(data: bytes, start: int, entry: Mapping[str, Any]) -> tuple[int, Tensor]:
+    """The bytes that an array takes, and the array; quantised numbers as what they stand for, in float32."""
+    shape = tuple(int(n) for n in entry["shape"])
+    packed = entry.get("quantization")
+    kind = str((packed or entry)["dtype"])
+    dtype = np.dtype({**KINDS, **(QUANTISED if packed else {})}.get(kind, "V1"))
+    count = int(np.prod(shape, dtype=object))
+    size = count * dtype.itemsize
+    if dtype.kind == "V":
+        raise FileFormatError(f"{str(entry['name'])[:60]}: expected numbers, got {kind[:20]!r}")
+    if count < 0 or start + size > len(data):
+        raise FileFormatError(f"{str(entry['name'])[:60]}: its numbers are not all there")
+
+    def values() -> np.ndarray:
+        array = np.frombuffer(data, dtype, count, start).reshape(shape)
+        if packed and dtype.kind == "u":
+            array = array * float(packed["scale"]) + float(packed["min"])
+        return np.array(array, "f4" if packed else dtype.newbyteorder("="))
+
+    return size, Tensor(shape, "float32" if packed else dtype.name, values)

@@ -11,42 +11,47 @@ from typing import Any
 from gru_xp.atomic import write_whole
 from gru_xp.errors import FileFormatError
 from gru_xp.files import Format
-from gru_xp.formats.hdf5 import SIGNATURE, datasets
+from gru_xp.formats.hdf5 import SIGNATURE, UnreadKindError
 from gru_xp.formats.trees import library_of
 from gru_xp.stored import Contents, Note, Report, StoredGRU
 
 from .export import hdf5_of, sequential
-from .files import Walk, from_zip
+from .files import model_in
 from .live import Live
+from .options import OPTIONS
 from .runtime import run_saved
+from .walk import Walk
 
 __all__ = ["KerasFormat", "keras"]
 
 
 UNTOLD = "such a file holds arrays alone; load it into a model of the same layers, or write .keras"
+TENSORFLOW_JS = (b'"layers-model"', b'"graph-model"', b'"modelTopology"', b'"weightsManifest"')
 
 
 class KerasFormat(Format):
     """Every GRU layer: `GRU`, `RNN` around `GRUCell`s, `Bidirectional`; stacks where a model says that they are."""
 
     name = "keras"
-    title = "Keras 3 (.keras, .weights.h5, a live layer or model; of an older .h5 the arrays)"
+    title = "Keras 1 to 3 (.keras, .weights.h5, .h5, a live layer or model), TensorFlow.js's layers (model.json)"
     suffixes = (".keras", ".weights.h5")
     runtime = "keras"
+    options = OPTIONS
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        return super().recognises(path, head) or head.startswith(SIGNATURE)
+        """By the ending, by HDF5's first bytes, or by what TensorFlow.js's JSON begins with."""
+        return super().recognises(path, head) or head.startswith(SIGNATURE) or _is_tensorflow_js(head)
 
     def read(self, path: Path) -> Contents:
-        data = path.read_bytes()
         try:
-            config, tensors = from_zip(data) if data[:2] == b"PK" else (None, datasets(data))
-            return Walk(tensors).contents(config)
-        except MemoryError:
+            return Walk(model_in(path)).contents()
+        except (MemoryError, OSError):
             raise
+        except UnreadKindError as error:
+            raise FileFormatError(f"{path}: {error}") from None
         except Exception as error:  # what a damaged file leads to is of any kind
             raise FileFormatError(
-                f"{path}: expected a file of Keras 3, but it is damaged or something else: "
+                f"{path}: expected a file of Keras, but it is damaged or something else: "
                 f"{type(error).__name__}: {str(error)[:300]}"
             ) from None
 
@@ -70,10 +75,14 @@ class KerasFormat(Format):
         return run_saved(path, gru, x, h0, lengths)
 
     def adopts(self, thing: Any) -> bool:
-        return library_of(thing) == "keras" and hasattr(thing, "get_config")
+        return library_of(thing) in ("keras", "tf_keras") and hasattr(thing, "get_config")
 
     def adopt(self, thing: Any) -> Contents:
         return Live().contents(thing)
 
 
 keras = KerasFormat()
+
+
+def _is_tensorflow_js(head: bytes) -> bool:
+    return head.lstrip()[:1] == b"{" and any(word in head for word in TENSORFLOW_JS)

@@ -1,7 +1,8 @@
-"""The GRUs in Keras's live layers and models."""
+"""The GRUs in the live layers and models of Keras 3 and of tf_keras, which is Keras 2."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 
 from gru_xp.errors import GRUError
 from gru_xp.formats.named import Tensor
+from gru_xp.formats.trees import library_of
 from gru_xp.stored import Contents, Refusal, StoredGRU
 
-from .layer import OTHER, RECURRENT, gru_of
+from .dialects import KERAS_3, TENSORFLOW_2, dialect_of
+from .layer import OTHER, RECURRENT, Step, gru_of
 from .stacks import Wiring, stacks_of, wiring_of
 
 __all__ = ["Live"]
@@ -27,6 +30,9 @@ class Live:
         self.seen: set[int] = set()
 
     def contents(self, thing: Any) -> Contents:
+        library = library_of(thing)
+        said = dialect_of(getattr(sys.modules.get(library), "__version__", None))
+        self.dialect = said or (TENSORFLOW_2 if library == "tf_keras" else KERAS_3)
         grus = self.below(thing, "") if hasattr(thing, "layers") else self.layer(thing, "")
         return Contents(tuple(grus), tuple(self.refused), tuple(self.ignored))
 
@@ -34,7 +40,7 @@ class Live:
         found: dict[str, StoredGRU] = {}
         try:
             config = model.get_config()
-            wiring = wiring_of({"class_name": type(model).__name__, "config": config}, mask)
+            wiring = wiring_of({"class_name": type(model).__name__, "config": config}, self.dialect, mask)
             layers = config["layers"]
         except (NotImplementedError, KeyError, TypeError):  # a model of its own, which does not say how it is made
             wiring, layers = Wiring(), []
@@ -60,20 +66,20 @@ class Live:
             self.refused.append(Refusal(name, ANYTHING.format(type(layer).__name__)))
             return []
         if kind not in RECURRENT:
-            inner = [each for each in getattr(layer, "_layers", ()) if id(each) not in self.seen]
+            inner = [each for each in _inner(layer) if id(each) not in self.seen]
             self.seen |= {id(each) for each in inner}
             if not inner:
-                self.ignored += [str(weight.path) for weight in getattr(layer, "weights", ())]
+                self.ignored += [str(getattr(w, "path", w.name)) for w in getattr(layer, "weights", ())]
             return [gru for each in inner for gru in self.layer(each, f"{name}.{each.name}" if name else each.name)]
 
-        def arrays(where: tuple[str | int, ...]) -> Sequence[Tensor]:
+        def arrays(where: tuple[Step, ...]) -> Sequence[Tensor]:
             part = layer
             for step in where:
-                part = part[step] if isinstance(step, int) else getattr(part, step)
+                part = getattr(part, step) if isinstance(step, str) else part[step[0]]
             return [_live_tensor(weight) for weight in part.weights]
 
         try:
-            gru = gru_of(kind, known.get_config(layer), arrays)
+            gru = gru_of(kind, known.get_config(layer), arrays, self.dialect)
         except GRUError as error:
             self.refused.append(Refusal(name, str(error)))
             return []
@@ -88,22 +94,33 @@ ANYTHING = "has a GRU's weights, but a {} may compute anything with them"
 
 def _classes_of(layer: Any) -> tuple[Any, list[type]]:
     """The first class of Keras's own that a layer is of, and those that somebody else has derived from it."""
-    own = list(takewhile(lambda cls: not cls.__module__.startswith("keras."), type(layer).__mro__))
+    homes = ("keras.", "tf_keras.")
+    own = list(takewhile(lambda cls: not cls.__module__.startswith(homes), type(layer).__mro__))
     return next(iter(type(layer).__mro__[len(own) :]), object), own
 
 
 def _holds_gru(layer: Any) -> bool:
     """Whether it is or holds a GRU or a cell of one, of whichever class."""
-    inner = getattr(layer, "_layers", ())
-    return _classes_of(layer)[0].__name__ in ("GRU", "GRUCell") or any(map(_holds_gru, inner))
+    return _classes_of(layer)[0].__name__ in ("GRU", "GRUCell", "CuDNNGRU") or any(map(_holds_gru, _inner(layer)))
+
+
+def _inner(layer: Any) -> list[Any]:
+    """The layers that a layer holds."""
+    flatten = getattr(layer, "_flatten_layers", None)  # of both Kerases; there is no public way in tf_keras
+    return list(flatten(include_self=False, recursive=False)) if callable(flatten) else []
 
 
 def _live_tensor(weight: Any) -> Tensor:
     """A variable's value, an array of whichever backend Keras runs on; bfloat16 as float32."""
-    from keras import ops  # which is there, because the layer is
+    dtype = str(getattr(weight.dtype, "name", weight.dtype))
 
     def read() -> np.ndarray:
-        values = np.asarray(ops.convert_to_numpy(weight.value))
-        return np.array(values, "f4" if weight.dtype == "bfloat16" else values.dtype, order="C", copy=True)
+        if library_of(weight) == "keras":
+            from keras import ops  # which is there, because the layer is
 
-    return Tensor(tuple(weight.shape), str(weight.dtype), read)
+            values = np.asarray(ops.convert_to_numpy(weight.value))
+        else:  # TensorFlow's
+            values = np.asarray(weight.numpy())
+        return np.array(values, "f4" if dtype == "bfloat16" else values.dtype, order="C", copy=True)
+
+    return Tensor(tuple(int(n) for n in weight.shape), dtype, read)

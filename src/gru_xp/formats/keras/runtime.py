@@ -1,7 +1,8 @@
-"""Layers of a .keras file, loaded and run by Keras itself."""
+"""Layers of a .keras or .h5 file, loaded and run by Keras itself: Keras 3, or tf_keras if Keras 2 wrote the file."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,30 @@ import numpy as np
 from gru_xp.errors import BackendError
 from gru_xp.stored import StoredGRU
 
+from .files import model_in
+
 __all__ = ["run_saved"]
 
 
 def run_saved(path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tuple[Any, Any] | None:
     """y (T, N, D*H), h_n (L*D, N, H); None without Keras. A `BackendError` says what it cannot run."""
+    config, dialect, _ = model_in(path)
+    name = "keras" if dialect.major == 3 else "tf_keras"
     try:
-        import keras
+        keras = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name == "keras":
             return None
+        if error.name == "tf_keras":
+            raise BackendError(
+                f"Keras {dialect.text} wrote it, whose functions are not all Keras 3's; tf_keras runs it: "
+                "python -m pip install tf_keras tensorflow"
+            ) from None
         raise BackendError(f"Keras cannot be imported ({error}); KERAS_BACKEND says on what it runs") from None
-    if path.suffix != ".keras":
+    if config is None or path.suffix not in (".keras", ".h5", ".hdf5"):
         raise BackendError("Keras needs a model for a file of arrays alone")
     try:
-        return _run(keras, keras.saving.load_model(path, compile=False), gru, x, h0, lengths)
+        return _run(keras, keras.models.load_model(path, compile=False), gru, x, h0, lengths)
     except BackendError:
         raise
     except Exception as error:  # layers of one's own that are not there, Lambda layers, batch sizes: of any kind
@@ -34,8 +44,15 @@ def run_saved(path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tupl
 
 def _run(keras: Any, model: Any, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tuple[Any, Any]:
     mask = None if lengths is None else np.arange(len(x)) < np.asarray(lengths)[:, None]
-    states: list[Any] = []
+    if hasattr(keras, "ops"):
+        values, tensor = keras.ops.convert_to_numpy, keras.ops.convert_to_tensor
+    else:
+        values, tensor = np.asarray, keras.backend.constant
+    states: list[np.ndarray] = []
     y = x.transpose(1, 0, 2)
+    if not gru.batch_first:
+        y, mask = x, None if mask is None else mask.T
+    time = 1 if gru.batch_first else 0
     for name in gru.name.split("+"):
         layer = _layer_of(model, name)
         ys = []
@@ -44,13 +61,16 @@ def _run(keras: Any, model: Any, gru: StoredGRU, x: Any, h0: Any, lengths: Any) 
             each.return_sequences = each.return_state = True
             each.stateful = False
             more = len(each.cell.cells) if hasattr(each.cell, "cells") else 1
-            given = None if h0 is None else list(h0[len(states) : len(states) + more])
+            given = None if h0 is None else [tensor(h) for h in h0[len(states) : len(states) + more]]
             out, *last = each(y, mask=mask, initial_state=given)
-            ys.append(keras.ops.flip(out, axis=1) if each.go_backwards else out)
-            states += keras.tree.flatten(last)
-        y = keras.ops.concatenate(ys, axis=-1)
-    values = keras.ops.convert_to_numpy
-    return values(y).transpose(1, 0, 2), np.stack([values(state) for state in states])
+            ys.append(np.flip(values(out), axis=time) if each.go_backwards else values(out))
+            states += [values(state) for state in _leaves(last)]
+        y = np.concatenate(ys, axis=-1)
+    return (y.transpose(1, 0, 2) if gru.batch_first else y), np.stack(states)
+
+
+def _leaves(states: Any) -> list[Any]:
+    return [leaf for each in states for leaf in _leaves(each)] if isinstance(states, list | tuple) else [states]
 
 
 def _layer_of(model: Any, name: str) -> Any:
