@@ -1,10 +1,10 @@
-"""Memory that is used again: scratch for kernels, and the large arrays that calls return.
+"""Memory that is used again: scratch memory for kernels, and the large arrays that calls return.
 
 A new large array costs more than its allocation: the system clears each of its pages when it is first touched, and the
 C library gives the memory of arrays from about 128 KiB on back to the system when they go. A forward and a backward
-pass of (100, 8, 64, 128) took twice as long for it. So large results lie in pieces that come back here when the last
-array that looks at them is gone, and a training loop allocates nothing large after its first turns. At most `KEPT`
-bytes wait to be used again.
+pass of (100, 8, 64, 128) took twice as long for it. So large results are in pieces of memory that come back here when
+the last array that uses them is gone, and a training loop allocates nothing large after its first iterations. At most
+`KEPT` bytes wait to be used again.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _forget() -> None:
 
 
 class _Piece:
-    """What a large array looks at."""
+    """The memory of a large array."""
 
     def __init__(self, size: int, shape: tuple[int, ...], dtype: Any):
         self.size = size

@@ -1,4 +1,4 @@
-"""Weights of which the panels have been made once, for inference again and again."""
+"""Weights packed into panels once, for many calls of inference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["PackedCell", "pack"]
 
 
 class PackedCell(CellParams):
-    """Weights of which the kernels' panels have been made; copies, so that they cannot become stale."""
+    """Weights and their panels; copies, so that they cannot become stale."""
 
     panels: bytes  # the first of the places that a call needs, see `fields.PLACES`
     memory: Any

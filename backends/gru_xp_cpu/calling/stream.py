@@ -1,4 +1,4 @@
-"""Weights packed once, and step by step inference that does nothing but compute."""
+"""Inference step by step: everything but the computation is done once, before the first step."""
 
 from __future__ import annotations
 

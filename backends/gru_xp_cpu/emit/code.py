@@ -72,81 +72,54 @@ class Operand:
         self.code, self.ir = code, value
 
 
+def _operator(on_integers: str, on_reals: str = "", *, swap: bool = False) -> Callable[[Value, Number], Value]:
+    """An operator that is one of LLVM's instructions for integers, and another for reals."""
+
+    def operate(self: Value, other: Number) -> Value:
+        other = self.code.like(self, other)
+        name = on_integers if isinstance(self.scalar, ir.IntType) else on_reals
+        a, b = (other.ir, self.ir) if swap else (self.ir, other.ir)
+        return Value(self.code, getattr(self.code.b, name)(a, b))
+
+    return operate
+
+
+def _comparison(sign: str) -> Callable[[Value, Number], Value]:
+    def compare(self: Value, other: Number) -> Value:
+        other = self.code.like(self, other)
+        on_integers = isinstance(self.scalar, ir.IntType)
+        instruction = self.code.b.icmp_signed if on_integers else self.code.b.fcmp_ordered
+        return Value(self.code, instruction(sign, self.ir, other.ir))
+
+    return compare
+
+
 class Value(Operand):
     """A number or a vector of them, with Python's operators; integers are divided towards zero."""
 
     __slots__ = ()
 
-    def _both(self, other: Number, on_int: str, on_real: str | None, swap: bool = False) -> Value:
-        other = self.code.like(self, other)
-        kind = getattr(self.ir.type, "element", self.ir.type)
-        name = on_int if isinstance(kind, ir.IntType) else on_real
-        assert name is not None
-        a, b = (other.ir, self.ir) if swap else (self.ir, other.ir)
-        return Value(self.code, getattr(self.code.b, name)(a, b))
+    @property
+    def scalar(self) -> Any:
+        """The type of one number."""
+        return getattr(self.ir.type, "element", self.ir.type)
 
-    def __add__(self, other: Number) -> Value:
-        return self._both(other, "add", "fadd")
-
-    def __sub__(self, other: Number) -> Value:
-        return self._both(other, "sub", "fsub")
-
-    def __rsub__(self, other: Number) -> Value:
-        return self._both(other, "sub", "fsub", swap=True)
-
-    def __mul__(self, other: Number) -> Value:
-        return self._both(other, "mul", "fmul")
-
-    def __truediv__(self, other: Number) -> Value:
-        return self._both(other, "sdiv", "fdiv")
-
-    def __floordiv__(self, other: Number) -> Value:
-        return self._both(other, "sdiv", None)
-
-    def __rfloordiv__(self, other: Number) -> Value:
-        return self._both(other, "sdiv", None, swap=True)
-
-    def __mod__(self, other: Number) -> Value:
-        return self._both(other, "srem", None)
-
-    def __lshift__(self, other: Number) -> Value:
-        return self._both(other, "shl", None)
-
-    def __rshift__(self, other: Number) -> Value:
-        return self._both(other, "ashr", None)
-
-    def __and__(self, other: Number) -> Value:
-        return self._both(other, "and_", None)
-
-    def __or__(self, other: Number) -> Value:
-        return self._both(other, "or_", None)
-
-    def __xor__(self, other: Number) -> Value:
-        return self._both(other, "xor", None)
-
-    __radd__, __rmul__ = __add__, __mul__
-
-    def _compare(self, how: str, other: Number) -> Value:
-        other = self.code.like(self, other)
-        kind = getattr(self.ir.type, "element", self.ir.type)
-        compare = self.code.b.icmp_signed if isinstance(kind, ir.IntType) else self.code.b.fcmp_ordered
-        return Value(self.code, compare(how, self.ir, other.ir))
-
-    def __lt__(self, other: Number) -> Value:
-        return self._compare("<", other)
-
-    def __le__(self, other: Number) -> Value:
-        return self._compare("<=", other)
-
-    def __gt__(self, other: Number) -> Value:
-        return self._compare(">", other)
-
-    def __ge__(self, other: Number) -> Value:
-        return self._compare(">=", other)
-
-    def equals(self, other: Number) -> Value:
-        """self == other, which Python keeps for itself."""
-        return self._compare("==", other)
+    __add__ = __radd__ = _operator("add", "fadd")
+    __sub__ = _operator("sub", "fsub")
+    __rsub__ = _operator("sub", "fsub", swap=True)
+    __mul__ = __rmul__ = _operator("mul", "fmul")
+    __truediv__ = _operator("sdiv", "fdiv")
+    __floordiv__ = _operator("sdiv")
+    __rfloordiv__ = _operator("sdiv", swap=True)
+    __mod__ = _operator("srem")
+    __lshift__ = _operator("shl")
+    __rshift__ = _operator("ashr")
+    __and__ = _operator("and_")
+    __or__ = _operator("or_")
+    __xor__ = _operator("xor")
+    __lt__, __le__ = _comparison("<"), _comparison("<=")
+    __gt__, __ge__ = _comparison(">"), _comparison(">=")
+    equals = _comparison("==")  # Python keeps == for itself
 
     def min(self, other: Integer) -> Value:
         """The smaller of two integers."""

@@ -1,4 +1,4 @@
-"""From Python to machine code, once: a unit's functions are compiled at their first use and kept on disk.
+"""Compile a unit at its first use, and keep the object file on disk.
 
 A file in the cache (`gru_xp.cache`) is named by this package's source, LLVM, the processor with its features, the width
 and the dtype.
@@ -127,7 +127,7 @@ def source_digest() -> bytes:
 def _path(target: Target, kind: str, dtype: DType) -> Path | None:
     try:
         key: list[Any] = [source_digest(), llvmlite.__version__, llvm.llvm_version_info, target, kind, dtype]
-    except OSError:  # the package lies in an archive, say
+    except OSError:  # the package is in an archive, say
         return None
     return disk.place("cpu", f"{kind}-{dtype}-{target.bits}", ".o", key)
 

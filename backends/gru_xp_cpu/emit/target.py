@@ -1,4 +1,4 @@
-"""Which processor: the width of its vectors, the number of its registers and what LLVM is told of it.
+"""The processor: the width of its vectors, the number of its registers, and its name and features for LLVM.
 
 The width follows the machine. `GRU_XP_CPU_WIDTH` (512, 256 or 128 bits) forces a narrower one, so that the code for
 other processors can be tested on this one.

@@ -1,1 +1,1 @@
-"""The kernels: forward and backward passes, the tiles of their products and what is computed between these."""
+"""The computation: forward and backward passes, their products in tiles, and the gates between the products."""

@@ -55,7 +55,7 @@ def _at_least(c: Code, x: Value, floor: Value) -> Value:
 def _expm1(c: Code, x: Value) -> tuple[Value, Value]:
     """expm1(f) and n of x = n ln 2 + f, n as integers."""
     real = np.dtype(c.unit.dtype).type
-    shifter = 1.5 * 2.0**c.unit.mantissa  # a sum with it is rounded to whole numbers, which stand in its last bits
+    shifter = 1.5 * 2.0**c.unit.mantissa  # a sum with it is rounded to a whole number, which is in its last bits
     rounded = c.fma(x, c.constant(1 / log(2)), c.constant(shifter))
     n = rounded - shifter
     high = float(real(log(2)))
@@ -77,7 +77,7 @@ _LOG2_REST = {"float32": -1.904654299957768e-09, "float64": 2.3190468138462996e-
 
 
 def _power(c: Code, n: Value) -> Value:
-    """2.0**n from the integers that `_expm1` leaves; what stands above them is shifted out."""
+    """2.0**n from the integers that `_expm1` leaves; the bits above them are shifted out."""
     bias = (1 << (8 if c.unit.dtype == "float32" else 11) - 1) - 1
     return c.reals_of((n + bias) << c.unit.mantissa)
 

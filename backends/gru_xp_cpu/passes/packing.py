@@ -1,7 +1,7 @@
 """Copies into the layouts that tiles read: gate panels for the right operand, column blocks for either.
 
 gate panels     [unit block][k][gate r, z, n][V]     from a weight (3H, K), transposed in registers
-column blocks   [column block][row][V]               from a matrix; what is missing of the last block is zero
+column blocks   [column block][row][V]               from a matrix; the last block is filled up with zeros
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def to_blocked(
 def from_blocked(
     c: Code, source: Reals, block: Value, rows: Value, columns: Value, target: Reals, row: Value, j0: Value, j1: Value
 ) -> None:
-    """The way back."""
+    """The inverse: column blocks j0 to j1, `block` apart, to a matrix, `row` from row to row and `columns` wide."""
     V = c.unit.lanes
     with c.loop(0, rows) as m, c.loop(j0, j1) as j:
         at, place = m * row + j * V, j * block + m * V

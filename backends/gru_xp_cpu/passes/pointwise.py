@@ -1,8 +1,8 @@
-"""What is computed between the products: the gates and their gradients, from a tile's sums to memory.
+"""Between the products: the gates and their gradients, from a tile's sums to memory.
 
 The sums are a tile's `dst`, [row][group][w][V]. Scratch is in column blocks, [column block][row][V], so its rows are V
 apart and its groups `..._group` apart; the arrays of the tape are plain matrices whose last vector may be masked:
-`left` is the number of columns from the first group's on.
+`left` is the number of columns from the first group on.
 """
 
 from __future__ import annotations

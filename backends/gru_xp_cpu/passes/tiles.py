@@ -4,7 +4,7 @@ A tile is `rows` x `groups` x `width` vectors of sums over k:
 
     dst[row][group][w] = first[row][group][w] + sum_k A[row, k] * B[group][k][w]
 
-The left operand is read one number at a time, so it may lie anywhere: A[row, k] is at
+The left operand is read one number at a time, so any strides will do: A[row, k] is at
 row * a_row + (k // V) * a_block + k % V, V being the lanes of a vector; a_row and a_block are its leading dimensions.
 With a_block = V that is a plain matrix with rows of a_row, with a_row = V and a_block = V * rows it is column blocks,
 [column block][row][V]. The right operand is a packed panel: `width` vectors for each k, groups b_group apart. `dst` is
@@ -15,7 +15,7 @@ far away.
 The weights' gradients sum over rows of time instead: there k is a row of a blocked A and the tile's rows are its
 columns.
 
-Tiles exist for 1 to `shapes.rows` rows, so that what is left of a batch costs what it must.
+Tiles exist for 1 to `shapes.rows` rows, so that a batch of any size is computed without padding rows.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def tile(
     vector = V * unit.size  # in bytes
     chains = chains_of(unit, rows * columns)
     unroll = max(chains, min(V, 1 if rows * columns >= 16 else 2))
-    # a single row reads each weight once, as fast as memory gives them
+    # a single row reads each weight once, at the speed of memory: nothing to hide a prefetch behind
     prefetched = -(-columns * V * vector // (4 * LINE)) if rows > 1 else 0
     zero = c.constant(0.0)
     start = [first.load_vector(first_row * m + j * V) for m in range(rows) for j in range(columns)]
@@ -64,7 +64,7 @@ def tile(
     whole = K // V
     with c.loop(0, whole) as block:
         here = A.at(block * a_block)
-        # A's blocks lie far apart, so nothing but this fetches them in time
+        # A's blocks are too far apart for the hardware prefetcher
         for m in range(0, rows, max(1, LINE // vector)):
             here.at(a_block * max(1, AHEAD // V) + a_row * m).prefetch()
         for i in range(prefetched):

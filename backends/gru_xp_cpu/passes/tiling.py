@@ -56,7 +56,7 @@ class Partition:
     def own_blocks(self, part: Value, piece: Integer = 0, pieces: int = 1) -> tuple[Value, Value]:
         """Where what a share gets begins and ends if the blocks, or a piece of them, are dealt out once to all shares.
 
-        They are some of its own: what a thread has made itself lies in its caches, another's would have to come over.
+        They are blocks that the share computes: what a thread has packed is in its caches, and stays there.
         """
         rank = part % self._unit_parts * self._row_parts + part // self._unit_parts
         return share(self._J, rank * pieces + piece, self._unit_parts * self._row_parts * pieces)
