@@ -59,6 +59,10 @@ class Format:
         """Whether a file is one of these, by its name and its first bytes."""
         return path.name.lower().endswith(self.suffixes) if self.suffixes else False
 
+    def recognises_folder(self, folder: Path) -> bool:
+        """Whether a folder is one of these; its path is what `read` is given."""
+        return False
+
     def read(self, path: Path) -> Contents:
         """Everything in a file that looks like a GRU; a damaged or hostile file is a `FileFormatError`.
 
@@ -105,6 +109,11 @@ def format_of(path: PathType, format: str | None = None, *, writing: bool = Fals
             raise StructureError(f"format: expected one of {', '.join(formats())}, got {format!r}")
         return formats()[format]
     file = _path(path)
+    if not writing and file.is_dir():
+        for candidate in formats().values():
+            if candidate.recognises_folder(file):
+                return candidate
+        raise FileFormatError(f"{file}: expected a file, or a folder of a known format, such as one of shards")
     head = b""
     if not writing:
         with file.open("rb") as opened:

@@ -19,6 +19,7 @@ __all__ = [
     "Refusal",
     "Report",
     "StoredGRU",
+    "Tensor",
     "assert_spec",
     "rounded_to_bfloat16",
     "stacked",
@@ -87,6 +88,10 @@ class StoredGRU:
     def renamed(self, name: str) -> StoredGRU:
         return replace(self, name=name)
 
+    def noted(self, note: Note) -> StoredGRU:
+        """With one more note in the report."""
+        return replace(self, report=Report((*self.report.notes, note)))
+
     def __repr__(self) -> str:
         I, H, L, D, bias = sizes_of(self.params)
         return f"StoredGRU({self.name!r}, I={I}, H={H}, L={L}, D={D}, bias={bias}, dtype={self.dtype!r})"
@@ -100,24 +105,37 @@ class Refusal:
     reason: str
 
 
+@dataclass(frozen=True)
+class Tensor:
+    """An array that is read when it is needed."""
+
+    shape: tuple[int, ...]
+    dtype: str  # NumPy's name of it, or "bfloat16", or whatever the file calls it
+    read: Callable[[], Any]  # as NumPy's array; bfloat16 as float32, everything else as it is
+    elsewhere: str = ""  # where it is, if this file lacks it: "in model-00001-of-00002.safetensors"
+
+
 class Arrays(Mapping[str, Any]):
     """The arrays of a file by name, each read when it is asked for; bfloat16 comes as float32, which holds it.
 
-    >>> Arrays({"bias": lambda: [0.0, 1.0]})["bias"]
-    [0.0, 1.0]
+    `tensors` has their shapes and dtypes.
+
+    >>> arrays = Arrays({"bias": Tensor((2,), "float32", lambda: [0.0, 1.0])})
+    >>> arrays["bias"], arrays.tensors["bias"].shape
+    ([0.0, 1.0], (2,))
     """
 
-    def __init__(self, readers: Mapping[str, Callable[[], Any]] | None = None):
-        self._readers = dict(readers or {})
+    def __init__(self, tensors: Mapping[str, Tensor] | None = None):
+        self.tensors = dict(tensors or {})
 
     def __getitem__(self, name: str) -> Any:
-        return self._readers[name]()
+        return self.tensors[name].read()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
+        return iter(self.tensors)
 
     def __len__(self) -> int:
-        return len(self._readers)
+        return len(self.tensors)
 
     def __repr__(self) -> str:
         return f"Arrays({_few(list(self))})"
@@ -156,7 +174,7 @@ def with_batch_first(gru: StoredGRU, asked: bool | None, origin: str) -> StoredG
     if gru.batch_first is None:
         if asked is not None:
             return replace(gru, batch_first=asked)
-        return replace(gru, batch_first=False, report=gru.report + Report((BATCH_FIRST,)))
+        return replace(gru, batch_first=False).noted(BATCH_FIRST)
     if asked not in (None, gru.batch_first):
         where = f"{origin}, {gru.name}" if gru.name else origin
         raise ConversionError(
@@ -190,7 +208,7 @@ def with_dtype(gru: StoredGRU, dtype: str | None) -> StoredGRU:
         else Note("folded", f"dtype={dtype}", f"rounded from {gru.dtype}")
     )
     h0 = None if gru.h0 is None else cast(gru.h0)
-    return replace(gru, params=map_params(cast, gru.params), dtype=dtype, h0=h0, report=gru.report + Report((note,)))
+    return replace(gru, params=map_params(cast, gru.params), dtype=dtype, h0=h0).noted(note)
 
 
 def rounded_to_bfloat16(array: Any) -> Any:

@@ -269,7 +269,7 @@ def test_a_header_by_hand(path: Path) -> None:
     save_file({name: np.array(a) for name, a in arrays.items()}, path, metadata)
     assert gru_xp.load(path).hidden_size == 2
     save_file({name: a.astype("i4") for name, a in arrays.items()}, path, metadata)
-    with pytest.raises(gru_xp.FileFormatError, match="expected one of F16, BF16, F32, F64, got I32"):
+    with pytest.raises(gru_xp.FileFormatError, match="expected one of float16, bfloat16, float32, float64, got int32"):
         gru_xp.load(path)
     save_file({name: np.array(a, "f8" if "bias" in name else "f4") for name, a in arrays.items()}, path, metadata)
     with pytest.raises(gru_xp.FileFormatError, match="the arrays do not make a model: .* expected float32"):

@@ -291,7 +291,38 @@ ONNX_BURDENS: dict[str, Any] = {
     "20,000 large inputs": (_layers("x", "i7"), [], [(f"i{n}", 1, [255, 255]) for n in range(20_000)]),
 }
 
+
+class Index(Subject):
+    """The index of a checkpoint in several files, of which there is one."""
+
+    def good(self, path: Path) -> None:
+        gru_xp.GRU(2, 3, seed=0).save(path.parent / "one.safetensors")
+        names = [f"{kind}_{side}_l0" for kind in ("weight", "bias") for side in ("ih", "hh")]
+        metadata = {"written by": "somebody" * 20}  # where a change may do no harm
+        path.write_text(json.dumps({"metadata": metadata, "weight_map": dict.fromkeys(names, "one.safetensors")}))
+
+    def attacks(self, folder: Path, good: bytes) -> Iterator[tuple[str, Path]]:
+        path = folder / "attack.index.json"
+        (folder / "link.safetensors").symlink_to(folder.parent / "nothing")
+        for what, files in {
+            "a path upwards": "../secret",
+            "a whole path": str(folder.parent / "secret"),
+            "a path of Windows": "..\\secret",
+            "the folder above": "..",
+            "itself": path.name,
+            "a link to nothing": "link.safetensors",
+            "no name": "",
+            "a name with a null": "one\0.safetensors",
+            "no string": {"one.safetensors": 1},
+        }.items():
+            path.write_text(json.dumps({"weight_map": {"weight_hh_l0": files}}))
+            yield what, path
+        path.write_text('{"weight_map":' * 100_000)
+        yield "deep JSON", path
+
+
 SUBJECTS = (
+    Index("index", ".index.json"),
     Onnx("onnx", ".onnx"),
     Safetensors("safetensors", ".safetensors"),
     *WEIGHTS,

@@ -70,9 +70,7 @@ def _with_module(gru: StoredGRU, module: Any) -> StoredGRU:
     gru = replace(gru, spec=spec, report=Report(tuple(note for note in gru.report.notes if note.fate != "assumed")))
     computes = gru.dtype if module.dtype is None else np.dtype(module.dtype).name
     if computes != gru.dtype:
-        gru = _noted(
-            gru, Note("changed", f"dtype={computes}", "everything is computed in the type of the weights here")
-        )
+        gru = gru.noted(Note("changed", f"dtype={computes}", "everything is computed in the type of the weights here"))
     return gru
 
 
@@ -85,23 +83,19 @@ def _in_layer(gru: StoredGRU, modules: Mapping[str, Any]) -> StoredGRU:
     if both is not None and class_of(both) == BIDIRECTIONAL:  # which says so itself, whatever its halves say
         gru = replace(gru, batch_first=not both.time_major)
         if getattr(both.merge_fn, "__module__", "") != both.__module__ or both.merge_fn.__name__ != "_concatenate":
-            gru = _noted(gru, Note("changed", "merge_fn", "y holds both directions side by side here"))
+            gru = gru.noted(Note("changed", "merge_fn", "y holds both directions side by side here"))
         return gru
     gru = replace(gru, batch_first=not layer.time_major)
     if layer.reverse:
         gru = replace(gru, spec=_reversed(gru.spec))
         if not layer.keep_order:
             why = "y stands in the order of the input here, in the reverse order there"
-            gru = _noted(gru, Note("changed", "keep_order=False", why))
+            gru = gru.noted(Note("changed", "keep_order=False", why))
     return gru
 
 
 def _above(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _noted(gru: StoredGRU, note: Note) -> StoredGRU:
-    return replace(gru, report=gru.report + Report((note,)))
 
 
 def _reversed(spec: GRUSpec) -> GRUSpec:

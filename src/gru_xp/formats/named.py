@@ -27,20 +27,11 @@ from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
 from gru_xp.formats.layouts import UNFOLDED, kind_of, unfolded
 from gru_xp.params import CellParams, Params, map_params
-from gru_xp.stored import FLOATS, Arrays, Contents, Note, Refusal, Report, StoredGRU
+from gru_xp.stored import FLOATS, Arrays, Contents, Note, Refusal, Report, StoredGRU, Tensor
 
 __all__ = ["FLOATS", "Tensor", "grus_in", "pytorch_names"]
 
 EXACT = Note("exact", "the weights")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An array that is read when it is needed."""
-
-    shape: tuple[int, ...]
-    dtype: str  # NumPy's name of it, or "bfloat16", or whatever the file calls it
-    read: Callable[[], np.ndarray]  # bfloat16 as float32, everything else as it is
 
 
 Group = Mapping[str, Tensor]  # the arrays of one place, by the last part of their names
@@ -59,6 +50,7 @@ def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
             used |= {f"{place}{leaf}" for leaf in own}
             name, origin = place[:-1], origins.pop(place, None)
             try:
+                _assert_here({leaf: group[leaf] for leaf in own})
                 _assert_floats(group[leaf] for leaf in own)
                 params, dtype, note = layout.build({leaf: group[leaf] for leaf in own})
                 doubt = [Note("assumed", "the weights are in use as they are", origin)] if origin else []
@@ -70,8 +62,20 @@ def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
                 refused.append(Refusal(name, origin or str(error)))
             break
     refused += [Refusal(place[:-1], reason) for place, reason in origins.items()]
-    arrays = Arrays({name: tensor.read for name, tensor in tensors.items()})
-    return Contents(tuple(grus), tuple(refused), tuple(name for name in tensors if name not in used), arrays)
+    here = {name: tensor for name, tensor in tensors.items() if not tensor.elsewhere}
+    ignored = tuple(name for name in here if name not in used)
+    return Contents(tuple(_doubted(grus)), tuple(refused), ignored, Arrays(here))
+
+
+BIASES = Note("assumed", "bias=False", "other GRUs beside it have biases, and of this one there are none")
+
+
+def _doubted(grus: list[StoredGRU]) -> list[StoredGRU]:
+    """With a note where biases may have been lost: where others have them."""
+    without = [gru.params[0][0].b_ih is None for gru in grus]
+    if all(without):
+        return grus
+    return [gru.noted(BIASES) if lacks else gru for gru, lacks in zip(grus, without, strict=True)]
 
 
 def pytorch_names(params: Params) -> dict[str, np.ndarray]:
@@ -296,6 +300,14 @@ def _assert_gru(W_hh: Tensor, *, turned: bool = False) -> None:
     shape = W_hh.shape[::-1] if turned else W_hh.shape
     if len(shape) != 2 or shape[0] != 3 * shape[1] or shape[1] == 0:
         raise ConversionError(kind_of(shape))
+
+
+def _assert_here(group: Group) -> None:
+    """Of a GRU in several files, this one has all."""
+    if away := {leaf: tensor.elsewhere for leaf, tensor in group.items() if tensor.elsewhere}:
+        which = "all of it" if len(away) == len(group) else _some(away)
+        verb = "are" if len(group) > len(away) > 1 else "is"
+        raise ConversionError(f"incomplete: {which} {verb} {'; '.join(dict.fromkeys(away.values()))}")
 
 
 def _assert_floats(tensors: Iterable[Tensor]) -> None:

@@ -19,9 +19,10 @@ from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
 from gru_xp.files import Format
 from gru_xp.formats.layouts import from_keras, to_keras
-from gru_xp.formats.named import Tensor, grus_in
+from gru_xp.formats.named import grus_in
+from gru_xp.formats.shards import INDEX
 from gru_xp.params import weights_of
-from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, assert_spec, stacked
+from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, Tensor, assert_spec, stacked
 
 __all__ = ["RTNeuralFormat", "rtneural"]
 
@@ -36,15 +37,15 @@ class RTNeuralFormat(Format):
     title = "RTNeural, or a state_dict in JSON (.json)"
     suffixes = (".json",)
 
+    def recognises(self, path: Path, head: bytes) -> bool:
+        return super().recognises(path, head) and not INDEX.fullmatch(path.name) and b'"weight_map"' not in head
+
     def read(self, path: Path) -> Contents:
         text = path.read_bytes()
         try:
             content = json.loads(text)
             if isinstance(content, dict) and isinstance(content.get("layers"), list):
                 return _chain(content["layers"])
-            if isinstance(content, dict) and isinstance(content.get("weight_map"), dict):
-                files = sorted({str(file) for name, file in content["weight_map"].items() if "_hh" in str(name)})
-                raise FileFormatError(f"an index of arrays in several files; load one of them: {files[:10]}")
             if isinstance(content, dict):
                 return grus_in({name: _tensor(array) for name, array in content.items() if isinstance(array, list)})
             raise FileFormatError("a JSON file without layers and without arrays")

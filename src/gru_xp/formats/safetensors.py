@@ -10,6 +10,7 @@ all. In files of others GRUs are found by the names of their arrays.
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,18 @@ import numpy as np
 
 from gru_xp.atomic import write_whole
 from gru_xp.checks import assert_directions, sizes_of
-from gru_xp.errors import BackendError, FileFormatError, GRUError
+from gru_xp.errors import BackendError, ConversionError, FileFormatError, GRUError
 from gru_xp.files import Format
-from gru_xp.formats.named import Tensor, grus_in, pytorch_names
+from gru_xp.formats.named import pytorch_names
+from gru_xp.formats.shards import grus_of_file
 from gru_xp.params import CellParams, GRUSpec
-from gru_xp.stored import Contents, Note, Report, StoredGRU
+from gru_xp.stored import FLOATS, Arrays, Contents, Note, Report, StoredGRU, Tensor
 
 __all__ = ["SafetensorsFormat", "safetensors", "serialized"]
 
 FORMAT, VERSIONS = "gru_xp", ("1", "2")
-TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "BOOL": "bool"}
+TYPES |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 FIELDS = {"W_ih": "weight_ih", "W_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
 OPTIONS: dict[str, type] = {
     "input_size": int,
@@ -58,17 +61,9 @@ class SafetensorsFormat(Format):
         return Report((Note("exact", "all of it"),))
 
     def read(self, path: Path) -> Contents:
-        library = _library()
-        data = path.read_bytes()
-        try:
-            tensors = dict(library.deserialize(data))
-            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
-        except Exception as error:
-            raise FileFormatError(
-                f"{path}: expected a safetensors file, but it is damaged or something else: {error}"
-            ) from None
+        tensors, metadata = _header_of(path)
         if metadata.get("format") != FORMAT:
-            return grus_in({name: _tensor(tensor, path) for name, tensor in tensors.items()})
+            return grus_of_file(path, tensors)
         options = _options(metadata, path)
         spec = _spec(metadata, options["reset_after"], path)
         L, D = options["num_layers"], 2 if options["bidirectional"] else 1
@@ -81,14 +76,16 @@ class SafetensorsFormat(Format):
             )
 
         def array(field: str, layer: int, d: int) -> Any:
-            return _decoded(tensors[_key(field, layer, d)], path) if field in fields else None
+            return tensors[_key(field, layer, d)].read() if field in fields else None
 
-        dtype = _dtype(tensors[_key(fields[0], 0, 0)], path)
+        dtype = tensors[_key(fields[0], 0, 0)].dtype
         for key, tensor in tensors.items():
-            if _dtype(tensor, path) != dtype:
+            if tensor.dtype not in FLOATS:
+                raise FileFormatError(f"{path}: {key}: expected one of {', '.join(FLOATS)}, got {tensor.dtype}")
+            if tensor.dtype != dtype:
                 raise FileFormatError(
                     f"{path}: the arrays do not make a model: {key}: expected {dtype}, as the others have, "
-                    f"got {_dtype(tensor, path)}"
+                    f"got {tensor.dtype}"
                 )
         params = tuple(
             tuple(CellParams(*(array(field, layer, d) for field in CellParams._fields)) for d in range(D))
@@ -106,7 +103,7 @@ class SafetensorsFormat(Format):
             raise FileFormatError(f"{path}: dropout: expected a probability from 0 to 1, got {options['dropout']}")
         report = Report((Note("exact", "all of it"),))
         stored = StoredGRU(params, spec, "", dtype, options["batch_first"], options["dropout"], report=report)
-        return Contents((stored,))
+        return Contents((stored,), arrays=Arrays(tensors))
 
 
 safetensors = SafetensorsFormat()
@@ -174,14 +171,44 @@ def _spec(metadata: dict[str, Any], reset_after: bool, path: Any) -> GRUSpec:
     return spec
 
 
-def _tensor(tensor: dict[str, Any], path: Any) -> Tensor:
-    return Tensor(tuple(tensor["shape"]), TYPES.get(tensor["dtype"], tensor["dtype"]), lambda: _decoded(tensor, path))
+def _header_of(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The arrays, of which nothing has been read yet, and the metadata. The library compares both with the file."""
+    library = _library()
+    try:
+        with library.safe_open(path, framework="numpy") as checked:
+            names = checked.keys()
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise FileFormatError(
+            f"{path}: expected a safetensors file, but it is damaged or something else: {error}"
+        ) from None
+    return {name: _tensor(path, name, 8 + size, header[name]) for name in names}, header.get("__metadata__") or {}
 
 
-def _dtype(tensor: dict[str, Any], path: Any) -> str:
-    if tensor["dtype"] not in TYPES:
-        raise FileFormatError(f"{path}: expected one of {', '.join(TYPES)}, got {tensor['dtype']}")
-    return TYPES[tensor["dtype"]]
+def _tensor(path: Path, name: str, start: int, entry: dict[str, Any]) -> Tensor:
+    """One array by its entry in the header. safe_open would read all but bfloat16, which it leaves to ml_dtypes."""
+    shape, dtype = tuple(entry["shape"]), TYPES.get(entry["dtype"], entry["dtype"])
+    first, last = entry["data_offsets"]
+
+    def read() -> np.ndarray:
+        if entry["dtype"] not in TYPES:
+            raise ConversionError(f"{path}: {name}: {dtype}, which NumPy does not have")
+        with path.open("rb") as file:
+            file.seek(start + first)
+            data = file.read(last - first)
+        stored = np.dtype("<u2" if dtype == "bfloat16" else dtype).newbyteorder("<")
+        if len(data) != prod(shape) * stored.itemsize:
+            raise FileFormatError(f"{path}: {name}: expected {shape} of {dtype}, got {len(data)} bytes")
+        values = np.frombuffer(data, stored).reshape(shape)
+        if dtype == "bfloat16":
+            return (values.astype("u4") << 16).view("f4")
+        return values.astype(stored.newbyteorder("="))
+
+    return Tensor(shape, dtype, read)
 
 
 def _encoded(array: Any, dtype: str) -> np.ndarray:
@@ -189,15 +216,6 @@ def _encoded(array: Any, dtype: str) -> np.ndarray:
     if dtype == "bfloat16":
         return (array.astype("<f4").view("<u4") >> 16).astype("<u2")
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-
-
-def _decoded(tensor: dict[str, Any], path: Any) -> np.ndarray:
-    """The inverse of `_encoded`."""
-    dtype, data = _dtype(tensor, path), tensor["data"]
-    if dtype == "bfloat16":
-        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(tensor["shape"]).astype("f4")
-    values = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(tensor["shape"])
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _key(field: str, layer: int, d: int) -> str:

@@ -50,7 +50,7 @@ class Walk:
         grus = list(self.below(self.config, None, "")) if self.config is not None else []
         grus += self.rest()
         ignored = tuple(name for name in self.tensors if name not in self.used)
-        arrays = Arrays({name: tensor.read for name, tensor in self.tensors.items()})
+        arrays = Arrays(self.tensors)
         return Contents(tuple(grus), tuple(self.refused), ignored, arrays)
 
     def below(self, entry: Any, place: Any, name: str, depth: int = 0, mask: str = "") -> Iterator[StoredGRU]:

@@ -20,6 +20,7 @@ from gru_xp.formats.pytorch.modules import A_QUANTISED_LAYER, Module, judged
 from gru_xp.formats.pytorch.script import calls_in_script, calls_quantised
 from gru_xp.formats.pytorch.storages import Budget
 from gru_xp.formats.pytorch.tree import found_in
+from gru_xp.formats.shards import grus_of_file
 from gru_xp.formats.trees import arrays_of, library_of, tensor_of
 from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, assert_spec
 
@@ -107,11 +108,12 @@ def _contents(path: Path) -> Contents:
     """Of a file of torch.save, torch.jit.save or torch.export.save."""
     budget = Budget(path.stat().st_size)
     if not zipfile.is_zipfile(path):
-        contents = judged(*found_in(tree_of_old(path.read_bytes(), budget), budget))
+        contents = _of_tree(path, tree_of_old(path.read_bytes(), budget), budget)
     else:
         archive = Archive(path, budget)
         if "data.pkl" in archive:
-            contents = _of_script(archive) if "constants.pkl" in archive else judged(*found_in(archive.tree(), budget))
+            is_program = "constants.pkl" in archive
+            contents = _of_script(archive) if is_program else _of_tree(path, archive.tree(), budget)
         else:
             model, graph = graph_of(archive)
             calls, modules = calls_in_export(graph)
@@ -119,6 +121,12 @@ def _contents(path: Path) -> Contents:
             contents = judged(tensors, modules, by_place)
     budget.is_reading = False
     return contents
+
+
+def _of_tree(path: Path, tree: Any, budget: Budget) -> Contents:
+    """What torch.save was given."""
+    tensors, modules = found_in(tree, budget)
+    return grus_of_file(path, tensors, lambda found: judged(found, modules))
 
 
 def _of_script(archive: Archive) -> Contents:
