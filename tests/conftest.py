@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
+
+# so that `assert` says what it compared there too, and compares under `python -O`
+pytest.register_assert_rewrite(*(path.stem for path in Path(__file__).with_name("support").glob("*.py")))
 
 
 @pytest.fixture(autouse=True)

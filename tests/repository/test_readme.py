@@ -57,9 +57,9 @@ def test_training_by_hand_learns() -> None:
 
 def test_ci_runs_the_test_command() -> None:
     assert TEST == "python -m pip install -e '.[test]' && python -m pytest -n auto --dist worksteal"
-    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("install -q ", "install ").splitlines()
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("install -q ", "install ")
     install, tests = TEST.split(" && ")
-    assert lines.index(install) < lines.index(tests)
+    assert script.index(install) < script.index(tests)
 
 
 def test_links_lead_somewhere() -> None:
