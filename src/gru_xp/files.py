@@ -74,6 +74,10 @@ class Format:
         """Write a file, whole or not at all; what cannot be represented is a `ConversionError` with the reason."""
         raise ConversionError(f"{path}: {self.name} cannot be written to files")
 
+    def needs(self, path: Path) -> str:
+        """The name of a file of this format that would be broken if `path` were replaced; "" if there is none."""
+        return ""
+
     def adopts(self, thing: Any) -> bool:
         """Whether a live object of a framework belongs to this format. Must not import the framework."""
         return False
@@ -229,5 +233,12 @@ def adopt(
 
 
 def write(gru: StoredGRU, path: PathType, *, format: str | None = None) -> Report:  # noqa: A002
-    """Write a file in the format that its ending says, or the one named; the report says what it cost."""
-    return format_of(path, format, writing=True).write(gru, _path(path))
+    """Write a file in the format that its ending says, or the one named; the report says what it cost.
+
+    What another model's file needs, such as the weights of a written program, is not replaced.
+    """
+    chosen, target = format_of(path, format, writing=True), _path(path)
+    for each in formats().values():
+        if owner := each.needs(target):
+            raise ConversionError(f"{target}: {owner} beside it needs what is there; choose another name")
+    return chosen.write(gru, target)

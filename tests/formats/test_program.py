@@ -155,7 +155,7 @@ def test_only_what_the_model_has_is_written(tmp_path: Path) -> None:
     text = path.read_text()
     assert "b_ih" not in text and "clip" not in text and "reverse" not in text and "concatenate" not in text
     assert len(text.splitlines()) < 120
-    with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
+    with np.load(path.with_name("small_weights.npz"), allow_pickle=False) as file:
         assert sorted(file) == ["layer0_forward_W_hh", "layer0_forward_W_ih"]
 
 
@@ -164,7 +164,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gru_xp.GRU(3, 4, dropout=0.5, dtype="float16", seed=0).save("model.safetensors")
     said = CliRunner().invoke(app, ["export", "--numpy", "model.safetensors", "small.py"])
     assert said.exit_code == 0
-    assert "exact: weights and biases: bit for bit, in small.npz" in said.stdout
+    assert "exact: weights and biases: bit for bit, in small_weights.npz" in said.stdout
     assert "changed: rounding: the program computes in float32" in said.stdout
     assert "ignored: dropout" in said.stdout
     for arguments, words in (
@@ -181,22 +181,49 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
     """The weights of a program lie beside it, where the model itself may lie."""
-    path = tmp_path / "small.npz"
+    path = tmp_path / "small_weights.npz"
     given = gru_xp.GRU(3, 4, seed=0)
     given.save(path)
     before = path.read_bytes()
     said = CliRunner().invoke(app, ["export", "--numpy", str(path), str(tmp_path / "small.py")])
-    assert said.exit_code == 1 and "small.npz: is there and holds something else, so small.py needs" in said.stderr
-    path.with_name("other.npz").write_bytes(b"no archive")
-    with pytest.raises(gru_xp.ConversionError, match="other.npz: is there and holds something else"):
+    assert (
+        said.exit_code == 1 and "small_weights.npz: is there and holds something else, so small.py needs" in said.stderr
+    )
+    path.with_name("other_weights.npz").write_bytes(b"no archive")
+    with pytest.raises(gru_xp.ConversionError, match="other_weights.npz: is there and holds something else"):
         given.save(tmp_path / "other.py")
     assert path.read_bytes() == before and not (tmp_path / "small.py").exists()
     for _ in range(2):  # a program may be written again
         given.save(tmp_path / "third.py")
 
 
+@pytest.mark.parametrize("order", [("a.py", "a.npz"), ("a.npz", "a.py")])
+def test_a_program_and_an_archive_of_one_name_live_together(order: tuple[str, str], tmp_path: Path) -> None:
+    given = gru_xp.GRU(3, 4, seed=0)
+    for name in order:
+        given.save(tmp_path / name)
+    x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype("f4")
+    code = "import a, numpy, sys; numpy.save('y.npy', a.gru(numpy.load('x.npy'))[0])"
+    np.save(tmp_path / "x.npy", x)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), given(x)[0], atol=1e-6)
+    np.testing.assert_array_equal(gru_xp.load(tmp_path / "a.npz", batch_first=False)(x)[0], given(x)[0])
+
+
+@pytest.mark.parametrize("format", ["npz", "safetensors", "mlx", None])
+def test_the_weights_of_a_program_are_not_replaced(format: str | None, tmp_path: Path) -> None:  # noqa: A002
+    given = gru_xp.GRU(3, 4, batch_first=True, seed=0)
+    given.save(tmp_path / "a.py")
+    before = (tmp_path / "a_weights.npz").read_bytes()
+    with pytest.raises(gru_xp.ConversionError, match=r"a_weights.npz: a.py beside it needs what is there"):
+        given.save(tmp_path / "a_weights.npz", format=format)
+    assert (tmp_path / "a_weights.npz").read_bytes() == before
+    (tmp_path / "a.py").unlink()
+    given.save(tmp_path / "a_weights.npz", format=format)
+
+
 def test_bfloat16_stands_there_as_float32(tmp_path: Path) -> None:
     gru = replace(model(), dtype="bfloat16")
     assert not program.write(gru, tmp_path / "small.py").exact
-    with np.load(tmp_path / "small.npz") as file:
+    with np.load(tmp_path / "small_weights.npz") as file:
         np.testing.assert_array_equal(file["layer0_forward_W_ih"], gru.params[0][0].W_ih)

@@ -104,6 +104,14 @@ def test_a_shard_that_holds_all_of_a_gru_is_read(tmp_path: Path, net: Net) -> No
     is_the_whole(gru_xp.load(tmp_path, batch_first=False), net)  # what is missing holds nothing of the GRU
 
 
+def test_a_shard_is_not_replaced_by_another_model(tmp_path: Path, net: Net) -> None:
+    first, _ = split(tmp_path, net, biases_first(net))
+    before = first.read_bytes()
+    with pytest.raises(gru_xp.ConversionError, match="model.safetensors.index.json beside it needs what is there"):
+        gru_xp.GRU(I, H).save(first)
+    assert first.read_bytes() == before
+
+
 def test_a_shard_without_its_index_is_not_said_to_be_whole(tmp_path: Path, net: Net) -> None:
     """Its GRU may have biases, or more layers, in the other files."""
     _, second = split(tmp_path, net, biases_first(net), index=False)

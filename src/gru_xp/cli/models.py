@@ -180,7 +180,7 @@ def _write(source: Path, source_format: str | None, gru: StoredGRU, target: Path
 @models.command()
 def export(
     source: Annotated[Path, typer.Argument(metavar="MODEL", help="a model file of any format")],
-    target: Annotated[Path, typer.Argument(metavar="OUT.py", help="the weights go beside it, into OUT.npz")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.py", help="the weights go beside it, into OUT_weights.npz")],
     numpy: Annotated[bool, typer.Option("--numpy", help="a program that needs NumPy alone")] = False,
     name: NameOption = None,
     source_format: Annotated[str | None, typer.Option("--from", help="the format of MODEL")] = None,

@@ -1,4 +1,4 @@
-"""A GRU as a program: one readable file that needs NumPy alone, and its weights in an `.npz` beside it.
+"""A GRU as a program: one readable file that needs NumPy alone, `gru.py`, and its weights in `gru_weights.npz`.
 
 Only what the model has is written: no branch for biases that are not there, no clip that does not clip.
 """
@@ -28,7 +28,7 @@ class NumpyProgram(Format):
     """Written, never read: nothing here runs a program that it did not write."""
 
     name = "numpy"
-    title = "a program for NumPy (.py, and .npz beside it), written only"
+    title = "a program for NumPy (.py, and its weights in _weights.npz beside it), written only"
     suffixes = (".py",)
 
     def write(self, gru: StoredGRU, path: Path) -> Report:
@@ -38,12 +38,12 @@ class NumpyProgram(Format):
             raise ConversionError(
                 f"{path}: expected another name, for `import {path.stem}` beside it would find it and not that module"
             )
-        weights = path.with_suffix(".npz")
+        weights = _weights_of(path)
         if weights.exists() and not _is_of_a_program(weights):
             raise ConversionError(f"{weights}: is there and holds something else, so {path.name} needs another name")
         write_whole(weights, weights_file(gru))
         write_whole(path, source_of(gru, path.stem).encode())
-        notes = [Note("exact", "weights and biases", f"bit for bit, in {path.stem}.npz")]
+        notes = [Note("exact", "weights and biases", f"bit for bit, in {weights.name}")]
         if gru.dtype in ("float16", "bfloat16"):
             why = f"the program computes in float32; {gru.dtype} would round the state after each step"
             notes.append(Note("changed", "rounding", why))
@@ -51,12 +51,23 @@ class NumpyProgram(Format):
             notes.append(Note("ignored", "dropout", "it acts in training alone, and the program does not train"))
         return Report(tuple(notes))
 
+    def needs(self, path: Path) -> str:
+        if not path.name.endswith(WEIGHTS) or not path.exists() or not _is_of_a_program(path):
+            return ""
+        owner = path.with_name(f"{path.name.removesuffix(WEIGHTS)}.py")
+        return owner.name if owner.exists() else ""
+
 
 program = NumpyProgram()
+WEIGHTS = "_weights.npz"
+
+
+def _weights_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}{WEIGHTS}")
 
 
 def _is_of_a_program(path: Path) -> bool:
-    """Whether an earlier program's weights lie there, and not, say, the model that is being exported."""
+    """Whether the file holds a program's weights, and not, say, the model that is being exported."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.startswith(("layer0_forward_", "layer0_reverse_")) for name in archive.namelist())
@@ -65,7 +76,7 @@ def _is_of_a_program(path: Path) -> bool:
 
 
 def weights_file(gru: StoredGRU) -> bytes:
-    """An `.npz` with arrays such as `layer0_forward_W_ih`; 16-bit numbers stand there as float32, which holds them."""
+    """An `.npz` with arrays such as `layer0_forward_W_ih`; 16-bit numbers become float32, which holds them."""
     arrays = {
         f"layer{layer}_{way}_{name}": array if array.dtype.itemsize > 2 else array.astype("f4")
         for layer, directions in enumerate(gru.params)
@@ -127,7 +138,7 @@ def _head(gru: StoredGRU, module: str) -> str:
     {candidate}
     h' = (1 - z) * n + z * h         with f = {spec.gate_activation}, g = {spec.candidate_activation}
 
-T, N are time steps and batch. The weights are in {module}.npz beside this file. Written by gru_xp.
+T, N are time steps and batch. The weights are in {module}{WEIGHTS} beside this file. Written by gru_xp.
 """
 
 from pathlib import Path
@@ -146,7 +157,7 @@ class Cell(NamedTuple):
     {weights}
 
 
-def load(path=Path(__file__).with_suffix(".npz")):
+def load(path=Path(__file__).with_name(Path(__file__).stem + "{WEIGHTS}")):
     """All cells, as layers of directions{"" if gru.h0 is None else ", and the first state"}."""
     with np.load(path, allow_pickle=False) as file:
         cells = [

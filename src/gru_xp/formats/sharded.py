@@ -9,7 +9,7 @@ from pathlib import Path
 from gru_xp.errors import FileFormatError
 from gru_xp.files import Format, contents, format_of
 from gru_xp.formats.named import grus_in
-from gru_xp.formats.shards import INDEX, SHARD, elsewhere, shard_of_each
+from gru_xp.formats.shards import INDEX, SHARD, elsewhere, indices_of, shard_of_each
 from gru_xp.stored import Contents, Tensor
 
 __all__ = ["ShardsFormat", "shards"]
@@ -28,6 +28,9 @@ class ShardsFormat(Format):
 
     def recognises_folder(self, folder: Path) -> bool:
         return any(INDEX.fullmatch(name) or SHARD.fullmatch(name) for name in _names(folder))
+
+    def needs(self, path: Path) -> str:
+        return ", ".join(index.name for index, _ in indices_of(path))
 
     def read(self, path: Path) -> Contents:
         if not path.is_dir():

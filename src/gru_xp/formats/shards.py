@@ -17,7 +17,7 @@ from gru_xp.errors import ConversionError, FileFormatError
 from gru_xp.formats.named import grus_in
 from gru_xp.stored import Contents, Note, Tensor
 
-__all__ = ["INDEX", "SHARD", "elsewhere", "grus_of_file", "shard_of_each"]
+__all__ = ["INDEX", "SHARD", "elsewhere", "grus_of_file", "indices_of", "shard_of_each"]
 
 INDEX = re.compile(r".+\.index(\.[\w-]+)?\.json")  # model.safetensors.index.json, model.safetensors.index.fp16.json
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.\w+)")
@@ -58,7 +58,7 @@ def grus_of_file(
 ) -> Contents:
     """The GRUs of one file by `judge`; one of which an index has more in other files is refused with their names."""
     others: dict[str, Tensor] = {}
-    for index, files in _indices_of(path):
+    for index, files in indices_of(path):
         words = f"load {index.name} or the folder"
         others |= {name: elsewhere(f"in {file}; {words}") for name, file in files.items() if name not in tensors}
     found = judge({**tensors, **others})
@@ -70,7 +70,7 @@ def grus_of_file(
     return replace(found, grus=tuple(gru.noted(note) for gru in found.grus))
 
 
-def _indices_of(path: Path) -> list[tuple[Path, dict[str, str]]]:
+def indices_of(path: Path) -> list[tuple[Path, dict[str, str]]]:
     """The indices beside a file that name it, and what they say."""
     found = []
     for index in sorted(each for each in path.parent.glob("*.index*.json") if INDEX.fullmatch(each.name))[
