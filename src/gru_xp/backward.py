@@ -10,12 +10,13 @@ from .backend import Backend
 from .checks import assert_expected
 from .convert import convert
 from .discovery import Place, assert_same_library
-from .errors import DTypeError, MixedArraysError, StructureError
+from .errors import DTypeError, GRUError, MixedArraysError, StructureError
 from .interfaces import Call, Options
 from .kernels import choose
 from .params import GRUGrads, LayerTape, Sizes, Tape, map_params, weights_of
 from .plan import Memo
 from .selection import kernel_policy, variables
+from .tapes import assert_tape
 
 __all__ = ["backward"]
 
@@ -30,6 +31,7 @@ class Plan(NamedTuple):
     batched: bool
     as_is: bool  # whether dy and dh_n are taken as they are, and the gradients returned so
     in_place: bool  # whether, moreover, no context is needed
+    trusting: bool  # whether what computes does not look at each array itself, as native code does
     stack: Any
 
     def computing(self) -> AbstractContextManager[Any]:
@@ -66,12 +68,20 @@ def backward(tape: Tape, dy: Any, dh_n: Any) -> GRUGrads:
     backend = tape.place.backend
     if backend.takes_whole_calls:
         return backend.whole_call("backward", (tape, dy, dh_n))
-    plan = plan_of_backward(tape, dy, dh_n)
-    if plan.in_place:
-        return plan.stack.backward(tape.layers, dy, dh_n, tape.dropout_masks)
-    with plan.computing():
-        dy, dh_n = plan.bring(dy, "dy"), plan.bring(dh_n, "dh_n")
-        return plan.home(plan.stack.backward(tape.layers, dy, dh_n, tape.dropout_masks))
+    try:
+        plan = plan_of_backward(tape, dy, dh_n)
+        if plan.trusting:
+            assert_tape(tape)
+        if plan.in_place:
+            return plan.stack.backward(tape.layers, dy, dh_n, tape.dropout_masks)
+        with plan.computing():
+            dy, dh_n = plan.bring(dy, "dy"), plan.bring(dh_n, "dh_n")
+            return plan.home(plan.stack.backward(tape.layers, dy, dh_n, tape.dropout_masks))
+    except GRUError:
+        raise
+    except Exception:
+        assert_tape(tape)  # which says it better, if that is why
+        raise
 
 
 def plan_of_backward(tape: Tape, dy: Any, dh_n: Any) -> Plan:
@@ -103,6 +113,7 @@ def _shape(tape: Tape) -> tuple[int, int]:
 def _check(tape: Tape, dy: Any, dh_n: Any) -> None:
     if dy is None and dh_n is None:
         raise StructureError("dy: expected dy or dh_n or both, got neither")
+    assert_tape(tape)
     first, compute = tape.layers[0][0], tape.place.backend
     dtype = compute.dtype_name(first.x.dtype)
     if dtype not in compute.float_names():
@@ -153,8 +164,10 @@ def _made(tape: Tape, dy: Any, dh_n: Any) -> Plan:
             dropout=tape.dropout_masks is not None,
             recording=tape.caller.backend is backend and backend.recorded(arrays) != "no",
         )
-        stack = backend.stack(choose(call, kernel_policy()).kernel, call)
+        kernel = choose(call, kernel_policy()).kernel
+        stack = backend.stack(kernel, call)
     canonical = tape.caller.backend.canonical
     as_is = tape.batched and tape.caller == tape.place and all(a is None or canonical(a) is a for a in (dy, dh_n))
     in_place = as_is and isinstance(context, nullcontext)
-    return Plan(tape.caller, tape.place, tape.batched, as_is, in_place, stack)
+    trusting = kernel is None or kernel.level == "gates"
+    return Plan(tape.caller, tape.place, tape.batched, as_is, in_place, trusting, stack)

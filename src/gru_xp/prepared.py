@@ -35,7 +35,12 @@ class PreparedParams:
 
     @cached_property
     def kind(self) -> object:
-        """All of them that a call's plan depends on, as an object that is the same for the same kind."""
+        """All of them that a call's plan depends on, as an object that is the same for the same kind.
+
+        Anybody can make such an object of anything, so it is checked here, once.
+        """
+        if sizes_of(structured(self.params)) != self.sizes or place_of(self.params) != self.place:
+            raise StructureError("params: expected parameters as prepare() made them, got others with their sizes")
         return _kinds.setdefault((self.sizes, self.place, self.params[0][0].W_hh.dtype, self.movable), object())
 
     def at(self, place: Place) -> PreparedParams:

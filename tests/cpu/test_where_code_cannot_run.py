@@ -74,5 +74,16 @@ def test_a_library_that_is_there_and_cannot_be_loaded(tmp_path: Path) -> None:
     assert_plain("", reason, PYTHONPATH=str(tmp_path))
 
 
+def test_a_layout_of_python_that_is_not_known() -> None:
+    """As on 32 bits, where a word is never the integer of 64 bits that is looked for."""
+    assert_plain("import ctypes; ctypes.c_int64 = ctypes.c_int32\n", "how Python's tuples lie in memory is not known")
+
+
+def test_another_implementation_of_python() -> None:
+    """Whose objects are nowhere that could be read."""
+    preparation = "import sys, gru_xp; sys.implementation.name = 'pypy'\n"
+    assert_plain(preparation, "how pypy keeps its objects is not known")
+
+
 def test_without_the_library() -> None:
     assert_plain("import sys; sys.modules['llvmlite'] = None\n", "llvmlite is not installed")

@@ -17,7 +17,7 @@ from llvmlite import ir
 
 from gru_xp_cpu.emit.code import I8, I32, I64, PTR, Code, Integer, Integers, Value
 from gru_xp_cpu.emit.function import function
-from gru_xp_cpu.passes.fields import ARRAYS, CALL, CONTIGUOUS, HEADER, PLACES, SIZES, Kind
+from gru_xp_cpu.passes.fields import ARRAYS, CALL, HEADER, PLACES, SIZES, Kind
 from gru_xp_cpu.passes.kernels import KERNELS
 from gru_xp_cpu.threads.barrier import SYNC, call_at, change, offered, write
 
@@ -182,16 +182,15 @@ def _run(c: Code, kind: Kind, frame: Integers, numbers: Integers, sync: Integers
     operands, results = (_follow(frame, pointers) for _, pointers in (OPERANDS, RESULTS))
     given = frame.load(OPERANDS[0])
 
-    # instead of Python's tuple of NumPy's arrays: of each the address of the data and the flags
-    items, stand_ins = c.stack_integers(arrays), c.stack_integers(2 * arrays + 1)
-    nothing = stand_ins.at(2 * arrays).integer()
+    # instead of Python's tuple of NumPy's arrays: of each the address of the data
+    items, stand_ins = c.stack_integers(arrays), c.stack_integers(arrays + 1)
+    nothing = stand_ins.at(arrays).integer()
     with c.loop(0, arrays) as i:
         number = numbers.load(i + (len(HEADER) + count))
         items.store(nothing, i)
         with c.when(number >= 0):
-            here, buffer = stand_ins.at(i * 2), c.select_pointer(number < given, operands, results.at(-1 * given))
+            here, buffer = stand_ins.at(i), c.select_pointer(number < given, operands, results.at(-1 * given))
             here.store(c.pointer(Integers, buffer.load(number)).load(BUFFER), 0)
-            here.store(CONTIGUOUS, 1)
             items.store(here.integer(), i)
     fields = c.stack_integers(count)
     first = count - len(PLACES[kind])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Kernel", "Layout", "build", "kernel"]
 
+DTYPES: dict[str, DType] = {"f": "float32", "d": "float64"}
 #: multiply-adds of a call that keeps the interpreter lock: a few microseconds
 QUICK = 100_000
 #: multiply-adds up to which it is tried whether one thread is faster than several
@@ -58,7 +59,7 @@ class Layout:
 class Kernel:
     """A kernel for this target and one dtype: `layout.alone(fields)` or `together(fields, layout)`.
 
-    If any array is not contiguous they compute nothing and return the number of such arrays.
+    If any array is not what the sizes say they compute nothing and return the number of such arrays.
     """
 
     def __init__(self, kind: Kind, dtype: DType, owner: Owner | None):
@@ -74,8 +75,7 @@ class Kernel:
         # to give the interpreter lock away and to queue up for it again would take longer than a very small call
         self._quick: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(alone)
         self._alone: Any = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(alone)
-        noncontiguous = code.address("noncontiguous")
-        self._noncontiguous: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(noncontiguous)
+        self._misfits: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(code.address("misfits"))
         arguments = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
         self._shares: Any = ctypes.CFUNCTYPE(None, *arguments)(self._address)
         team = workers if owner is None else openmp.team(owner)
@@ -109,9 +109,9 @@ class Kernel:
 
     def together(self, fields: bytes, layout: Layout) -> int:
         """Run on several threads, or on this one in as many shares."""
-        noncontiguous: int = self._noncontiguous(fields)
-        if noncontiguous:
-            return noncontiguous
+        misfits: int = self._misfits(fields)
+        if misfits:
+            return misfits
         pace = layout.pace
         if pace is None or pace.settled():
             self._go(fields, layout, pace is not None and pace.alone)
@@ -129,7 +129,8 @@ class Kernel:
 def build(target: Target, kind: Kind, dtype: DType) -> Unit:
     """Write a kernel and the ways to call it. What writes code is imported only here, where code is written."""
     from gru_xp_cpu.emit.code import Unit
-    from gru_xp_cpu.passes.kernels import KERNELS, alone, noncontiguous
+    from gru_xp_cpu.passes.kernels import KERNELS, alone
+    from gru_xp_cpu.passes.misfits import misfits
     from gru_xp_cpu.threads.barrier import meet
 
     from .custom_call import connect, custom_call
@@ -137,7 +138,7 @@ def build(target: Target, kind: Kind, dtype: DType) -> Unit:
     unit = Unit(target, dtype)
     meet(unit)
     KERNELS[kind].export(unit, kind)
-    noncontiguous.export(unit, "noncontiguous", kind=kind)
+    misfits.export(unit, "misfits", kind=kind)
     alone.export(unit, f"{kind}_alone", kind=kind)
     connect.export(unit, "connect")
     custom_call.export(unit, f"{kind}_of_xla", kind=kind)
@@ -150,4 +151,4 @@ def kernel(kind: Kind, char: str, owner: Owner | None) -> Kernel:
 
     `owner` is the library whose threads run it, None for workers of ours.
     """
-    return Kernel(kind, "float32" if char == "f" else "float64", owner)
+    return Kernel(kind, DTYPES[char], owner)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gru_xp.errors import StructureError
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, LayerTape
-from gru_xp_cpu.passes.fields import CALL, CONTIGUOUS, GATES, STATES, STEP
+from gru_xp_cpu.passes.fields import CALL, CONTIGUOUS, GATES, PACKED, STATES, STEP
 from gru_xp_cpu.threads.owner import Owner
 
+from .fit import fitted, mask, named_weights
 from .kernel import build, kernel
 from .memory import keep, scratch
 from .packed import PackedCell, pack
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["CpuLayer", "unusable", "warmup"]
 
 DTYPES: tuple[DType, ...] = ("float32", "float64")
+#: what Python raises where the shape or the dtype is asked of something else than such an array as kernels take
+UNFIT = AttributeError, KeyError, TypeError, ValueError
 
 
 class CpuLayer:
@@ -92,8 +94,9 @@ def unusable() -> str | None:
     """Why the kernels cannot run in this process, or None."""
     try:
         from gru_xp_cpu.emit.target import why_none
+        from gru_xp_cpu.passes.offsets import unknown
 
-        return why_none()
+        return why_none() or unknown()
     except Exception as error:  # a library that is there and cannot be loaded fails in any way it likes
         if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("llvmlite"):
             return "llvmlite is not installed (python -m pip install 'gru-xp[cpu]')"
@@ -130,15 +133,30 @@ def warmup(dtypes: Sequence[DType] = DTYPES) -> str:
 
 
 def _forward(
-    x: Any, h0: Any, w: CellParams, valid: Any, resets: Any, reverse: bool, save: str | None, owner: Owner | None = None
+    x: Any,
+    h0: Any,
+    w: CellParams,
+    valid: Any,
+    resets: Any,
+    reverse: bool,
+    save: str | None,
+    owner: Owner | None = None,
+    fit: bool = False,
 ) -> tuple[Any, ...]:
-    """y, h_n and, if something is saved, x, h_prev and (r, z, n, u) for the tape."""
-    run = kernel("forward", x.dtype.char, owner)
-    (T, N, I), H = x.shape, h0.shape[1]
-    W_ih, W_hh, b_ih, b_hh = w
-    packed = w.panels if type(w) is PackedCell else None
+    """y, h_n and, if something is saved, x, h_prev and (r, z, n, u) for the tape; `fit` arrays are as `fitted` says."""
+    try:
+        (T, N, I), (_, H), dtype = x.shape, h0.shape, x.dtype
+        W_ih, W_hh, b_ih, b_hh = w
+        run = kernel("forward", dtype.char, owner)
+        plain = fit or (type(x) is np.ndarray and type(h0) is np.ndarray)
+    except UNFIT:
+        if fit:
+            raise
+        plain = False
+    if not plain:
+        return _forward(*_fit_forward(x, h0, w, valid), resets, reverse, save, owner, True)
     layout = run.layout(T, N, I, H)
-    shape, dtype, new = (T, N, H), x.dtype, layout.empty
+    shape, new = (T, N, H), layout.empty
     y, h_n = new(shape, dtype), np.empty((N, H), dtype)
     clean = h_prev = r = z = n = u = None
     what = STEP
@@ -147,45 +165,54 @@ def _forward(
         r, z, n, u = new(shape, dtype), new(shape, dtype), new(shape, dtype), new(shape, dtype)
     elif save is not None:
         h_prev, what = new(shape, dtype), STEP + STATES
-    cut = None if resets is None else _cut_before(valid, resets, reverse)
+    cut = None if resets is None else _cut_before(valid, resets, reverse, T, N)
     if valid is not None:
         clean = new((T, N, I), dtype)
-    piece = scratch(layout.size)
-    tail = layout.tail(piece[1])
-    if packed is not None:
-        tail, W_ih = packed + tail[len(packed) :], None
+    memory = scratch(layout.size)
+    tail = layout.tail(memory[1])
+    if type(w) is PackedCell:
+        tail, what = w.panels + tail[len(w.panels) :], what + PACKED
     arrays = x, h0, W_ih, W_hh, b_ih, b_hh, y, h_n, h_prev, r, z, n, u, clean, valid, cut
-    first, noncontiguous = 0, int(not dtype.isnative)
-    while not noncontiguous:
+    first = 0
+    while True:
         last = first + layout.segment
         if last > T:
             last = T
         fields = layout.head + run.pack(first, last, reverse, what, id(arrays)) + tail
-        noncontiguous = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
+        misfits = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
         first = last
-        if first == T:
+        if first == T or misfits:
             break
-    keep(piece)
-    if noncontiguous:
-        w = w if type(w) is PackedCell else CellParams(*map(_contiguous, w))
-        return _forward(_contiguous(x), _contiguous(h0), w, _contiguous(valid), resets, reverse, save, owner)
+    keep(memory)
+    if misfits:
+        assert not fit
+        return _forward(*_fit_forward(x, h0, w, valid), resets, reverse, save, owner, True)
     return y, h_n, x if clean is None else clean, h_prev, (r, z, n, u)
 
 
-def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -> tuple[Any, Any, CellParams]:
-    x, h_prev, r, z, n, u, w, valid, resets, spec, reverse = tape
-    W_ih, W_hh, b_ih, b_hh = w
-    (T, N, I), H, dtype = x.shape, h_prev.shape[2], x.dtype
-    # by their bytes, which are known at once: a kernel would read on behind the end of an array
-    if h_prev.nbytes * I != x.nbytes * H or (
-        r is not None and not h_prev.nbytes == r.nbytes == z.nbytes == n.nbytes == u.nbytes
-    ):
-        raise StructureError(
-            f"tape: expected h_prev, r, z, n and u of one shape and dtype, as gru_forward made them for x, "
-            f"got {', '.join(f'{a.dtype} {a.shape}' for a in (x, h_prev, r, z, n, u) if a is not None)}"
-        )
-    run = kernel("backward", x.dtype.char, owner)
-    cut = None if resets is None else _cut_before(valid, resets, reverse)
+def _fit_forward(x: Any, h0: Any, w: CellParams, valid: Any) -> tuple[Any, Any, CellParams, Any]:
+    x, h0, *weights, valid = fitted("forward", {"x": x, "h0": h0, **named_weights(w), "valid": valid}).values()
+    return x, h0, w if type(w) is PackedCell else CellParams(*weights), valid
+
+
+def _backward(
+    tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None, fit: bool = False
+) -> tuple[Any, Any, CellParams]:
+    """dx, dh0 and dw; `fit` arrays are as `fitted` says."""
+    x, h_prev, r, z, n, u, w, valid, resets, _, reverse = tape
+    try:
+        (T, N, I), (_, _, H), dtype = x.shape, h_prev.shape, x.dtype
+        W_ih, W_hh, b_ih, b_hh = w
+        run = kernel("backward", dtype.char, owner)
+        flow, dy_row, dy_step = _steps(dy, N, H, dtype)
+        plain = fit or (type(x) is np.ndarray and type(h_prev) is np.ndarray and type(flow) is np.ndarray)
+    except UNFIT:
+        if fit:
+            raise
+        plain = False
+    if not plain:
+        return _backward(*_fit_backward(tape, dy, dh_n), owner, True)
+    cut = None if resets is None else _cut_before(valid, resets, reverse, T, N)
     layout = run.layout(T, N, I, H, r is None)
     new = layout.empty if T * N > 0 else np.zeros
     dx, dh0 = new((T, N, I), dtype), np.empty((N, H), dtype)
@@ -193,53 +220,53 @@ def _backward(tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None) -
     db_ih = db_hh = None
     if b_ih is not None:
         db_ih, db_hh = new((3 * H,), dtype), new((3 * H,), dtype)
-    flow, dy_row, dy_step = _steps(dy, N, H, dtype)
-    piece = scratch(layout.size)
-    tail, last = layout.tail(piece[1]), T
+    memory = scratch(layout.size)
+    tail, last = layout.tail(memory[1]), T
     arrays = (
         x, h_prev, r, z, n, u, W_ih, W_hh, b_ih, b_hh, flow, dh_n, valid, cut, dx, dh0, dW_ih, dW_hh, db_ih, db_hh,
     )  # fmt: skip
-    noncontiguous = int(not dtype.isnative)
-    while not noncontiguous:
+    while True:
         first = last - layout.segment
         if first < 0:
             first = 0
         fields = layout.head + run.pack(first, last, reverse, dy_row, dy_step, id(arrays)) + tail
-        noncontiguous = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
+        misfits = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
         last = first
-        if last == 0:
+        if last == 0 or misfits:
             break
-    keep(piece)
-    if noncontiguous:
-        w, valid = CellParams(*map(_contiguous, w)), _contiguous(valid)
-        contiguous = (*map(_contiguous, tape[:6]), w, valid, resets, spec, reverse)
-        return _backward(LayerTape._make(contiguous), dy, _contiguous(dh_n), owner)
+    keep(memory)
+    if misfits:
+        assert not fit
+        return _backward(*_fit_backward(tape, dy, dh_n), owner, True)
     return dx, dh0, CellParams(dW_ih, dW_hh, db_ih, db_hh)
 
 
+def _fit_backward(tape: LayerTape, dy: Any, dh_n: Any) -> tuple[LayerTape, Any, Any]:
+    head = dict(zip(LayerTape._fields[:6], tape[:6], strict=True))
+    found = fitted("backward", {**head, **named_weights(tape.w), "valid": tape.valid}, "tape.")
+    given = {"dh_n": dh_n} if dy is None else {"dy": dy, "dh_n": dh_n}
+    flows = fitted("backward", {"x": found["x"], "h_prev": found["h_prev"], **given})
+    w = CellParams(*(found[name] for name in CellParams._fields))
+    return tape._replace(**{name: found[name] for name in (*head, "valid")}, w=w), flows.get("dy"), flows["dh_n"]
+
+
 # ---- arrays ---------------------------------------------------------------------------------------------------------
-
-
-def _contiguous(a: Any) -> Any:
-    """An array in C order, aligned and of native byte order, itself if possible."""
-    return a if a is None else np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 
 
 def _steps(dy: Any, N: int, H: int, dtype: Any) -> tuple[Any, int, int]:
     """dy (T, N, H) with contiguous rows, and the elements from row to row and from step to step; None is zero."""
     if dy is None:
         return np.zeros(H, dtype), 0, 0
-    if dy.flags.num & CONTIGUOUS == CONTIGUOUS and dy.dtype.isnative:
+    if dy.flags.num & CONTIGUOUS == CONTIGUOUS:
         return dy, H, N * H
     size = dy.itemsize
     step, row, one = dy.strides
-    apart = one != size or step % size or row % size or step < 0 or row < 0
-    if apart or not dy.flags.aligned or not dy.dtype.isnative:
-        return _contiguous(dy), H, N * H
+    if one != size or step % size or row % size or step < 0 or row < 0 or not dy.flags.aligned:
+        return np.require(dy, dtype, ["C", "A"]), H, N * H
     return dy, row // size, step // size
 
 
-def _cut_before(valid: Any, resets: Any, reverse: bool) -> Any:
-    """As `gru_xp.layer.cut_before`: (T, N) booleans with contiguous rows, or None."""
-    cut = cut_before(valid, resets, reverse, np)
-    return None if cut is None else _contiguous(cut[..., 0])
+def _cut_before(valid: Any, resets: Any, reverse: bool, T: int, N: int) -> Any:
+    """As `gru_xp.layer.cut_before`: (T, N) booleans with contiguous rows."""
+    cut: Any = cut_before(mask("valid", valid, T, N), mask("resets", resets, T, N), reverse, np)
+    return np.ascontiguousarray(cut[..., 0])

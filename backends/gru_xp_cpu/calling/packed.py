@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from gru_xp.params import CellParams
 from gru_xp_cpu.passes.fields import STEP
 
+from .fit import fitted_weights
 from .kernel import kernel
 from .memory import block
 
@@ -29,18 +31,20 @@ class PackedCell(CellParams):
 
 def pack(w: CellParams) -> PackedCell:
     """Copy and pack weights."""
-    packed = PackedCell(*(None if a is None else np.array(a, a.dtype.newbyteorder("="), order="C") for a in w))
+    packed = PackedCell(*(None if a is None else np.array(a) for a in fitted_weights(w)))
     for array in packed:
         if array is not None:
             array.flags.writeable = False
     W_ih, W_hh, b_ih, b_hh = packed
-    (_, I), H = W_ih.shape, W_hh.shape[1]
+    I, H, new = W_ih.shape[1], W_hh.shape[1], partial(np.empty, dtype=W_ih.dtype)
     run = kernel("forward", W_ih.dtype.char, None)
     layout = run.layout(0, 0, I, H)
     address, packed.memory = block(layout.size)
     tail = layout.tail(address)
     # nothing but the preparation runs when there are no steps and no rows
-    arrays = None, None, W_ih, W_hh, b_ih, b_hh, *([None] * 10)
-    layout.alone(layout.head + run.pack(0, 0, 0, STEP, id(arrays)) + tail)
+    x, h0, y, h_n = new((0, 0, I)), new((0, H)), new((0, 0, H)), new((0, H))
+    arrays = x, h0, W_ih, W_hh, b_ih, b_hh, y, h_n, *([None] * 8)
+    misfits = layout.alone(layout.head + run.pack(0, 0, 0, STEP, id(arrays)) + tail)
+    assert not misfits
     packed.panels = tail[: 4 * 8]
     return packed

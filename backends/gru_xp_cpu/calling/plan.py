@@ -6,6 +6,8 @@ from dataclasses import astuple
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from gru_xp_cpu.passes.fields import BackwardPlaces, ForwardPlaces, Kind, Sizes
 from gru_xp_cpu.passes.offsets import offsets
 from gru_xp_cpu.passes.shapes import gates_shapes, weight_shapes
@@ -88,7 +90,7 @@ def plan(
     section = per_step * (steps if unit_parts == 1 else 1)
     alone = 0 if section > EVEN else min(30, max(2, ALONE // max(1, per_step * T)))
     segment = steps * max(1, int(SEGMENT / max(1, per_step * steps)))
-    sizes = Sizes(*offsets(), T, N, I, H, steps, unit_parts, int(wait), M)
+    sizes = Sizes(*offsets(), id(np.dtype(dtype)), id(np.dtype(bool)), T, N, I, H, steps, unit_parts, int(wait), M)
     return Plan(threads, sizes, alone, segment, tuple(begins), at)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.errors import DTypeError, ShapeError, StructureError
+from gru_xp.errors import DTypeError, RangeError, ShapeError, StructureError
 from gru_xp.params import CellParams
-from gru_xp_cpu.passes.fields import STEP
+from gru_xp_cpu.passes.fields import PACKED, STEP
 
+from .fit import fitted, named_weights
 from .kernel import kernel
 from .memory import block
 from .packed import PackedCell, pack
@@ -37,22 +38,25 @@ class Stream:
     def __init__(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int = 1):
         if any(len(directions) != 1 for directions in params):
             raise StructureError("params: a stream has one direction; a bidirectional layer needs the whole sequence")
-        cells = [w if isinstance(w, PackedCell) else pack(w) for (w,) in params]
+        if not isinstance(batch_size, int) or batch_size < 0:
+            raise RangeError(f"batch_size: expected a number of rows, got {batch_size!r}")
+        cells = [w if type(w) is PackedCell else pack(w) for (w,) in params]
         H, I, N = cells[0].W_hh.shape[1], cells[0].W_ih.shape[1], batch_size
         self._dtype = cells[0].W_hh.dtype
-        self._shape = (N, I)
         self._x = np.zeros((1, N, I), self._dtype)
         self.state = np.zeros((len(cells), N, H), self._dtype)
+        self._shapes = {"x": (N, I), "state": self.state.shape}
         self._outputs = [np.zeros((1, N, H), self._dtype) for _ in cells]
         run = kernel("forward", self._dtype.char, None)
         self._cells, self._calls, self.threads = cells, list[tuple[Callable[[bytes], int], bytes]](), 1
         self._kept: list[Any] = []
         x = self._x
-        for w, h, y in zip(cells, self.state, self._outputs, strict=True):
+        for i, (w, h, y) in enumerate(zip(cells, self.state, self._outputs, strict=True)):
+            fitted("forward", {"x": x, "h0": h, **named_weights(w)}, f"params[{i}][0].")
             layout = run.layout(1, N, x.shape[2], H)
             address, memory = block(layout.size)
-            arrays = x, h, None, None, None, None, y, h, *([None] * 8)
-            fields = run.pack(0, 1, 0, STEP, id(arrays))
+            arrays = x, h, *w, y, h, *([None] * 8)
+            fields = run.pack(0, 1, 0, STEP + PACKED, id(arrays))
             whole = layout.head + fields + w.panels + layout.tail(address)[len(w.panels) :]
             self._kept += [memory, arrays]
             call = layout.alone if layout.threads == 1 else partial(run.together, layout=layout)
@@ -63,11 +67,8 @@ class Stream:
 
     def step(self, x: Any) -> Any:
         """x (N, I) -> y (N, H), a new array."""
-        if x.shape != self._shape:
-            N, I = self._shape
-            raise ShapeError(f"x: expected (N, I) = ({N}, {I}), got {x.shape}; N is the stream's batch_size")
-        if x.dtype is not self._dtype and x.dtype != self._dtype:
-            raise DTypeError(f"x: expected {self._dtype}, as the parameters, got {x.dtype}")
+        if type(x) is not np.ndarray or x.shape != self._shapes["x"] or x.dtype is not self._dtype:
+            x = self._refused_or("x", x, "(N, I)")
         self._x[0] = x
         for call, fields in self._calls:
             call(fields)
@@ -75,8 +76,21 @@ class Stream:
 
     def advance(self, x: Any, state: Any) -> tuple[Any, Any]:
         """x (N, I), state (L, N, H) -> y (N, H), the next state: a step for a caller that keeps the state itself."""
+        if type(state) is not np.ndarray or state.shape != self._shapes["state"] or state.dtype is not self._dtype:
+            state = self._refused_or("state", state, "(L, N, H)")
         self.state[...] = state
         return self.step(x), self.state.copy()
+
+    def _refused_or(self, name: str, a: Any, letters: str) -> Any:
+        """The array, if it only is of a subclass; else an error."""
+        a, shape = np.asarray(a) if isinstance(a, np.ndarray) else a, self._shapes[name]
+        if not isinstance(a, np.ndarray):
+            raise StructureError(f"{name}: expected an array of NumPy's, got {type(a).__name__}")
+        if a.shape != shape:
+            raise ShapeError(f"{name}: expected {letters} = {shape}, got {a.shape}; N is the stream's batch_size")
+        if a.dtype != self._dtype:
+            raise DTypeError(f"{name}: expected {self._dtype}, as the parameters, got {a.dtype}")
+        return a
 
     def reset(self) -> None:
         """Begin a new sequence."""

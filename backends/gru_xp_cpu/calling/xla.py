@@ -42,8 +42,8 @@ def call(
             _crew().grow(current(), layout.threads)
     where = (buffers.index(name) if name in buffers else -1 for name in ARRAYS[kind])
     header = {"threads": layout.threads, "alone": layout.alone_after, "scratch": layout.size}
-    # what the kernel makes instead of Python's tuple and arrays: the address of the data is first, then the flags
-    first = replace(layout.sizes, items_at=0, data_at=0, flags_at=8, none=0)
+    # what the kernel makes instead of Python's tuple and arrays: of each the address of the data
+    first = replace(layout.sizes, items_at=0, data_at=0, type_at=0, none=0, array_type=0, real_dtype=0, boolean_dtype=0)
     fields = *astuple(first), *own, 0, *layout.places(0)
     return np.array((*(header[name] for name in HEADER), *fields, *where), np.int64)
 

@@ -7,15 +7,17 @@ Python as integers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Generic, Literal, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, Literal, TypeVar
 
 __all__ = [
+    "ALIGNED",
     "ARRAYS",
     "CALL",
     "CONTIGUOUS",
     "GATES",
     "HEADER",
+    "PACKED",
     "PLACES",
     "SIZES",
     "STATES",
@@ -35,10 +37,17 @@ Number = TypeVar("Number")
 Reals = TypeVar("Reals")
 Bytes = TypeVar("Bytes")
 
-#: flags of an array: in C order, and aligned
-CONTIGUOUS = 0x1 | 0x100
+#: flags of an array: aligned; in C order and aligned
+ALIGNED, CONTIGUOUS = 0x100, 0x101
 #: what the forward pass writes, in its field `what`: y and the next state; the states before each step; the gates
 STEP, STATES, GATES = 1, 2, 4
+#: also in `what`: the weights are packed already, into the first places
+PACKED = 8
+
+
+def shape(letters: str, beside: str | None = None, *, optional: bool = False) -> dict[str, Any]:
+    """What is said of an array: its shape; whether it may be None, or has to be None where another one is."""
+    return {"shape": tuple(letters.split()), "beside": beside, "optional": optional}
 
 
 @dataclass
@@ -47,8 +56,11 @@ class Sizes(Generic[Number]):
 
     items_at: Number  # where the items begin in a tuple, in bytes
     data_at: Number  # where the address of the data is in an array, in bytes
-    flags_at: Number  # where the flags are
+    type_at: Number  # where the address of an object's type is, in bytes
     none: Number  # the address of None
+    array_type: Number  # of the type of arrays
+    real_dtype: Number  # of the kernel's dtype
+    boolean_dtype: Number  # of the dtype of booleans
     T: Number
     N: Number
     I: Number
@@ -66,7 +78,7 @@ class ForwardCall(Generic[Number]):
     first: Number
     last: Number
     reverse: Number
-    what: Number  # STEP, STATES and GATES
+    what: Number  # STEP, STATES, GATES and PACKED
     arrays: Number  # the address of the tuple
 
 
@@ -116,50 +128,52 @@ class BackwardPlaces(Generic[Reals]):
 
 @dataclass
 class ForwardArrays(Generic[Reals, Bytes]):
-    """Arrays of a forward pass; any but the first two may be None."""
+    """Arrays of a forward pass, with their shapes."""
 
-    x: Reals
-    h0: Reals
-    W_ih: Reals
-    W_hh: Reals
-    b_ih: Reals
-    b_hh: Reals
-    y: Reals
-    h_n: Reals
-    h_prev: Reals
-    r: Reals
-    z: Reals
-    n: Reals
-    u: Reals
-    x_clean: Reals
-    valid: Bytes
-    cut: Bytes
+    x: Reals = field(metadata=shape("T N I"))
+    h0: Reals = field(metadata=shape("N H"))
+    W_ih: Reals = field(metadata=shape("3H I"))
+    W_hh: Reals = field(metadata=shape("3H H"))
+    b_ih: Reals = field(metadata=shape("3H", optional=True))
+    b_hh: Reals = field(metadata=shape("3H", "b_ih"))
+    y: Reals = field(metadata=shape("T N H"))
+    h_n: Reals = field(metadata=shape("N H"))
+    h_prev: Reals = field(metadata=shape("T N H", optional=True))
+    r: Reals = field(metadata=shape("T N H", optional=True))
+    z: Reals = field(metadata=shape("T N H", "r"))
+    n: Reals = field(metadata=shape("T N H", "r"))
+    u: Reals = field(metadata=shape("T N H", "r"))
+    x_clean: Reals = field(metadata=shape("T N I", "valid"))
+    valid: Bytes = field(metadata=shape("T N", optional=True))
+    cut: Bytes = field(metadata=shape("T N", optional=True))
 
 
 @dataclass
 class BackwardArrays(Generic[Reals, Bytes]):
-    """Arrays of a backward pass."""
+    """Arrays of a backward pass, with their shapes."""
 
-    x: Reals
-    h_prev: Reals
-    r: Reals
-    z: Reals
-    n: Reals
-    u: Reals
-    W_ih: Reals
-    W_hh: Reals
-    b_ih: Reals
-    b_hh: Reals
-    dy: Reals  # the only one that need not be contiguous: see `BackwardCall`
-    dh_n: Reals
-    valid: Bytes
-    cut: Bytes
-    dx: Reals
-    dh0: Reals
-    dW_ih: Reals
-    dW_hh: Reals
-    db_ih: Reals
-    db_hh: Reals
+    x: Reals = field(metadata=shape("T N I"))
+    h_prev: Reals = field(metadata=shape("T N H"))
+    r: Reals = field(metadata=shape("T N H", optional=True))
+    z: Reals = field(metadata=shape("T N H", "r"))
+    n: Reals = field(metadata=shape("T N H", "r"))
+    u: Reals = field(metadata=shape("T N H", "r"))
+    W_ih: Reals = field(metadata=shape("3H I"))
+    W_hh: Reals = field(metadata=shape("3H H"))
+    b_ih: Reals = field(metadata=shape("3H", optional=True))
+    b_hh: Reals = field(metadata=shape("3H", "b_ih"))
+    dy: Reals = field(
+        metadata=shape("T N H")
+    )  # need not be contiguous, see `BackwardCall`; or (H,) for all rows and steps
+    dh_n: Reals = field(metadata=shape("N H", optional=True))
+    valid: Bytes = field(metadata=shape("T N", optional=True))
+    cut: Bytes = field(metadata=shape("T N", optional=True))
+    dx: Reals = field(metadata=shape("T N I"))
+    dh0: Reals = field(metadata=shape("N H"))
+    dW_ih: Reals = field(metadata=shape("3H I"))
+    dW_hh: Reals = field(metadata=shape("3H H"))
+    db_ih: Reals = field(metadata=shape("3H", "b_ih"))
+    db_hh: Reals = field(metadata=shape("3H", "b_ih"))
 
 
 def _names(record: type) -> tuple[str, ...]:

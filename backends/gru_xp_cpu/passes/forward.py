@@ -17,6 +17,7 @@ from gru_xp_cpu.emit.function import function
 from gru_xp_cpu.threads.barrier import Crew
 
 from .few_rows import few_rows, forward_of_few_rows
+from .fields import PACKED
 from .packing import copy_valid, from_blocked, pack_gates, to_blocked, zero_block_rows
 from .pointwise import gates_forward
 from .record import ForwardRecord, tape
@@ -35,7 +36,7 @@ PIECES = 4
 def forward(c: Code, fields: Integers, part: Value, parts: Value, sync: Integers) -> None:
     """The shares of one thread."""
     a = ForwardRecord(c, fields)
-    few = few_rows(a) & (a.has_W_ih > 0)
+    few = few_rows(a) & (a.what & PACKED).equals(0)
     c.either(few, lambda: forward_of_few_rows(c, a, parts), lambda: _Forward(c, a, parts).write())
 
 
@@ -82,7 +83,7 @@ class _Forward:
         """Pack the weights, and take up the first state."""
         c, a = self.c, self.a
         # packed in pieces, so that those who are still waking up can take part sooner
-        with c.when(a.has_W_ih > 0), c.loop(0, PIECES) as piece, self.crew.shares() as part:
+        with c.when((a.what & PACKED).equals(0)), c.loop(0, PIECES) as piece, self.crew.shares() as part:
             pack_gates(c, a, *self.partition.own_blocks(part, piece, PIECES))
         with self.crew.shares(lambda part: self.begin(part, c.integer(0))) as part:
             n0, n1, j0, j1 = self.partition.of(part)

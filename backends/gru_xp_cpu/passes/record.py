@@ -11,7 +11,6 @@ from dataclasses import fields
 from gru_xp_cpu.emit.code import Bytes, Code, Integer, Integers, Reals, Value
 
 from .fields import (
-    CONTIGUOUS,
     BackwardArrays,
     BackwardCall,
     BackwardPlaces,
@@ -29,7 +28,7 @@ class Record(Sizes[Value]):
     """What both passes have. `has_x` is 1, or 0 where the array x is None; its address is that of nothing then."""
 
     groups: tuple[type, type, type]  # of fields: of one call, of places, of arrays
-    noncontiguous: Value  # how many arrays are not contiguous, dy apart
+    items: Integers  # the addresses of the arrays, as Python has them
     has_b_ih: Value
     has_valid: Value
     has_cut: Value
@@ -39,26 +38,20 @@ class Record(Sizes[Value]):
         for i, field in enumerate((*fields(Sizes), *call, *places)):
             value = address.load(i)
             setattr(self, field.name, c.pointer(Reals, value) if field in places else value)
-        items = c.pointer(Integers, vars(self)["arrays"] + self.items_at)
-        self.noncontiguous = c.integer(0)
+        self.items = c.pointer(Integers, vars(self)["arrays"] + self.items_at)
         for i, field in enumerate(arrays):
-            array = items.load(i)
+            array = self.items.load(i)
             missing = array.equals(self.none)
             data = c.pointer(Integers, array + c.select(missing, 0, self.data_at)).load()
             pointer = Bytes if field.type == "Bytes" else Reals
             setattr(self, field.name, c.pointer(pointer, c.select(missing, 0, data)))
             setattr(self, f"has_{field.name}", c.select(missing, c.integer(0), 1))
-            if field.name != "dy":
-                flags = c.pointer(Integers, array + c.select(missing, 0, self.flags_at)).load()
-                contiguous = missing | (flags & CONTIGUOUS).equals(CONTIGUOUS)
-                self.noncontiguous = self.noncontiguous + c.select(contiguous, c.integer(0), 1)
 
 
 class ForwardRecord(Record, ForwardCall[Value], ForwardPlaces[Reals], ForwardArrays[Reals, Bytes]):
     """Of the forward pass."""
 
     groups = ForwardCall, ForwardPlaces, ForwardArrays
-    has_W_ih: Value  # 0 where the weights are packed
 
 
 class BackwardRecord(Record, BackwardCall[Value], BackwardPlaces[Reals], BackwardArrays[Reals, Bytes]):

@@ -1,0 +1,91 @@
+"""Whether the arrays of a call are what its sizes say, found out on every call, whoever calls.
+
+Kernels read and write as many bytes as T, N, I and H say. So before one runs, machine code compares the type, the
+dtype, the shape and the flags of each NumPy array with what the fields of its record ask for: all of them in less time
+than Python needs to ask one array for its shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import cast
+
+from gru_xp_cpu.emit.code import Code, Integers, Value
+from gru_xp_cpu.emit.function import function
+
+from .fields import ALIGNED, CONTIGUOUS, Kind
+from .record import RECORDS, BackwardRecord
+
+__all__ = ["misfits"]
+
+#: where an array has, in words of 64 bits from the address of its data on: the number of its dimensions (32 bits), the
+#: addresses of their sizes and strides and of the dtype, the flags (32 bits); `PyArrayObject_fields` of ndarraytypes.h
+RANK, SIZES, STRIDES, DTYPE, FLAGS = 1, 2, 3, 5, 6
+#: arrays with three dimensions that every call makes itself: they are read where another one cannot be
+OWN: dict[Kind, str] = {"forward": "y", "backward": "dx"}
+
+
+@function
+def misfits(c: Code, record: Integers, *, kind: Kind) -> Value:
+    """How many arrays of a call are not what its sizes say."""
+    a = RECORDS[kind](c, record)
+    arrays = fields(a.groups[2])
+    letters = {"T": a.T, "N": a.N, "I": a.I, "H": a.H, "3H": a.H * 3}
+    own = a.items.load([field.name for field in arrays].index(OWN[kind]))
+    count, missing = c.integer(0), {field.name: a.items.load(i).equals(a.none) for i, field in enumerate(arrays)}
+    for i, field in enumerate(arrays):
+        item, shape = a.items.load(i), field.metadata["shape"]
+        is_array = c.pointer(Integers, item + a.type_at).load().equals(a.array_type)
+        array = _Array(c, a.data_at, c.select(is_array, item, own), own)
+        fits = array.has([letters[letter] for letter in shape])
+        if field.name == "dy":
+            fits = fits & _steps(c, cast(BackwardRecord, a), array) | _one_step(c, cast(BackwardRecord, a), array)
+        else:
+            fits = fits & array.flags(CONTIGUOUS)
+        fits = is_array & fits & array.dtype.equals(a.boolean_dtype if field.type == "Bytes" else a.real_dtype)
+        if field.metadata["optional"]:
+            fits = fits | missing[field.name]
+        elif field.metadata["beside"]:
+            fits = c.select(missing[field.metadata["beside"]], missing[field.name], fits)
+        count = count + c.select(fits, c.integer(0), 1)
+    return count
+
+
+class _Array:
+    """An array of NumPy's; `own` is one with three dimensions."""
+
+    def __init__(self, c: Code, data_at: Value, address: Value, own: Value):
+        self._c = c
+        self._here, self._own = c.pointer(Integers, address + data_at), c.pointer(Integers, own + data_at)
+        self._rank, self._flags = (self._here.load(at) & 0xFFFFFFFF for at in (RANK, FLAGS))
+        self.dtype = self._here.load(DTYPE)
+
+    def numbers(self, what: int, count: int) -> tuple[Value, list[Value]]:
+        """Whether the array has so many dimensions, and their SIZES or STRIDES."""
+        ranked = self._rank.equals(count)
+        first = self._c.pointer(Integers, self._c.select(ranked, self._here.load(what), self._own.load(what)))
+        return ranked, [first.load(i) for i in range(count)]
+
+    def has(self, shape: list[Value]) -> Value:
+        """Whether the array has that shape."""
+        fits, sizes = self.numbers(SIZES, len(shape))
+        for size, expected in zip(sizes, shape, strict=True):
+            fits = fits & size.equals(expected)
+        return fits
+
+    def flags(self, bits: int) -> Value:
+        """Whether the array has all of these flags."""
+        return (self._flags & bits).equals(bits)
+
+
+def _steps(c: Code, a: BackwardRecord, dy: _Array) -> Value:
+    """Whether dy (T, N, H) has its rows and steps where the call says."""
+    _, (step, row, one) = dy.numbers(STRIDES, 3)
+    size = c.unit.size
+    apart = one.equals(size) & row.equals(a.dy_row * size) & step.equals(a.dy_step * size) & dy.flags(ALIGNED)
+    return apart | (dy.flags(CONTIGUOUS) & a.dy_row.equals(a.H) & a.dy_step.equals(a.N * a.H))
+
+
+def _one_step(c: Code, a: BackwardRecord, dy: _Array) -> Value:
+    """Whether dy is (H,), for all rows and steps."""
+    return dy.has([a.H]) & dy.flags(CONTIGUOUS) & a.dy_row.equals(0) & a.dy_step.equals(0)
