@@ -87,9 +87,10 @@ def run_saved(path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tupl
     place = f"{gru.name}." if gru.name else ""
     module = _module_for(replace(gru, batch_first=False, dropout=0.0), "cpu")
     cell = f"{place}weight_hh" in tensors  # a GRUCell's names say no layer
-    module.load_state_dict(
-        {name: tensors[place + (name.removesuffix("_l0") if cell else name)] for name in module.state_dict()}
-    )
+    names = {name: place + (name.removesuffix("_l0") if cell else name) for name in module.state_dict()}
+    if missing := names.values() - tensors.keys():
+        raise BackendError(f"torch.nn.GRU has no weights that are computed or named otherwise: {sorted(missing)[:4]}")
+    module.load_state_dict({name: tensors[there] for name, there in names.items()})
     dtype = getattr(torch, gru.dtype)
     given: Any = torch.from_numpy(x).to(dtype)
     if lengths is not None:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn.utils import prune
 
 import gru_xp
 import gru_xp_torch
@@ -160,13 +159,6 @@ def test_quantised_layers_are_refused(path: Path) -> None:
         )
 
 
-def test_a_weight_beside_what_it_may_be_computed_from(path: Path) -> None:
-    tensors = torch.nn.GRU(3, 4).state_dict()
-    torch.save(tensors | {"weight_hh_l0_raw": tensors["weight_hh_l0"]}, path)
-    (gru,) = files.contents(path).grus
-    assert not gru.report.exact and "from weight_hh_l0_raw" in str(gru.report)
-
-
 def test_without_pytorch(path: Path, module: Larger) -> None:
     torch.save(module.state_dict(), path)
     code = "import sys; sys.modules['torch'] = None; import gru_xp; print(gru_xp.load(sys.argv[1], name='gru'))"
@@ -211,51 +203,6 @@ def test_weights_without_numbers() -> None:
         gru_xp.from_framework(torch.nn.GRU(3, 4))
 
 
-def test_parametrized_weights() -> None:
-    layer = torch.nn.GRU(3, 4)
-    torch.nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
-    with torch.no_grad():
-        layer.parametrizations.weight_hh_l0.original0.mul_(0.7)
-    x = torch.randn(T, 2, 3)
-    got = gru_xp.from_framework(layer)(x.numpy())[0]
-    assert np.abs(got - layer(x)[0].detach().numpy()).max() <= 4 * T * EPS
-
-
-HOOKS: dict[str, tuple[Any, Any, str]] = {
-    "weight_norm": (torch.nn.utils.weight_norm, torch.nn.utils.remove_weight_norm, "weight_hh_l0_g, weight_hh_l0_v"),
-    "prune": (prune.random_unstructured, prune.remove, "weight_hh_l0_mask, weight_hh_l0_orig"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("how", HOOKS)
-def test_weights_that_a_hook_computes_are_refused(path: Path, how: str, bias: bool) -> None:
-    """What lies in their place is that of the last call."""
-    hook, undo, names = HOOKS[how]
-    if how == "prune":
-        hook = partial(hook, amount=0.5)
-    module = torch.nn.ModuleDict({"enc": torch.nn.GRU(3, 4, bias=bias), "dec": torch.nn.GRUCell(4, 4)})
-    hook(module["enc"], "weight_hh_l0")
-    said = f"weight_hh_l0 is computed anew in each call, from {names}; undo that"
-    for thing in (module, module.state_dict(), {"a": {"enc": module["enc"].state_dict()}}):
-        with pytest.raises(gru_xp.ConversionError, match=said):
-            gru_xp.from_framework(thing, name=None if "a" in thing else "enc")
-    for saved in (module, module.state_dict()):
-        torch.save(saved, path)
-        with pytest.raises(gru_xp.ConversionError, match=f"enc: {said}"):
-            gru_xp.load(path, name="enc")
-        assert gru_xp.load(path).input_size == 4
-    if not bias:  # then nothing of it may be left
-        hook(module["enc"], "weight_ih_l0")
-        with pytest.raises(gru_xp.ConversionError, match="is computed anew"):
-            gru_xp.from_framework(module, name="enc")
-        return
-    undo(module["enc"], "weight_hh_l0")
-    weights = [getattr(module["enc"], leaf) for leaf in module["enc"]._all_weights[0]]
-    assert_same_bits(gru_xp.from_framework(module, name="enc"), weights)
-
-
 def doubled(module: Any, given: Any, result: Any = None) -> Any:
     return tuple(2 * a for a in given) if result is None else (2 * result[0], result[1])
 
@@ -283,13 +230,6 @@ def test_a_forward_of_its_own_on_one_module() -> None:
     ):
         gru_xp.from_framework(layer)
     assert_same_bits(gru_xp.from_framework(layer.state_dict()), layer.parameters())
-
-
-def test_parametrized_weights_in_a_state_dict() -> None:
-    layer = torch.nn.GRU(3, 4)
-    torch.nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
-    with pytest.raises(gru_xp.ConversionError, match=r"from parametrizations\.weight_hh_l0\.original0, param"):
-        gru_xp.from_framework(layer.state_dict())
 
 
 OPTIONS: list[dict[str, Any]] = [

@@ -26,6 +26,7 @@ from gru_xp.arraymancer import ArraymancerParams, from_arraymancer
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
 from gru_xp.formats.layouts import UNFOLDED, kind_of, unfolded
+from gru_xp.formats.reparametrized import reparametrized, some
 from gru_xp.params import CellParams, Params, map_params
 from gru_xp.stored import FLOATS, Arrays, Contents, Note, Refusal, Report, StoredGRU, Tensor
 
@@ -39,8 +40,9 @@ Group = Mapping[str, Tensor]  # the arrays of one place, by the last part of the
 
 def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
     """Every GRU among the arrays, in the order of their names; the others are refused or ignored."""
-    grus, refused, used = [], [], set[str]()
-    places, origins = _places(tensors), _origins(tensors)
+    in_use, computed, origins = reparametrized(tensors)
+    grus, refused, used = [], [], tensors.keys() - in_use.keys()
+    places = _places(in_use)
     for place in sorted(places, key=_natural):
         group = places[place]
         for layout in LAYOUTS:
@@ -54,7 +56,7 @@ def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
                 _assert_floats(group[leaf] for leaf in own)
                 params, dtype, note = layout.build({leaf: group[leaf] for leaf in own})
                 doubt = [Note("assumed", "the weights are in use as they are", origin)] if origin else []
-                report = Report((note, *layout.untold, *doubt))
+                report = Report((note, *layout.untold, *computed.get(place, ()), *doubt))
                 grus.append(StoredGRU(params, name=name, dtype=dtype, batch_first=layout.batch_first, report=report))
             except FileFormatError:
                 raise  # the file is damaged, which is not for this GRU alone
@@ -103,27 +105,6 @@ def _places(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         assert match is not None
         places.setdefault(match[1], {})[match[2]] = tensor
     return places
-
-
-# What PyTorch's weight_norm, spectral_norm, prune and parametrizations keep in the place of a weight.
-ORIGIN = re.compile(
-    r"(.*[./]|)((?:weight|bias)_[ih]h(?:_l[0-9]{1,6})?(?:_reverse)?)(?:_(?:g|v|u|orig|mask|raw)|[./]original[01]?)",
-    re.DOTALL,
-)
-
-
-def _origins(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """By place, what weights are computed from, as a reason for not having them."""
-    found: dict[str, tuple[str, list[str]]] = {}
-    for name in tensors:
-        if match := ORIGIN.fullmatch(name):
-            place = match[1].removesuffix("parametrizations.")
-            found.setdefault(place, (match[2], []))[1].append(name.removeprefix(place))
-    return {
-        place: f"{leaf} is computed anew in each call, from {_some(names)}; undo that, then save or pass it again: "
-        f"torch.nn.utils.remove_weight_norm, .prune.remove, .parametrize.remove_parametrizations"
-        for place, (leaf, names) in found.items()
-    }
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
@@ -233,7 +214,7 @@ def _build_linen(group: Group) -> Built:
     _assert_complete(kernels, LINEN, " kernel")
     _assert_complete(biases, wanted, " bias")
     if {*biases} - {*wanted}:
-        raise ConversionError(f"another cell than Flax's GRUCell, with a bias of {_some({*biases} - {*wanted})}")
+        raise ConversionError(f"another cell than Flax's GRUCell, with a bias of {some({*biases} - {*wanted})}")
     read = {gate: kernels[gate].read() for gate in LINEN}
     if any(a.ndim != 2 for a in read.values()) or len({a.shape for gate, a in read.items() if gate[0] == "i"}) != 1:
         raise ConversionError("expected kernels (I, H) and (H, H) of one I and one H")
@@ -257,7 +238,7 @@ def _build_nnx(group: Group) -> Built:
     _assert_gru(found["dense_h kernel"], turned=True)
     more = found.keys() - {"dense_i kernel", "dense_i bias", "dense_h kernel"}
     if more:
-        raise ConversionError(f"another cell than Flax NNX's GRUCell as of 0.12, which has no {_some(more)}")
+        raise ConversionError(f"another cell than Flax NNX's GRUCell as of 0.12, which has no {some(more)}")
     W_ih, W_hh = (np.ascontiguousarray(found[f"{side} kernel"].read().T) for side in NNX)
     bias = found["dense_i bias"].read() if "dense_i bias" in found else None
     b_n = None if bias is None else np.zeros(W_hh.shape[1], bias.dtype)
@@ -293,7 +274,7 @@ LAYOUTS = (
 def _assert_complete(group: Mapping[str, Tensor], fields: Iterable[str], end: str = "") -> None:
     missing = {f"{field}{end}" for field in fields if field not in group}
     if missing:
-        raise ConversionError(f"incomplete: expected {_some(missing)} too")
+        raise ConversionError(f"incomplete: expected {some(missing)} too")
 
 
 def _assert_gru(W_hh: Tensor, *, turned: bool = False) -> None:
@@ -305,7 +286,7 @@ def _assert_gru(W_hh: Tensor, *, turned: bool = False) -> None:
 def _assert_here(group: Group) -> None:
     """Of a GRU in several files, this one has all."""
     if away := {leaf: tensor.elsewhere for leaf, tensor in group.items() if tensor.elsewhere}:
-        which = "all of it" if len(away) == len(group) else _some(away)
+        which = "all of it" if len(away) == len(group) else some(away)
         verb = "are" if len(group) > len(away) > 1 else "is"
         raise ConversionError(f"incomplete: {which} {verb} {'; '.join(dict.fromkeys(away.values()))}")
 
@@ -314,13 +295,13 @@ def _assert_floats(tensors: Iterable[Tensor]) -> None:
     """Before anything else: what is no array of numbers has no shape that tells anything."""
     found = {tensor.dtype for tensor in tensors}
     if not found <= {*FLOATS}:
-        raise ConversionError(f"expected arrays of one of {', '.join(FLOATS)}, got {_some(found)}")
+        raise ConversionError(f"expected arrays of one of {', '.join(FLOATS)}, got {some(found)}")
 
 
 def _one_dtype(tensors: Iterable[Tensor]) -> str:
     found = {tensor.dtype for tensor in tensors}
     if len(found) > 1:
-        raise ConversionError(f"expected arrays of one of {', '.join(FLOATS)}, got {_some(found)}")
+        raise ConversionError(f"expected arrays of one of {', '.join(FLOATS)}, got {some(found)}")
     return found.pop()
 
 
@@ -332,8 +313,3 @@ def _one_cell(w: CellParams) -> Params:
 
 def _note(biases: Iterable[str]) -> Note:
     return Note("exact", "the weights", UNFOLDED) if biases else EXACT
-
-
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:4]) + (", ..." if len(ordered) > 4 else "")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp.errors import ConversionError
-from gru_xp.formats.named import Tensor
+from gru_xp.stored import Tensor
 
 __all__ = ["DEEPEST", "arrays_of", "class_of", "is_module", "library_of", "nodes_of", "tensor_of"]
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp.errors import BackendError, ConversionError, FileFormatError
+from gru_xp.formats.onnx.quantized import DOMAINS, INTEGERS, QUANTISING, quantised
 
 __all__ = ["EVALUATED", "FLOATS", "MOVES", "Evaluation", "Graph", "Source", "Unknown", "library"]
 
@@ -55,7 +56,8 @@ class Source:
 
     def __init__(self, path: Path, opset: int, size: int):
         self.path, self.opset = path, opset
-        self.budget = 2**25 + FACTOR * size  # bytes
+        self.budget: float = 2**25 + FACTOR * size  # bytes
+        self.read: set[str] = set()  # the names of the tensors that were decoded
         self._files: set[Path] = set()
 
     def external(self, tensor: Any, needed: int) -> bytes:
@@ -126,11 +128,11 @@ class Graph:
             for name in node.input:
                 self.consumers.setdefault(name, []).append(node)
 
-    def subgraphs(self) -> list[tuple[Any, Graph]]:
-        """The bodies of If, Loop, Scan, each with the node that it belongs to."""
+    def subgraphs(self) -> list[tuple[Any, str, Graph]]:
+        """The bodies of If, Loop, Scan, each with the node and the name of the attribute that it belongs to."""
         bodies = ((node, a) for node in self.proto.node for a in node.attribute)
         return [
-            (node, Graph(body, self.source, self))
+            (node, str(a.name), Graph(body, self.source, self))
             for node, a in bodies
             for body in ([a.g] if a.HasField("g") else list(a.graphs))
         ]
@@ -141,10 +143,14 @@ class Graph:
 
 
 class Evaluation:
-    """Values of a graph, given some of them. Every value is computed once."""
+    """Values of a graph, given some of them. Every value is computed once.
 
-    def __init__(self, graph: Graph, given: dict[str, np.ndarray]):
+    `operators` are the kinds of the nodes that were.
+    """
+
+    def __init__(self, graph: Graph, given: dict[str, np.ndarray], outer: Evaluation | None = None):
         self.graph, self.known = graph, dict(given)
+        self.operators: set[str] = set() if outer is None else outer.operators
 
     def value(self, name: str, depth: int = 0) -> np.ndarray:
         if name not in self.known:
@@ -156,19 +162,22 @@ class Evaluation:
         if depth > DEPTH:
             raise Unknown(f"more than {DEPTH} nodes stand behind {name!r}")
         if name in graph.tensors:
+            graph.source.read.add(name)
             return self._decoded(graph.tensors[name])
         if name in graph.producers:
             return self._evaluated(graph.producers[name], name, depth)
         if name in graph.inputs:
             raise Unknown(f"{name!r} is an input of the model")
         if graph.outer is not None:
-            return Evaluation(graph.outer, {}).value(name, depth + 1)
+            return Evaluation(graph.outer, {}, self).value(name, depth + 1)
         raise Unknown(f"{name!r} is not in the file")
 
     def _evaluated(self, node: Any, name: str, depth: int) -> np.ndarray:
         if node.op_type == "Constant":
             return self._constant(node, name)
-        if node.op_type not in EVALUATED or node.domain not in ("", "ai.onnx"):
+        if node.domain not in DOMAINS[: 3 if node.op_type in QUANTISING else 2] or (
+            node.op_type not in EVALUATED and node.op_type not in QUANTISING
+        ):
             raise Unknown(f"{name!r} is computed by {node.op_type} while the model runs")
         if max(len(node.input), len(node.output), len(node.attribute)) > WIDEST:
             raise Unknown(
@@ -190,14 +199,18 @@ class Evaluation:
             if 8 * size > self.graph.source.budget or any(a is not None and a.ndim > 8 for a in arrays):
                 raise Unknown(f"{name!r} would have {size} numbers")
             with np.errstate(all="ignore"):
-                results = _run(node, arrays, self.graph.source.opset)
-            result = np.asarray(results[list(node.output).index(name)])
+                if node.op_type in QUANTISING:
+                    result = quantised(node.op_type, arrays, {a.name: a.i for a in node.attribute})
+                else:
+                    results = _run(node, arrays, self.graph.source.opset)
+                    result = np.asarray(results[list(node.output).index(name)])
         except (Unknown, MemoryError):
             raise
         except Exception as error:  # a hostile node fails in any way it likes
             raise Unknown(f"{name!r}: {node.op_type} cannot be evaluated: {str(error)[:200]}") from None
-        if result.dtype.name not in (*FLOATS, "int64", "int32", "bool"):
+        if result.dtype.name not in (*FLOATS, *INTEGERS, "int64", "bool"):
             raise Unknown(f"{name!r} is of type {result.dtype}")
+        self.operators.add(node.op_type)
         return result
 
     def _constant(self, node: Any, name: str) -> np.ndarray:
@@ -214,12 +227,14 @@ class Evaluation:
         onnx = library()
         types = onnx.TensorProto
         sizes = {types.FLOAT: 4, types.DOUBLE: 8, types.FLOAT16: 2, types.BFLOAT16: 2, types.INT64: 8, types.INT32: 4}
-        if tensor.data_type not in (*sizes, types.BOOL):
+        sizes |= {types.INT16: 2, types.UINT16: 2, types.INT8: 1, types.UINT8: 1, types.BOOL: 1}
+        sizes |= {types.INT4: 0.5, types.UINT4: 0.5}  # two in a byte
+        if tensor.data_type not in sizes:
             raise Unknown(f"{tensor.name!r} holds numbers of type {tensor.data_type}, expected floating point")
         if any(dim < 0 for dim in tensor.dims) or len(tensor.dims) > 8 or tensor.HasField("segment"):
             raise Unknown(f"{tensor.name!r} has a shape that means nothing: {list(tensor.dims)[:9]}")
         if tensor.data_location == types.EXTERNAL:
-            needed = math.prod(tensor.dims) * sizes.get(tensor.data_type, 1)
+            needed = math.ceil(math.prod(tensor.dims) * sizes[tensor.data_type])
             data = self.graph.source.external(tensor, needed)
             tensor = types(dims=tensor.dims, data_type=tensor.data_type, raw_data=data)
         try:

@@ -18,6 +18,7 @@ from gru_xp.activations import Activation
 from gru_xp.errors import ConversionError, GRUError
 from gru_xp.formats.layouts import swapped
 from gru_xp.formats.onnx.constants import FLOATS, Evaluation, Graph, Unknown
+from gru_xp.formats.onnx.quantized import QUANTISING
 from gru_xp.params import CellParams, GRUSpec
 from gru_xp.stored import Note
 
@@ -95,8 +96,9 @@ def read_node(node: Any, graph: Graph, name: str, index: int) -> GRUNode:
         raise ConversionError(f"direction: expected one of {', '.join(DIRECTIONS)}, got {direction[:40]!r}")
     if options.get("layout", 0) not in (0, 1):
         raise ConversionError(f"layout: expected 0 or 1, got {options['layout']}")
-    W, R = (_weight(graph, node, index, letter) for index, letter in ((1, "W"), (2, "R")))
-    B = _weight(graph, node, 3, "B") if _input(node, 3) else None
+    known = Evaluation(graph, {})
+    W, R = (_weight(known, node, index, letter) for index, letter in ((1, "W"), (2, "R")))
+    B = _weight(known, node, 3, "B") if _input(node, 3) else None
     params = _params(W, R, B, 2 if direction == "bidirectional" else 1, options.get("hidden_size"))
     gate, candidate = _activations(options, len(params))
     try:
@@ -113,6 +115,8 @@ def read_node(node: Any, graph: Graph, name: str, index: int) -> GRUNode:
     h0, notes = _first_state(graph, node, layout, len(params), R.shape[2])
     if _input(node, 4):
         notes += _of_lengths(graph, node, layout)
+    if known.operators & {*QUANTISING}:
+        notes += (DEQUANTISED,)
     params = tuple(CellParams(*(None if a is None else _held(a) for a in w)) for w in params)
     return GRUNode(name, index, node, graph, params, spec, W.dtype.name, layout, h0, notes, W, R, B)
 
@@ -142,16 +146,23 @@ def _options(node: Any) -> dict[str, Any]:
     return found
 
 
-def _weight(graph: Graph, node: Any, index: int, letter: str) -> np.ndarray:
+DEQUANTISED = Note(
+    "folded",
+    "quantised weights",
+    "the file holds integers with scales, which are multiplied out here, to the numbers that its own runtime uses",
+)
+
+
+def _weight(known: Evaluation, node: Any, index: int, letter: str) -> np.ndarray:
     if not _input(node, index):
         raise ConversionError(f"has no {letter}")
     try:
-        array = graph.constant(_input(node, index))
+        array = known.value(_input(node, index))
     except Unknown as reason:
-        known = _whatever_comes(graph, _input(node, index))
-        if known is None:
+        same = _whatever_comes(known.graph, _input(node, index))
+        if same is None:
             raise ConversionError(f"{letter} is not in the file as numbers: {reason}") from None
-        array = known
+        array = same
     if array.dtype.name not in FLOATS:
         raise ConversionError(f"{letter}: expected one of {', '.join(FLOATS)}, got {array.dtype}")
     return array

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from gru_xp.formats.named import Tensor
+from gru_xp.stored import Tensor
 
 __all__ = ["CELL", "CONSTANTS", "Call", "joined", "leaves", "named_by_calls"]
 

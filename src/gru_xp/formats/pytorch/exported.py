@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from gru_xp.errors import ConversionError, FileFormatError
-from gru_xp.formats.named import Tensor
 from gru_xp.formats.pytorch.archive import Archive
 from gru_xp.formats.pytorch.calls import Call
 from gru_xp.formats.pytorch.modules import Module
 from gru_xp.formats.pytorch.storages import Storage, numpy_dtype, unreadable, view
 from gru_xp.formats.pytorch.tree import found_in
 from gru_xp.params import GRUSpec
+from gru_xp.stored import Tensor
 
 __all__ = ["calls_in_export", "graph_of", "tensors_of_export"]
 

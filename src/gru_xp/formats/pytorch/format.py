@@ -91,6 +91,8 @@ class PyTorchFormat(Format):
                 leaves = [leaf for names in getattr(module, "_all_weights", [CELL]) for leaf in names]
                 leaves = [leaf for leaf in leaves if leaf not in vars(module)]
                 found = {leaf: getattr(module, leaf, None) for leaf in leaves}
+                sources = tuple(joined(name, f"parametrizations.{leaf}.") for leaf, a in found.items() if a is not None)
+                tensors = {each: tensor for each, tensor in tensors.items() if not each.startswith(sources)}
                 tensors |= {joined(name, leaf): tensor_of(a) for leaf, a in found.items() if a is not None}
         return judged(tensors, modules)
 

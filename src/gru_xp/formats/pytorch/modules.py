@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeGuard
 
-from gru_xp.formats.named import Tensor, grus_in
+from gru_xp.formats.named import grus_in
 from gru_xp.formats.pytorch.calls import Call
-from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU
+from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, Tensor
 
 __all__ = ["A_QUANTISED_LAYER", "COMPILED", "Module", "judged"]
 
 GRUS = ("GRU", "GRUCell")  # the classes whose equation is known, and where they live
 HOMES = ("torch.nn.modules.rnn", "gru_xp_torch.modules")
 QUANTISED = ("torch.ao.nn.quantized.", "torch.nn.quantized.")
+COMPUTING = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm", "torch.nn.utils.prune")  # hooks
 COMPILED = "torch._dynamo.eval_frame.OptimizedModule"  # what torch.compile makes of a module
 RECURRENT = (*GRUS, "LSTM", "LSTMCell", "RNN", "RNNCell")
 HOOKED = Note(
@@ -44,7 +45,10 @@ class Module:
 
     @property
     def is_hooked(self) -> bool:
-        return any(self.attributes.get(name) for name in ("_forward_hooks", "_forward_pre_hooks"))
+        """Whether something may happen to x and y; those hooks that compute weights are none of that kind."""
+        found = (self.attributes.get(name) for name in ("_forward_hooks", "_forward_pre_hooks"))
+        hooks = [hook for each in found if isinstance(each, Mapping) for hook in each.values()]
+        return not all(getattr(hook, "origin", type(hook).__module__).startswith(COMPUTING) for hook in hooks)
 
     @property
     def is_quantised(self) -> bool:
@@ -87,13 +91,14 @@ def _with_module(gru: StoredGRU, module: Module | None, calls: list[Call]) -> St
     if "forward" in module.attributes:
         reason = "its forward was replaced by another, which may compute anything with the weights"
         return Refusal(gru.name, f"{reason}; if it is a GRU, pass its state_dict()")
-    notes = (Note("exact", "the weights"), HOOKED) if module.is_hooked else (Note("exact", "all of it"),)
+    notes = [Note("exact", "the weights"), HOOKED] if module.is_hooked else [Note("exact", "all of it")]
+    notes += [note for note in gru.report.notes if note.fate != "exact"]
     batch_first, dropout = (module.attributes.get(name) for name in ("batch_first", "dropout"))
     return replace(
         gru,
         batch_first=batch_first if isinstance(batch_first, bool) else None,  # a cell has none
         dropout=float(dropout) if _is_probability(dropout) else 0.0,
-        report=Report(notes),
+        report=Report(tuple(notes)),
     )
 
 
@@ -107,7 +112,7 @@ def _with_calls(gru: StoredGRU, calls: list[Call]) -> StoredGRU | Refusal:
         return Refusal(gru.name, "is called with batch_first=True and with batch_first=False in one program")
     dropout = max(call.dropout for call in calls)
     dropout = dropout if _is_probability(dropout) else 0.0
-    notes = [Note("exact", "all of it")]
+    notes = [Note("exact", "all of it"), *(note for note in gru.report.notes if note.fate != "exact")]
     if dropout and len(gru.params) > 1 and any(call.train for call in calls):
         why = "the program was made in training and drops out in every call; here dropout acts in training alone"
         notes.append(Note("changed", f"dropout={dropout}", why))

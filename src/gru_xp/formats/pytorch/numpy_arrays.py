@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from gru_xp.errors import FileFormatError
-from gru_xp.formats.named import Tensor
 from gru_xp.formats.pytorch.storages import MOST_AXES, Budget, unreadable
 from gru_xp.formats.pytorch.unpickled import Thing
+from gru_xp.stored import Tensor
 
 __all__ = ["array_in"]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from gru_xp.errors import ConversionError, FileFormatError
-from gru_xp.formats.named import Tensor
+from gru_xp.stored import Tensor
 
 __all__ = ["DTYPES", "MOST_AXES", "Budget", "Storage", "numpy_dtype", "sizes", "unreadable", "view"]
 

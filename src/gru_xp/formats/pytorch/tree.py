@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from gru_xp.errors import FileFormatError
-from gru_xp.formats.named import Tensor
 from gru_xp.formats.pytorch.calls import joined
 from gru_xp.formats.pytorch.modules import COMPILED, Module
 from gru_xp.formats.pytorch.numpy_arrays import array_in
 from gru_xp.formats.pytorch.storages import Budget, unreadable
 from gru_xp.formats.pytorch.unpickled import Thing
 from gru_xp.formats.trees import DEEPEST
+from gru_xp.stored import Tensor
 
 __all__ = ["found_in"]
 

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gru_xp.errors import FileFormatError
-from gru_xp.formats.named import Tensor
 from gru_xp.formats.pytorch.storages import DTYPES, MOST_AXES, Budget, Storage, sizes, unreadable, view
+from gru_xp.stored import Tensor
 
 __all__ = ["Thing", "unpickled"]
 
