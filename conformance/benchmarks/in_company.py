@@ -31,6 +31,7 @@ from side_by_side import ENGINES, POINTS
 from gru_xp_conformance.environment import variables
 from gru_xp_conformance.timing import TASKS, Command, Engine, Size, load_and_check
 from gru_xp_conformance.timing_report import milliseconds
+from gru_xp_conformance.undisturbed import undisturbed
 
 OURS = "gru_xp"
 MEASURED = (OURS, "onnxruntime", "openvino", "torch", "jax")
@@ -50,14 +51,14 @@ MEDIAN, PERCENTILE, LATER, BOTH = 2.5, 6.0, 8e-3, 2.3
 
 
 @contextmanager
-def neighbours(count: int) -> Iterator[None]:
-    """Processes that count."""
+def neighbours(count: int) -> Iterator[list[int]]:
+    """Processes that count; their numbers."""
     processes = [subprocess.Popen([sys.executable, "-c", NEIGHBOUR], stdout=subprocess.PIPE) for _ in range(count)]
     try:
         for process in processes:
             assert process.stdout is not None
             process.stdout.readline()
-        yield
+        yield [process.pid for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -83,7 +84,9 @@ def measured(names: Sequence[str], size: Size, tasks: Sequence[str], rounds: int
         for name, reason in left_out.items():
             console.print(f"{name}: {reason}", highlight=False)
 
-        def turn(name: str, task: str, company: str) -> None:
+        pids = [engine.process.pid for engine in (*engines.values(), *([twin] if twin else []))]
+
+        def calls(name: str, task: str, company: str) -> Any:
             engine = engines[name]
             if company == TWIN:
                 assert twin is not None
@@ -92,6 +95,10 @@ def measured(names: Sequence[str], size: Size, tasks: Sequence[str], rounds: int
             found = engine.ask("times", [task, SECONDS])
             if company == TWIN and twin is not None:
                 twin.answer()
+            return found
+
+        def turn(name: str, task: str, company: str, others: Sequence[int] = ()) -> None:
+            found = undisturbed(lambda: calls(name, task, company), [*pids, *others])
             if not isinstance(found, list):
                 raise RuntimeError(f"{name} at {size}, {task}, {company}: {found}")
             times[task].setdefault(company, {}).setdefault(name, []).extend(found)
@@ -99,10 +106,10 @@ def measured(names: Sequence[str], size: Size, tasks: Sequence[str], rounds: int
 
         for _ in range(rounds):
             for company, count in COMPANY.items():
-                with neighbours(count):
+                with neighbours(count) as others:
                     for task in tasks:
                         for name in [name for name in engines if task in right.get(name, {})]:
-                            turn(name, task, company)
+                            turn(name, task, company, others)
             for task in tasks:
                 if OURS in right and "twin" in right:
                     turn(OURS, task, TWIN)

@@ -132,20 +132,26 @@ class Kernels:
     def meeting(self) -> float:
         """Seconds in which all threads meet, as those do that share a row after each step."""
         from gru_xp_cpu.emit import compiler, target
-        from gru_xp_cpu.emit.code import Unit
-        from gru_xp_cpu.threads import barrier, workers
+        from gru_xp_cpu.emit.code import Code, Integers, Unit, Value
+        from gru_xp_cpu.emit.function import function
+        from gru_xp_cpu.threads import workers
+        from gru_xp_cpu.threads.barrier import Sections
 
-        unit, turns = Unit(target.current(), "float32"), 20_000
-        barrier.meet(unit)
-        with unit.function("meetings", "@fields part parts @sync", public=True) as c:
-            crew = barrier.Crew(c, c.integer(1))
-            with c.loop(0, turns), crew.shares():
+        turns = 20_000
+
+        @function
+        def meetings(c: Code, fields: Integers, part: Value, parts: Value, sync: Integers) -> None:
+            sections = Sections(c, part, parts, sync)
+            with c.loop(0, turns), sections.section():
                 pass
-            crew.finish()
+            sections.finish()
+
+        unit = Unit(target.current(), "float32")
+        meetings.export(unit, "meetings")
         machine, times = compiler.Machine(unit.target, compiler.image_of(unit)), []
         for _ in range(5):
             start = time.perf_counter()
-            workers.run(unit.target, machine.address("meetings"), b"", workers.thread_count(), 0)
+            workers.run(unit.target, machine.address("meetings"), b"", workers.thread_count())
             times.append((time.perf_counter() - start) / turns)
         return min(times)
 

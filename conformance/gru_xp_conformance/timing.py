@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from . import reference, tolerance
 from .environment import variables
 from .implementation import Arguments, Assembled
 from .problems import Problem
+from .undisturbed import undisturbed
 
 __all__ = [
     "TASKS",
@@ -306,6 +308,8 @@ def compare(
     with ExitStack() as stack, variables(GRU_XP_BACKEND=None):
         engines = {name: stack.enter_context(Engine(name, command)) for name, command in commands.items()}
 
+        pids = [engine.process.pid for engine in engines.values()]
+
         def ask() -> None:
             for name, method in ask_too:
                 answers[method].append(engines[name].ask(method))
@@ -320,7 +324,7 @@ def compare(
                 for turn in range(rounds):
                     for name, kept in times.items():
                         progress(f"{size}, {task}: round {turn + 1} of {rounds}, {name}")
-                        answer = engines[name].ask("time", task)
+                        answer = undisturbed(partial(engines[name].ask, "time", task), pids)
                         if isinstance(answer, dict):
                             raise RuntimeError(f"{name} at {size}, {task}: {answer}")
                         kept.append(answer)

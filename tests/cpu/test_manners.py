@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import multiprocessing
 import os
 import pickle
@@ -13,7 +12,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,42 +21,22 @@ from typer.testing import CliRunner
 
 pytest.importorskip("llvmlite")
 
-from cpu_problem import LAYER, OPTIONS, problem, same
+from cpu_problem import LAYER, OPTIONS, everything, problem, same
 from subprocesses import run_file
 
 from gru_xp.cli import app
-from gru_xp.errors import VariableError
 from gru_xp.params import CellParams
 from gru_xp_cpu import warmup
-from gru_xp_cpu.calling import kernel, memory
+from gru_xp_cpu.calling import memory
 from gru_xp_cpu.calling.kernel import build
-from gru_xp_cpu.calling.plan import plan
 from gru_xp_cpu.calling.stream import Stream
-from gru_xp_cpu.emit import target
 from gru_xp_cpu.emit.compiler import image_of
 from gru_xp_cpu.emit.target import Target
-from gru_xp_cpu.threads import barrier, workers
-from gru_xp_cpu.threads.barrier import build as build_threads
-
-
-def everything(x: Any, h0: Any, w: CellParams) -> list[Any]:
-    """All results of a call forth and back."""
-    y, h_n, tape = LAYER.forward(x, h0, w, OPTIONS._replace(save="all"))
-    dx, dh0, dw = LAYER.backward(tape, y, h_n)
-    return [y, h_n, dx, dh0, *dw]
+from gru_xp_cpu.threads.launching import build as build_threads
 
 
 def in_a_process(queue: Any) -> None:
     queue.put(everything(*problem()))
-
-
-@pytest.fixture
-def three_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three threads at each call, faster or not."""
-    monkeypatch.setenv("GRU_XP_NUM_THREADS", "3")
-    monkeypatch.setattr(kernel, "TRIED", 0)
-    for kind in ("forward", "backward"):
-        kernel.kernel(kind, "f", None)._layouts.clear()
 
 
 @pytest.mark.usefixtures("three_threads")
@@ -119,158 +98,6 @@ def test_beside_the_threads_of_other_libraries() -> None:
     finally:
         stop.set()
         other.join()
-
-
-@pytest.mark.usefixtures("three_threads")
-def test_results_do_not_depend_on_who_comes() -> None:
-    """After a call that was held up the caller does all shares itself for a while: the same numbers."""
-    expected, sync = everything(*problem()), workers._pools[0].sync
-    sync[barrier.SYNC["alone"]] = left = 9
-    while left > 1:
-        assert same(everything(*problem()), expected)
-        assert sync[barrier.SYNC["alone"]] < left
-        left = sync[barrier.SYNC["alone"]]
-    assert same(everything(*problem()), expected)
-
-
-def test_short_kernels_give_up_where_threads_are_held_up() -> None:
-    """Those of rows apart too; but in long pieces of work a wait may come from shares that are not even."""
-
-    def alone(T: int, N: int, I: int, H: int) -> tuple[int, int]:
-        found = plan("forward", target.current(), "float32", T, N, I, H, 2, False)
-        return found.sizes.unit_parts, found.alone
-
-    assert alone(100, 1, 64, 128) == (2, 20)
-    assert alone(8, 450, 8, 48) == (1, 5)
-    assert alone(100, 8, 512, 512) == (2, 2)
-    assert alone(100, 64, 512, 512) == (2, 0)
-    assert alone(100, 512, 64, 128) == (1, 0)
-
-
-@pytest.mark.usefixtures("three_threads")
-@pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="threads cannot be put on cores"
-)
-def test_a_worker_keeps_off_the_callers_core() -> None:
-    expected, cores = everything(*problem()), os.sched_getaffinity(0)
-    worker = next(thread.native_id for thread in threading.enumerate() if thread.name == "gru_xp_cpu-1")
-    assert worker is not None
-    try:
-        for thread in (0, worker):
-            os.sched_setaffinity(thread, {min(cores)})
-        for _ in range(100):
-            assert same(everything(*problem()), expected)
-            if min(cores) not in os.sched_getaffinity(worker):
-                break
-            time.sleep(0.01)
-        assert os.sched_getaffinity(worker) == cores - {min(cores)}
-    finally:
-        for thread in (0, worker):
-            os.sched_setaffinity(thread, cores)
-
-
-@pytest.mark.usefixtures("three_threads")
-def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller does all shares itself, and tries again at the next call."""
-    expected, pool = everything(*problem()), workers.Workers()
-
-    def start(thread: threading.Thread) -> None:
-        tried.append(thread)
-        if len(tried) != 2:
-            raise RuntimeError("can't start new thread")
-        really(thread)
-
-    tried: list[threading.Thread] = []
-    really = threading.Thread.start
-    monkeypatch.setattr(workers, "_pools", [pool])
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
-        assert same(everything(*problem()), expected)
-        assert len(tried) == 3  # in forward none, in backward one of two
-        assert pool.workers == 1
-    assert same(everything(*problem()), expected)
-    assert pool.workers == 2
-
-
-@pytest.mark.usefixtures("three_threads")
-@pytest.mark.parametrize("refused", [False, True])
-def test_a_worker_stays_where_the_system_does_not_tell_its_cores(
-    monkeypatch: pytest.MonkeyPatch, refused: bool
-) -> None:
-    """A system of the test's own, on which all threads are on core 0, and 0 to 2 may be used."""
-    expected, chosen = everything(*problem()), []
-
-    def may_use(_: int, size: int, cores: Any) -> int:
-        cores[0][:] = [255] * size if refused else [0b111] + [0] * (size - 1)
-        return -1 if refused else 0
-
-    def use(_: int, size: int, cores: Any) -> int:
-        chosen.append(cores[0][:size])
-        return 0
-
-    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.POINTER(ctypes.c_uint8 * 128))
-    functions = [ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0), kind(may_use), kind(use)]
-    addresses = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions]
-    real = workers._addresses()
-    pool = workers.Workers()
-    forever.append((pool, functions))
-    monkeypatch.setattr(workers, "_addresses", lambda: real[:3] + addresses)
-    monkeypatch.setattr(workers, "_pools", [pool])
-    for _ in range(100):
-        assert same(everything(*problem()), expected)
-        time.sleep(0.001)
-    if refused:
-        assert chosen == []
-    else:
-        assert chosen
-        assert all(cores == [0b110] + [0] * 127 for cores in chosen)
-
-
-#: what workers look at as long as the process lives
-forever: list[Any] = []
-
-
-@pytest.mark.usefixtures("three_threads")
-def test_nothing_spins_between_calls() -> None:
-    everything(*problem())
-    begin = time.process_time()
-    time.sleep(0.5)
-    assert time.process_time() - begin < 0.1
-
-
-@pytest.mark.parametrize("count", ["many", "0", "65", "-1", "\N{ARABIC-INDIC DIGIT THREE}", "9" * 5000])
-def test_the_number_of_threads_is_checked(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRU_XP_NUM_THREADS", count)
-    with pytest.raises(VariableError, match="GRU_XP_NUM_THREADS: expected a number"):
-        everything(*problem())
-
-
-VERSION_1 = {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "250000", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "250000 100000\n"}, 2),
-        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/b/cpu.max": "50000 100000\n"}, 1),
-        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "max 100000\n"}, barrier.MOST),
-        ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n", **VERSION_1}, 2),
-        ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n0::/\n", **VERSION_1}, 2),
-        ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n"}, barrier.MOST),
-        ({}, barrier.MOST),
-    ],
-)
-def test_the_cores_that_a_control_group_grants(
-    files: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Files(PurePosixPath):
-        def read_text(self) -> str:
-            if str(self) not in files:
-                raise FileNotFoundError(str(self))
-            return files[str(self)]
-
-    monkeypatch.setattr(workers, "Path", Files)
-    assert workers._quota.__wrapped__() == cores
 
 
 def test_the_number_of_threads_hardly_matters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +204,7 @@ def test_code_for_other_processors() -> None:
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    for triple in ("aarch64-unknown-linux-gnu", "arm64-apple-darwin"):
+    for triple in ("aarch64-unknown-linux-gnu", "arm64-apple-darwin", "aarch64-pc-windows-msvc"):
         for kind in ("threads", "forward", "backward"):
             write = build_threads if kind == "threads" else build
             assert image_of(write(Target(128, 32, triple, "generic", "+neon", x86=False), kind, "float32"))

@@ -17,27 +17,26 @@ import torch
 
 pytest.importorskip("llvmlite")
 
-from cpu_problem import LAYER, OPTIONS, problem, same
+from cpu_problem import OPTIONS, everything, problem, same
 from subprocesses import run_file
 
-from gru_xp_cpu import Owner
+from gru_xp_cpu import CpuLayer, Owner
 from gru_xp_cpu.calling.kernel import kernel
 from gru_xp_cpu.threads import openmp, workers
 from gru_xp_torch import cpu
 
 FOLDER = Path(torch.__file__).parent
+#: a layer that computes on PyTorch's threads
+ON_TORCHS = cpu.kernel.layer
 lent = pytest.mark.skipif(openmp.runtime(FOLDER) is None, reason="PyTorch does not compute with OpenMP's threads here")
 
 
-def everything(layer: Any, seed: int = 0) -> list[Any]:
-    """All results of a call forth and back, for tensors where the layer is PyTorch's."""
-    take = (lambda a: a) if layer is LAYER else torch.from_numpy
+def results(layer: Any, seed: int = 0) -> list[Any]:
+    """All results of a call forth and back, on the threads of the layer's owner."""
     x, h0, w = problem(seed=seed)
-    x, h0, w = take(x), take(h0), type(w)(*map(take, w))
     y, h_n, tape = layer.forward(x, h0, w, OPTIONS._replace(save="all"))
     dx, dh0, dw = layer.backward(tape, y, h_n)
-    results = [y, h_n, dx, dh0, *dw]
-    return results if layer is LAYER else [a.numpy() for a in results]
+    return [y, h_n, dx, dh0, *dw]
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +49,8 @@ def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_same_as_with_threads_of_ours() -> None:
-    expected = everything(LAYER)
-    assert all(same(everything(cpu.kernel), expected) for _ in range(20))
+    expected = everything(*problem())
+    assert all(same(results(ON_TORCHS), expected) for _ in range(20))
 
 
 @lent
@@ -69,17 +68,17 @@ print([thread.name for thread in threading.enumerate()])
 
 @lent
 def test_the_number_of_threads_is_pytorchs() -> None:
-    run = kernel("forward", "f", cpu.owner)
+    run = kernel("forward", "f", ON_TORCHS.owner)
     assert run.layout(50, 4, 64, 128, False).threads == 2
     torch.set_num_threads(1)
     assert run.layout(50, 4, 64, 128, False).threads == 1
 
 
 def test_many_python_threads() -> None:
-    expected, wrong = [everything(LAYER, seed) for seed in range(8)], []
+    expected, wrong = [everything(*problem(seed=seed)) for seed in range(8)], []
 
     def work(seed: int) -> None:
-        wrong.extend(seed for _ in range(20) if not same(everything(cpu.kernel, seed), expected[seed]))
+        wrong.extend(seed for _ in range(20) if not same(results(ON_TORCHS, seed), expected[seed]))
 
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
     for worker in workers:
@@ -116,7 +115,6 @@ class Runtime:
         arguments = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
         self.GOMP_parallel = ctypes.CFUNCTYPE(None, *arguments)(in_parallel)
         self.omp_get_thread_num = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: own.number)
-        self.omp_get_num_threads = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: size)
 
 
 kept: list[Any] = []  # compiled code calls them
@@ -125,23 +123,23 @@ kept: list[Any] = []  # compiled code calls them
 def layer_on(monkeypatch: pytest.MonkeyPatch, runtime: Any, count: Callable[[], int]) -> Any:
     kept.append(runtime)
     monkeypatch.setattr(openmp, "runtime", lambda _: runtime)
-    return type(cpu.kernel)(lambda tensor: tensor.numpy(), torch.from_numpy, Owner(FOLDER, count))
+    return CpuLayer(Owner(FOLDER, count))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("delay", [0.0, 0.02])
 def test_whoever_comes(monkeypatch: pytest.MonkeyPatch, size: int, delay: float) -> None:
-    """A team that is too small, as it is inside of another's, is done without; who comes too late finds nothing."""
+    """The shares of those who are missing are done by others, as inside of another team; who comes late finds none."""
     monkeypatch.setenv("GRU_XP_NUM_THREADS", "3")
-    expected, runtime = everything(LAYER), Runtime(size, delay)
+    expected, runtime = everything(*problem()), Runtime(size, delay)
     layer = layer_on(monkeypatch, runtime, lambda: 3)
-    assert all(same(everything(layer), expected) for _ in range(3))
+    assert all(same(results(layer), expected) for _ in range(3))
     assert set(runtime.teams) == {3}
 
 
 def test_without_a_runtime_the_threads_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = layer_on(monkeypatch, None, lambda: 2)
-    assert same(everything(layer), everything(LAYER))
+    assert same(results(layer), everything(*problem()))
     assert openmp.team(layer.owner) is workers
 
 
@@ -184,20 +182,20 @@ def test_a_child_process() -> None:
 
 
 def in_a_process(queue: Any) -> None:
-    queue.put(everything(cpu.kernel))
+    queue.put(results(ON_TORCHS))
 
 
 def assert_a_child_agrees() -> None:
     torch.set_num_threads(2)
     torch.ones(1000, 1000) @ torch.ones(1000, 1000)
-    expected, context = everything(cpu.kernel), multiprocessing.get_context("fork")
+    expected, context = results(ON_TORCHS), multiprocessing.get_context("fork")
     queue = context.Queue()
     process = context.Process(target=in_a_process, args=(queue,))
     process.start()
     assert same(queue.get(timeout=60), expected)
     process.join(60)
     assert process.exitcode == 0
-    assert same(everything(cpu.kernel), expected)
+    assert same(results(ON_TORCHS), expected)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from gru_xp.errors import RangeError, StructureError, VariableError
 
 pytest.importorskip("llvmlite")
 
-from gru_xp_cpu.threads import workers
-from gru_xp_cpu.threads.workers import thread_count
+from gru_xp_cpu.threads import count
+from gru_xp_cpu.threads.count import thread_count
+from gru_xp_cpu.threads.shared import MOST
 
-CORES = max(1, min(workers._cores(), workers._quota()))
+CORES = max(1, min(count._cores(), count._quota()))
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "openmps", "count"),
+    ("ours", "openmps", "wanted"),
     [
         (None, None, CORES),
         (None, "3", 3),
@@ -45,12 +46,12 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         *((None, ignored, CORES) for ignored in ("", "0", "-1", "many", "2,many", "2,", "2,0", "1e3", "9" * 30, "٣")),
     ],
 )
-def test_the_variables(ours: str | None, openmps: str | None, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variables(ours: str | None, openmps: str | None, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What OpenMP ignores in its variable is ignored, by GNU's documentation and libgomp 13's warnings."""
     for name, text in (("GRU_XP_NUM_THREADS", ours), ("OMP_NUM_THREADS", openmps)):
         if text is not None:
             monkeypatch.setenv(name, text)
-    assert thread_count() == count
+    assert thread_count() == wanted
 
 
 def test_a_wrong_number_of_ours_is_an_error_whatever_openmp_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +59,41 @@ def test_a_wrong_number_of_ours_is_an_error_whatever_openmp_says(monkeypatch: py
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     with pytest.raises(VariableError, match="GRU_XP_NUM_THREADS: expected a number from 1 to 64, got '4,2'"):
         thread_count()
+
+
+@pytest.mark.parametrize("text", ["many", "0", "65", "-1", "\N{ARABIC-INDIC DIGIT THREE}", "9" * 5000])
+def test_a_number_of_ours_that_is_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRU_XP_NUM_THREADS", text)
+    with pytest.raises(VariableError, match="GRU_XP_NUM_THREADS: expected a number"):
+        gru_xp.GRU(64, 128, seed=0)(np.zeros((50, 4, 64), np.float32))
+
+
+VERSION_1 = {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "250000", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "250000 100000\n"}, 2),
+        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/b/cpu.max": "50000 100000\n"}, 1),
+        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "max 100000\n"}, MOST),
+        ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n", **VERSION_1}, 2),
+        ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n0::/\n", **VERSION_1}, 2),
+        ({"/proc/self/cgroup": "3:cpu,cpuacct:/\n"}, MOST),
+        ({}, MOST),
+    ],
+)
+def test_the_cores_that_a_control_group_grants(
+    files: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Files(PurePosixPath):
+        def read_text(self) -> str:
+            if str(self) not in files:
+                raise FileNotFoundError(str(self))
+            return files[str(self)]
+
+    monkeypatch.setattr(count, "Path", Files)
+    assert count._quota.__wrapped__() == cores
 
 
 def test_the_context_comes_first_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:

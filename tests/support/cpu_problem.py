@@ -21,5 +21,12 @@ def problem(T: int = 30, N: int = 4, I: int = 50, H: int = 96, seed: int = 0) ->
     return x, h0, CellParams(*w)
 
 
+def everything(x: Any, h0: Any, w: CellParams) -> list[Any]:
+    """All results of a call forth and back."""
+    y, h_n, tape = LAYER.forward(x, h0, w, OPTIONS._replace(save="all"))
+    dx, dh0, dw = LAYER.backward(tape, y, h_n)
+    return [y, h_n, dx, dh0, *dw]
+
+
 def same(a: list[Any], b: list[Any]) -> bool:
     return all(np.array_equal(p, q) for p, q in zip(a, b, strict=True))

@@ -19,7 +19,8 @@ from gru_xp_cpu.emit.code import I8, I32, I64, PTR, Code, Integer, Integers, Val
 from gru_xp_cpu.emit.function import function
 from gru_xp_cpu.passes.fields import ARRAYS, CALL, HEADER, PLACES, SIZES, Kind
 from gru_xp_cpu.passes.kernels import KERNELS
-from gru_xp_cpu.threads.barrier import SYNC, call_at, change, offered, write
+from gru_xp_cpu.threads.launching import offered
+from gru_xp_cpu.threads.shared import SYNC, call_at, change, write
 
 __all__ = ["connect", "custom_call"]
 
@@ -200,9 +201,9 @@ def _run(c: Code, kind: Kind, frame: Integers, numbers: Integers, sync: Integers
         fields.store(numbers.load(i + len(HEADER)) + ((scratch + 63) & -64), i)
     for name, value in (("none", nothing), ("arrays", items.integer())):
         fields.store(value, names.index(name))
-    threads, alone = (numbers.load(HEADER.index(name)) for name in ("threads", "alone"))
+    threads = numbers.load(HEADER.index("threads"))
     c.either(
         threads.equals(1),
         lambda: KERNELS[kind](c, fields, c.integer(0), c.integer(1), c.null(Integers)),
-        lambda: offered(c, sync, kind, fields, threads, alone),
+        lambda: offered(c, sync, kind, fields, threads),
     )

@@ -36,7 +36,7 @@ class Layout:
 
     def __init__(self, plan: Plan, alone: Any, pace: Pace | None):
         self.alone = alone  # the kernel on one thread: alone(fields)
-        self.threads, self.alone_after, self.pace = plan.threads, plan.alone, pace
+        self.threads, self.pace = plan.threads, pace
         self.segment, self.size, self.sizes = plan.segment, plan.size, plan.sizes
         T, N, I, H = self.sizes.T, self.sizes.N, self.sizes.I, self.sizes.H
         most = max(T * N * max(I, H), 3 * H * max(I, H))  # elements of the largest array
@@ -79,7 +79,7 @@ class Kernel:
         arguments = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
         self._shares: Any = ctypes.CFUNCTYPE(None, *arguments)(self._address)
         team = workers if owner is None else openmp.team(owner)
-        self._threads, self._run, self._nobody = team.thread_count, team.run, workers.NOBODY
+        self._threads, self._run, self._solo = team.thread_count, team.run, workers.SOLO
         self._layouts: dict[tuple[int, ...], Layout] = {}
         self._small: dict[tuple[int, ...], Layout] = {}  # of calls for one thread, whatever threads there are
         #: packs the fields between a layout's head and its tail, the last one being the address of the arrays
@@ -122,8 +122,8 @@ class Kernel:
         return 0
 
     def _go(self, fields: bytes, layout: Layout, alone: bool) -> None:
-        if alone or not self._run(self._target, self._address, fields, layout.threads, layout.alone_after):
-            self._shares(fields, 0, layout.threads, self._nobody)
+        if alone or self._run(self._target, self._address, fields, layout.threads) < 0:
+            self._shares(fields, 0, layout.threads, self._solo)
 
 
 def build(target: Target, kind: Kind, dtype: DType) -> Unit:
@@ -131,12 +131,10 @@ def build(target: Target, kind: Kind, dtype: DType) -> Unit:
     from gru_xp_cpu.emit.code import Unit
     from gru_xp_cpu.passes.kernels import KERNELS, alone
     from gru_xp_cpu.passes.misfits import misfits
-    from gru_xp_cpu.threads.barrier import meet
 
     from .custom_call import connect, custom_call
 
     unit = Unit(target, dtype)
-    meet(unit)
     KERNELS[kind].export(unit, kind)
     misfits.export(unit, "misfits", kind=kind)
     alone.export(unit, f"{kind}_alone", kind=kind)

@@ -112,7 +112,7 @@ def warmup(dtypes: Sequence[DType] = DTYPES) -> str:
         return f"no fused CPU kernels here: {reason}"
     from gru_xp_cpu.emit.compiler import is_kept, machine
     from gru_xp_cpu.emit.target import current
-    from gru_xp_cpu.threads.barrier import build as build_threads
+    from gru_xp_cpu.threads.launching import build as build_threads
 
     units: list[Any] = [(kind, dtype, build) for dtype in dtypes for kind in CALL]
     folder = cache.folder("cpu")

@@ -21,12 +21,6 @@ __all__ = ["SMALL", "Plan", "plan"]
 SMALL = 2_000_000
 #: multiply-adds with W_hh in one step below which its units are not shared: meeting costs 0.3 microseconds and more
 TOGETHER = 12_000
-#: multiply-adds of a step from which the caller rather waits until the others are awake
-PATIENT = 4_000_000
-#: multiply-adds between two meetings up to which nobody waits a millisecond, however uneven the shares
-EVEN = 20_000_000
-#: after a kernel that was held up, how many multiply-adds are done alone before the next try: some milliseconds
-ALONE = 150_000_000
 #: rows (steps times batch) of a block of time
 ROWS_FORWARD, ROWS_BACKWARD = 128, 512
 #: multiply-adds of one call into native code, between two of which Python can see a Ctrl-C
@@ -43,7 +37,6 @@ class Plan(NamedTuple):
 
     threads: int
     sizes: Sizes[int]
-    alone: int  # how many kernels the caller does alone after one that other programs preempted
     segment: int  # steps of one call into native code
     offsets: tuple[int, ...]  # in scratch memory, in bytes, of the places
     size: int  # of scratch memory, in bytes
@@ -86,12 +79,9 @@ def plan(
     for place in astuple(places):
         begins.append(at)
         at += -(-place * size // 64) * 64 + 128
-    wait = unit_parts == 1 or per_step > PATIENT
-    section = per_step * (steps if unit_parts == 1 else 1)
-    alone = 0 if section > EVEN else min(30, max(2, ALONE // max(1, per_step * T)))
     segment = steps * max(1, int(SEGMENT / max(1, per_step * steps)))
-    sizes = Sizes(*offsets(), id(np.dtype(dtype)), id(np.dtype(bool)), T, N, I, H, steps, unit_parts, int(wait), M)
-    return Plan(threads, sizes, alone, segment, tuple(begins), at)
+    sizes = Sizes(*offsets(), id(np.dtype(dtype)), id(np.dtype(bool)), T, N, I, H, steps, unit_parts, M)
+    return Plan(threads, sizes, segment, tuple(begins), at)
 
 
 def _pitch(rows: int, width: int) -> int:

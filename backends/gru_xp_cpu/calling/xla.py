@@ -13,8 +13,8 @@ import numpy as np
 from gru_xp_cpu.emit.compiler import lock, machine, source_digest
 from gru_xp_cpu.emit.target import DType, current
 from gru_xp_cpu.passes.fields import ARRAYS, HEADER, Kind
-from gru_xp_cpu.threads.barrier import SYNC
-from gru_xp_cpu.threads.workers import NOBODY, Workers
+from gru_xp_cpu.threads.shared import SYNC
+from gru_xp_cpu.threads.workers import SOLO, Workers
 from gru_xp_cpu.threads.workers import code as workers_code
 
 from .kernel import build, kernel
@@ -39,9 +39,10 @@ def call(
     layout = kernel(kind, np.dtype(dtype).char, None).layout(*sizes, recompute)
     if layout.threads > 1:
         with lock():
-            _crew().grow(current(), layout.threads)
+            if not _crew().ready(current(), layout.threads):
+                _crew().sync[SYNC["taken"]] = 1  # for good: every caller works alone
     where = (buffers.index(name) if name in buffers else -1 for name in ARRAYS[kind])
-    header = {"threads": layout.threads, "alone": layout.alone_after, "scratch": layout.size}
+    header = {"threads": layout.threads, "scratch": layout.size}
     # what the kernel makes instead of Python's tuple and arrays: of each the address of the data
     first = replace(layout.sizes, items_at=0, data_at=0, type_at=0, none=0, array_type=0, real_dtype=0, boolean_dtype=0)
     fields = *astuple(first), *own, 0, *layout.places(0)
@@ -65,7 +66,7 @@ def _crew() -> Workers:
     """Threads for these callers alone, who share them without Python; to be asked for under the lock."""
     crew = Workers()
     crew.sync[SYNC["offer"]] = workers_code(current()).address("offer")
-    crew.sync[SYNC["nobody"]] = NOBODY
+    crew.sync[SYNC["nobody"]] = SOLO
     for name, function in (("allocate", "PyMem_RawMalloc"), ("free", "PyMem_RawFree")):
         crew.sync[SYNC[name]] = ctypes.cast(getattr(ctypes.pythonapi, function), ctypes.c_void_p).value
     if hasattr(os, "register_at_fork"):  # the child has none of the threads

@@ -40,28 +40,6 @@ class Unit:
         self.mask = ir.VectorType(I1, self.lanes)
         self.mantissa = 23 if dtype == "float32" else 52
 
-    # for `threads`, until its functions are written as those of `function`
-    @contextmanager
-    def function(self, name: str, arguments: str, *, public: bool = False, gives: bool = False) -> Iterator[Code]:
-        """Write a function; arguments with a star are pointers to reals, those with an at other pointers.
-
-        One that `gives` an integer ends with `code.give`.
-        """
-        kinds = [PTR if word[0] in "*@" else I64 for word in arguments.split()]
-        function = ir.Function(self.module, ir.FunctionType(I64 if gives else ir.VoidType(), kinds), name)
-        function.attributes.add("nounwind")
-        function.attributes.add("noinline")
-        if not public:
-            function.linkage = "internal"
-        code = Code(self, function)
-        for word, argument in zip(arguments.split(), function.args, strict=True):
-            value = Reals(code, argument) if word[0] == "*" else Value(code, argument)
-            setattr(code, word.lstrip("*@"), value)
-        yield code
-        if not gives:
-            code.b.ret_void()
-        code.finish()
-
 
 class Operand:
     """What an instruction of some code may be given: a value or a pointer."""
@@ -250,9 +228,6 @@ class Code:
         self.b = ir.IRBuilder(self.start)
         self.suffix = f"v{unit.lanes}f{8 * unit.size}"
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"{self.function.name} has no argument {name}")
-
     def finish(self) -> None:
         """Close the function."""
         ir.IRBuilder(self.entry).branch(self.start)
@@ -338,10 +313,6 @@ class Code:
         """The address of nothing."""
         return kind(self, ir.Constant(PTR, None))
 
-    def ints_at(self, address: Operand) -> Pointer:
-        """An address, as an integer or a pointer, of integers."""
-        return self.pointer(Integers, address)
-
     def reserve(self, kind: Any, count: int = 1) -> Any:
         """Memory on the stack."""
         return ir.IRBuilder(self.entry).alloca(kind, size=I64(count))
@@ -407,18 +378,3 @@ class Code:
         """Write code for full vectors and again for a vector of which only the first `count` lanes count."""
         full = count >= self.unit.lanes
         self.either(full, lambda: write(None), lambda: write(self.first_lanes(count)))
-
-    # ---- calls, for `threads` until its functions are written as those of `function` --------------------------------
-
-    def room_for_integers(self, count: int) -> Integers:
-        """As `stack_integers`."""
-        return self.stack_integers(count)
-
-    def call(self, name: str, *arguments: Any) -> Value:
-        """Call another function of the unit; what it gives, if it gives anything."""
-        arguments = tuple(a if isinstance(a, Operand) else self.integer(a) for a in arguments)
-        return Value(self, self.b.call(self.unit.module.get_global(name), [a.ir for a in arguments]))
-
-    def give(self, value: Value) -> None:
-        """The function's result."""
-        self.b.ret(value.ir)

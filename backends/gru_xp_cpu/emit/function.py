@@ -71,8 +71,6 @@ class Function(Generic[Arguments, Result]):
         defined.attributes.add("noinline")
         c = Code(unit, defined)
         arguments: Any = [kind(c, argument) for kind, argument in zip(self._kinds, defined.args, strict=True)]
-        names = list(self._signature.parameters)[1:]
-        vars(c).update(zip(names, arguments, strict=False))  # for `threads`, until its functions are written like this
         result = self._write(c, *arguments, **cast(Any, known))
         if result is None:
             c.b.ret_void()

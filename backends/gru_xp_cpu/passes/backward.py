@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from gru_xp_cpu.emit.code import Code, Integers, Reals, Value
 from gru_xp_cpu.emit.function import call_one_of, function
-from gru_xp_cpu.threads.barrier import Crew
+from gru_xp_cpu.threads.barrier import Sections
 
 from .few_rows import backward_of_few_rows, few_rows
 from .fields import GATES
@@ -34,14 +34,14 @@ CHUNK, DEPTH = 64, 512
 @function
 def backward(c: Code, fields: Integers, part: Value, parts: Value, sync: Integers) -> None:
     """The shares of one thread."""
-    a = BackwardRecord(c, fields)
+    a, sections = BackwardRecord(c, fields), Sections(c, part, parts, sync)
     few = few_rows(a) & (a.has_r > 0)
-    c.either(few, lambda: backward_of_few_rows(c, a, parts), lambda: _Backward(c, a, parts).write())
+    c.either(few, lambda: backward_of_few_rows(c, a, sections), lambda: _Backward(c, a, sections).write())
 
 
 class _Backward:
-    def __init__(self, c: Code, a: BackwardRecord, parts: Value):
-        self.c, self.a, self.parts, self.V = c, a, parts, c.unit.lanes
+    def __init__(self, c: Code, a: BackwardRecord, sections: Sections):
+        self.c, self.a, self.sections, self.V = c, a, sections, c.unit.lanes
         V, registers = self.V, c.unit.target.registers
         self.gates, self.columns = gates_shapes(registers), columns_shapes(registers)
         self.weight = weight_shapes(registers)
@@ -54,9 +54,8 @@ class _Backward:
         self.JD = (self.J + (together - 1)) // together * together
         self.again = a.has_r.equals(0)  # whether the gates have to be computed again
         self.between, self.ld = a.N * V, a.pitch * V
-        self.partition = Partition(c, a.N, self.J, self.parts, a.unit_parts)
-        self.tilings = Tilings(c, self.columns, self.partition, self.parts)
-        self.crew = Crew(c, a.wait)
+        self.partition = Partition(c, a.N, self.J, sections.parts, a.unit_parts)
+        self.tilings = Tilings(c, self.columns, self.partition, sections.parts)
         self.sharing = a.unit_parts > 1
 
     def write(self) -> None:
@@ -69,16 +68,16 @@ class _Backward:
             low, steps = c.select(a.reverse > 0, a.T - s1, s0), s1 - s0
             self.ready(low, steps)
             self.loop(s0, s1, low)
-            with self.crew.shares() as part:
+            with self.sections.section() as part:
                 with c.when(a.has_dx > 0):
                     self.dx(part, low, steps)
                 self.weights(part, steps, c.select(s1 < a.T, c.integer(1), 0))
             block.set(s0)
-        with c.when(a.first.equals(0)), self.crew.shares() as part:
+        with c.when(a.first.equals(0)), self.sections.section() as part:
             n0, n1, j0, j1 = self.partition.of(part)
             carry, dh0 = a.carry.at(n0 * self.V), a.dh0.at(n0 * a.H)
             from_blocked(c, carry, self.between, n1 - n0, a.H, dh0, a.H, j0, j1)
-        self.crew.finish()
+        self.sections.finish()
 
     def time(self, s: Value) -> Value:
         return self.c.select(self.a.reverse > 0, self.a.T - 1 - s, s)
@@ -86,7 +85,7 @@ class _Backward:
     def prepare(self) -> None:
         """Pack the weights, take up the gradient of the last state, and zero what is read but never written."""
         c, a, JD = self.c, self.a, self.JD
-        with self.crew.shares() as part:
+        with self.sections.section() as part:
             self.pack_columns(a.W_hh, a.H, a.columns_hh, self.partition.own_blocks(part), (2, 0, 1))
             n0, n1, j0, j1 = self.partition.of(part)
             carry, rows = a.carry.at(n0 * self.V), n1 - n0
@@ -99,9 +98,9 @@ class _Backward:
                 for gate in range(4):
                     begin = a.D.at((JD * gate + self.J) * self.ld)
                     zero_block_rows(c, begin, self.ld, a.pitch, c.integer(0), JD - self.J)
-        with self.crew.shares() as part:
+        with self.sections.section() as part:
             with c.when(a.has_dx > 0):
-                self.pack_columns(a.W_ih, a.I, a.columns_ih, share(self.JI, part, self.parts), (0, 1, 2))
+                self.pack_columns(a.W_ih, a.I, a.columns_ih, share(self.JI, part, self.sections.parts), (0, 1, 2))
             with c.when(self.again):
                 pack_gates(c, a, *self.partition.own_blocks(part))
 
@@ -121,8 +120,8 @@ class _Backward:
     def ready(self, low: Value, steps: Value) -> None:
         """x and h_prev in the blocked format; dy without the padding's; the gates, where they were not saved."""
         c, a, V = self.c, self.a, self.V
-        with self.crew.shares() as part:
-            m0, m1 = share(steps * a.N, part, self.parts)
+        with self.sections.section() as part:
+            m0, m1 = share(steps * a.N, part, self.sections.parts)
             row = low * a.N + m0
             to_blocked(c, a.x.at(row * a.I), a.I, m1 - m0, a.I, a.X.at(m0 * V), self.ld, c.integer(0), self.JI)
             to_blocked(c, a.h_prev.at(row * a.H), a.H, m1 - m0, a.H, a.P.at(m0 * V), self.ld, c.integer(0), self.J)
@@ -135,7 +134,7 @@ class _Backward:
                     dy = a.dy.at((low + i) * a.dy_step + n0 * a.dy_row + first)
                     valid, target = a.valid.at(low * a.N + m), a.dy_clean.at(m * a.H + first)
                     copy_valid(c, dy, a.dy_row, n1 - n0, columns, valid, target, a.H)
-        with c.when(self.again), self.crew.shares() as part:
+        with c.when(self.again), self.sections.section() as part:
             self.recompute(part, low, steps)
 
     def recompute(self, part: Value, low: Value, steps: Value) -> None:
@@ -176,7 +175,7 @@ class _Backward:
     def loop(self, s0: Value, s1: Value, low: Value) -> None:
         """dh of each step, from the last to the first, and the gates' gradients."""
         c, last = self.c, s1 - 1
-        with self.crew.shares() as part:
+        with self.sections.section() as part:
             n0, _, j0, _ = self.partition.of(part)
 
             def begin(here: Tile) -> None:
@@ -184,7 +183,7 @@ class _Backward:
 
             each_tile(c, self.columns, self.tilings.of(part), j0, begin)
         stride = c.select(self.sharing, c.integer(1), s1 - s0)
-        with c.loop(0, s1 - s0, stride) as first, self.crew.shares() as part, c.loop(first, first + stride) as i:
+        with c.loop(0, s1 - s0, stride) as first, self.sections.section() as part, c.loop(first, first + stride) as i:
             self.step(part, last - i, s0, low)
 
     def step(self, part: Value, s: Value, s0: Value, low: Value) -> None:
@@ -255,7 +254,7 @@ class _Backward:
     def dx(self, part: Value, low: Value, steps: Value) -> None:
         """dx = dgi @ W_ih, for a share of the rows."""
         c, a, V = self.c, self.a, self.V
-        m0, m1 = share(steps * a.N, part, self.parts)
+        m0, m1 = share(steps * a.N, part, self.sections.parts)
         depth = self.JD * (3 * V)
 
         def rows(first: Value, count: Value) -> None:
@@ -275,7 +274,7 @@ class _Backward:
         c, a, V, ld = self.c, self.a, self.V, self.ld
         rows, size, most = steps * a.N, self.weight.units, self.weight.groups
         tiles = (a.H + (size - 1)) // size
-        q0, q1 = share(tiles * 3, part, self.parts)
+        q0, q1 = share(tiles * 3, part, self.sections.parts)
         size_of_part = self.JD * ld
         for right, out, columns, blocks, first, gate_of_first in (
             (a.P, a.dW_hh, a.H, self.J, 0, 2),
@@ -294,7 +293,7 @@ class _Backward:
                     call_one_of(c, weight_tile, self.weight.variants, groups - 1, D, ld, depth, B, ld, self.sums)
                     add_weights(c, self.sums, units, groups, target, columns, left, again)
         with c.when(a.has_b_ih > 0):
-            b0, b1 = share(self.J * 4, part, self.parts)
+            b0, b1 = share(self.J * 4, part, self.sections.parts)
             with c.loop(b0, b1) as q:
                 sum_rows(c, a.D.at(q // self.J * size_of_part + q % self.J * ld), rows, a.totals.at(q * V), more)
                 self.bias(q // self.J, q % self.J)

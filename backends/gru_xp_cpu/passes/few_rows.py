@@ -16,7 +16,7 @@ from contextlib import nullcontext
 
 from gru_xp_cpu.emit.code import Code, Operand, Reals, Value
 from gru_xp_cpu.emit.function import Function, function
-from gru_xp_cpu.threads.barrier import Crew
+from gru_xp_cpu.threads.barrier import Sections
 
 from .packing import from_blocked, pack_bias, to_blocked, zero_block_rows
 from .pointwise import gates_backward, gates_forward, sum_rows, write_rows
@@ -39,14 +39,13 @@ def few_rows(a: Record) -> Value:
     return a.T.equals(1) & (a.N > 0) & (a.N <= FEW) & a.has_valid.equals(0) & a.has_cut.equals(0)
 
 
-def forward_of_few_rows(c: Code, a: ForwardRecord, parts: Value) -> None:
+def forward_of_few_rows(c: Code, a: ForwardRecord, sections: Sections) -> None:
     """The whole forward pass."""
     V, N, zero = c.unit.lanes, a.N, c.integer(0)
     J, between = (a.H + (V - 1)) // V, N * V
     h, h1, gi, gh = a.state, a.state.at(J * between), c.stack_vectors(3 * FEW), c.stack_vectors(3 * FEW)
-    crew = Crew(c, a.wait)
-    with crew.shares() as part:
-        j0, j1 = share(J, part, parts)
+    with sections.section() as part:
+        j0, j1 = share(J, part, sections.parts)
         pack_bias(c, a.has_b_ih, a.b_ih, a.b_hh, a.H, a.start_gi, a.start_gh, j0, j1)
         to_blocked(c, a.h0, a.H, N, a.H, h, between, j0, j1)
         with c.loop(j0, j1) as j:
@@ -65,19 +64,18 @@ def forward_of_few_rows(c: Code, a: ForwardRecord, parts: Value) -> None:
                 a.y.at(column), a.H, *tape(a, column), a.H,
             )  # fmt: skip
         from_blocked(c, h1, between, N, a.H, a.h_n, a.H, j0, j1)
-    crew.finish()
+    sections.finish()
 
 
-def backward_of_few_rows(c: Code, a: BackwardRecord, parts: Value) -> None:
+def backward_of_few_rows(c: Code, a: BackwardRecord, sections: Sections) -> None:
     """The whole backward pass; the parts of D as `gates_backward` has them."""
     H, N, V, zero, one = a.H, a.N, c.unit.lanes, c.integer(0), c.integer(1)
     J, between = (H + (V - 1)) // V, N * V
     nothing = c.stack_vectors(FEW)
     for i in range(FEW):
         nothing.store_vector(c.constant(0.0), i * V)
-    crew = Crew(c, a.wait)
-    with crew.shares() as part:
-        j0, j1 = share(J, part, parts)
+    with sections.section() as part:
+        j0, j1 = share(J, part, sections.parts)
         c.either(
             a.has_dh_n > 0,
             lambda: to_blocked(c, a.dh_n, H, N, H, a.carry, between, j0, j1),
@@ -90,13 +88,13 @@ def backward_of_few_rows(c: Code, a: BackwardRecord, parts: Value) -> None:
                 a.D.at(place), zero, J * between, H - column,
             )  # fmt: skip
     wide = AT_ONCE * V
-    with crew.shares() as part:
-        j0, j1 = share(J, part, parts)
+    with sections.section() as part:
+        j0, j1 = share(J, part, sections.parts)
         for first, W, dW, db, operand, columns, out in (
             (0, a.W_hh, a.dW_hh, a.db_hh, a.h_prev, H, a.carry),
             (1, a.W_ih, a.dW_ih, a.db_ih, a.x, a.I, a.dx),
         ):
-            k0, k1 = share((columns + (wide - 1)) // wide, part, parts)
+            k0, k1 = share((columns + (wide - 1)) // wide, part, sections.parts)
             k0, k1 = k0 * wide, (k1 * wide).min(columns)
             # a state's columns are in blocks, those of dx in rows
             if out is a.dx:
@@ -117,7 +115,7 @@ def backward_of_few_rows(c: Code, a: BackwardRecord, parts: Value) -> None:
                     write_rows(c, total, one, one, db.at(place + j * V), zero, H - j * V)
             if out is a.carry:
                 from_blocked(c, a.carry, between, N, H, a.dh0, H, k0 // V, (k1 + (V - 1)) // V)
-    crew.finish()
+    sections.finish()
 
 
 def _by_count(c: Code, N: Value, called: Function[..., None], *arguments: Operand) -> None:

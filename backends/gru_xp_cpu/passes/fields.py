@@ -67,7 +67,6 @@ class Sizes(Generic[Number]):
     H: Number
     steps: Number  # of a block of time
     unit_parts: Number  # into how many parts the hidden units are dealt out
-    wait: Number  # 1 where the caller waits for the other threads before it begins
     pitch: Number  # rows from block to block of what has the rows of a block of time
 
 
@@ -184,5 +183,5 @@ SIZES = _names(Sizes)
 CALL: dict[Kind, tuple[str, ...]] = {"forward": _names(ForwardCall), "backward": _names(BackwardCall)}
 PLACES: dict[Kind, tuple[str, ...]] = {"forward": _names(ForwardPlaces), "backward": _names(BackwardPlaces)}
 ARRAYS: dict[Kind, tuple[str, ...]] = {"forward": _names(ForwardArrays), "backward": _names(BackwardArrays)}
-#: what callers in native code give before the fields: the threads, what `launch` calls `alone`, bytes of scratch memory
-HEADER = ("threads", "alone", "scratch")
+#: what callers in native code give before the fields: the threads, bytes of scratch memory
+HEADER = ("threads", "scratch")

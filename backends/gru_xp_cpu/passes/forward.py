@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from gru_xp_cpu.emit.code import Code, Integer, Integers, Reals, Value
 from gru_xp_cpu.emit.function import function
-from gru_xp_cpu.threads.barrier import Crew
+from gru_xp_cpu.threads.barrier import Sections
 
 from .few_rows import few_rows, forward_of_few_rows
 from .fields import PACKED
@@ -35,20 +35,19 @@ PIECES = 4
 @function
 def forward(c: Code, fields: Integers, part: Value, parts: Value, sync: Integers) -> None:
     """The shares of one thread."""
-    a = ForwardRecord(c, fields)
+    a, sections = ForwardRecord(c, fields), Sections(c, part, parts, sync)
     few = few_rows(a) & (a.what & PACKED).equals(0)
-    c.either(few, lambda: forward_of_few_rows(c, a, parts), lambda: _Forward(c, a, parts).write())
+    c.either(few, lambda: forward_of_few_rows(c, a, sections), lambda: _Forward(c, a, sections).write())
 
 
 class _Forward:
-    def __init__(self, c: Code, a: ForwardRecord, parts: Value):
-        self.c, self.a, self.parts, self.V = c, a, parts, c.unit.lanes
+    def __init__(self, c: Code, a: ForwardRecord, sections: Sections):
+        self.c, self.a, self.sections, self.V = c, a, sections, c.unit.lanes
         self.shapes = gates_shapes(c.unit.target.registers)
         self.sums = c.stack_vectors(self.shapes.vectors)
         self.J = (a.H + (self.V - 1)) // self.V
-        self.partition = Partition(c, a.N, self.J, parts, a.unit_parts)
-        self.tilings = Tilings(c, self.shapes, self.partition, parts)
-        self.crew = Crew(c, a.wait)
+        self.partition = Partition(c, a.N, self.J, sections.parts, a.unit_parts)
+        self.tilings = Tilings(c, self.shapes, self.partition, sections.parts)
         self.sharing = a.unit_parts > 1
 
     def write(self) -> None:
@@ -63,14 +62,17 @@ class _Forward:
             stride = c.select(self.sharing, c.integer(1), s1 - s0)
             with c.loop(s0, s1, stride) as first:
                 following = first + stride
-                with self.crew.shares(lambda part: self.begin(part, following)) as part, c.loop(first, following) as s:
+                with (
+                    self.sections.section(lambda part: self.begin(part, following)) as part,
+                    c.loop(first, following) as s,
+                ):
                     self.step(part, s, low, s1 - s0)
             block.set(s1)
-        with c.when(a.last.equals(a.T)), self.crew.shares() as part:
+        with c.when(a.last.equals(a.T)), self.sections.section() as part:
             n0, n1, j0, j1 = self.partition.of(part)
             state, h_n = self.state(a.T).at(n0 * self.V), a.h_n.at(n0 * a.H)
             from_blocked(c, state, a.N * self.V, n1 - n0, a.H, h_n, a.H, j0, j1)
-        self.crew.finish()
+        self.sections.finish()
 
     def state(self, s: Value) -> Reals:
         """What step s reads."""
@@ -83,9 +85,9 @@ class _Forward:
         """Pack the weights, and take up the first state."""
         c, a = self.c, self.a
         # packed in pieces, so that those who are still waking up can take part sooner
-        with c.when((a.what & PACKED).equals(0)), c.loop(0, PIECES) as piece, self.crew.shares() as part:
+        with c.when((a.what & PACKED).equals(0)), c.loop(0, PIECES) as piece, self.sections.section() as part:
             pack_gates(c, a, *self.partition.own_blocks(part, piece, PIECES))
-        with self.crew.shares(lambda part: self.begin(part, c.integer(0))) as part:
+        with self.sections.section(lambda part: self.begin(part, c.integer(0))) as part:
             n0, n1, j0, j1 = self.partition.of(part)
             state = self.state(c.integer(0)).at(n0 * self.V)
             to_blocked(c, a.h0.at(n0 * a.H), a.H, n1 - n0, a.H, state, a.N * self.V, j0, j1)
@@ -104,13 +106,13 @@ class _Forward:
         c, a = self.c, self.a
         M, padded = steps * a.N, a.has_valid > 0
         source = c.select_pointer(padded, a.x_clean, a.x)
-        with c.when(padded), self.crew.shares() as part:
-            m0, m1 = share(M, part, self.parts)
+        with c.when(padded), self.sections.section() as part:
+            m0, m1 = share(M, part, self.sections.parts)
             first = low * a.N + m0
             valid = a.valid.at(first)
             copy_valid(c, a.x.at(first * a.I), a.I, m1 - m0, a.I, valid, a.x_clean.at(first * a.I), a.I)
         stride = c.select(self.sharing, (CHUNK // a.N.max(1)).max(1).min(steps), steps)
-        with c.loop(0, steps, stride) as first, self.crew.shares() as part:
+        with c.loop(0, steps, stride) as first, self.sections.section() as part:
             self.project_share(part, source, low, first, (first + stride).min(steps), M)
 
     def project_share(self, part: Value, source: Reals, low: Value, first: Value, last: Value, M: Value) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gru_xp_cpu.emit.code import Code, Integer, Reals, Value
 from gru_xp_cpu.emit.function import call_one_of
-from gru_xp_cpu.threads.barrier import MOST
+from gru_xp_cpu.threads.shared import MOST
 
 from .shapes import Shapes
 from .tiles import tile

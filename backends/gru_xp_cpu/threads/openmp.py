@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gru_xp_cpu.emit.target import Target
 
 from . import workers
-from .barrier import OPENMP, SYNC
+from .shared import OPENMP, SYNC
 
 if TYPE_CHECKING:
     from .owner import Owner
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenMP", "runtime", "team"]
 
 RUNTIME = re.compile(r"lib(gomp|iomp5|omp)[-.]")
-FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num")
 
 
 def runtime(folder: Path) -> ctypes.CDLL | None:
@@ -50,6 +50,8 @@ def runtime(folder: Path) -> ctypes.CDLL | None:
 class OpenMP(workers.Pool):
     """Teams of a runtime's threads; `count` tells how many the library computes with."""
 
+    launcher = "lend"
+
     def __init__(self, library: Any, count: Callable[[], int]):
         super().__init__()
         self.count = count
@@ -60,16 +62,14 @@ class OpenMP(workers.Pool):
         """The threads that a call may use."""
         return min(workers.thread_count(), self.count())
 
-    def run(self, target: Target, kernel: int, fields: bytes, parts: int, alone: int) -> bool:
+    def run(self, target: Target, kernel: int, fields: bytes, threads: int) -> int:
         """As `Pool.run`. A forked process cannot use OpenMP if its parent did: it gets workers of ours."""
         if _forked:
-            return workers.run(target, kernel, fields, parts, alone)
-        return super().run(target, kernel, fields, parts, alone)
+            return workers.run(target, kernel, fields, threads)
+        return super().run(target, kernel, fields, threads)
 
-    def grow(self, target: Target, parts: int) -> bool:
-        """As `Pool.grow`; OpenMP grows by itself."""
-        self.launch = self.launch or self.launcher("lend", workers.code(target))
-        return True
+    def grow(self, target: Target, threads: int) -> None:
+        """As `Pool.grow`; OpenMP does it."""
 
 
 @cache

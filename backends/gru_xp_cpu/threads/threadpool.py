@@ -6,7 +6,7 @@ from functools import cache
 
 from gru_xp.threads import choose
 
-from .workers import thread_count
+from .count import thread_count
 
 __all__ = ["register"]
 
