@@ -14,6 +14,15 @@ from .calling.layer import CpuLayer, warmup
 from .calling.packed import PackedCell
 from .threads.owner import Owner
 
-__all__ = ["CpuLayer", "Owner", "PackedCell", "numpy_layer", "warmup"]
+__all__ = ["CpuLayer", "Owner", "PackedCell", "numpy_layer", "reset_for_tests", "warmup"]
 
 numpy_layer = CpuLayer()
+
+
+def reset_for_tests() -> None:
+    """Forget which processor, plans and kernels this process has settled on, so that a test can choose others."""
+    from .calling import kernel, plan
+    from .emit import target
+
+    for remembered in (target.current, plan.plan, kernel.kernel):
+        remembered.cache_clear()

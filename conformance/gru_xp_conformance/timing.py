@@ -198,8 +198,8 @@ def _write(one: Problem, folder: Path) -> None:
     """The problem, and what is right for it, with what each array may be off."""
     weights = {f"{i}_{d}_{name}": a for i, d, name, a in _named(one.params)}
     np.savez(folder / "problem.npz", x=one.x, dy=one.dy, **weights)
-    exact, rounded = _plain(one, "float64"), _plain(one, one.x.dtype.name)
-    _assert_right(one, exact["inference"][0], exact["training"][0])
+    exact, rounded = plain_results(one, "float64"), plain_results(one, one.x.dtype.name)
+    assert_right(one, exact["inference"][0], exact["training"][0])
     for task in TASKS:
         bounds = [
             tolerance.bound(float(np.max(np.abs(a - b), initial=0.0)), a, one.x.dtype.name)
@@ -227,7 +227,7 @@ def _named(params: Any) -> Iterable[tuple[int, int, str, A]]:
                 yield i, d, name, a
 
 
-def _plain(one: Problem, dtype: str) -> dict[str, list[A]]:
+def plain_results(one: Problem, dtype: str) -> dict[str, list[A]]:
     """The results of both tasks by the plain path on NumPy."""
     numpy = load("numpy")
     plain, arguments = Assembled(Place(numpy, numpy.device(None)), None), Arguments.of(one, lambda a: a.astype(dtype))
@@ -236,7 +236,7 @@ def _plain(one: Problem, dtype: str) -> dict[str, list[A]]:
     return {"inference": [y], "training": [grads.x, *(a for *_, a in _named(grads.params))]}
 
 
-def _assert_right(one: Problem, y: A, dx: A) -> None:
+def assert_right(one: Problem, y: A, dx: A) -> None:
     """The first and the last row of the batch, against the reference."""
     rows = sorted({0, one.x.shape[1] - 1})
     x, dy = (a[:, rows].astype("float64") for a in (one.x, one.dy))

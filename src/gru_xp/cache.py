@@ -170,6 +170,11 @@ def _words(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def reset_for_tests() -> None:
+    """Warn again, as a new process would."""
+    _warned.clear()
+
+
 def _warn(where: Path | str, reason: str) -> None:
     if not _warned:
         _warned.append(reason)

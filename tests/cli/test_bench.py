@@ -90,10 +90,10 @@ def test_only_what_is_right_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_right_results_are_the_references() -> None:
     one = timing.problem(SMALL, "float32")
-    exact = timing._plain(one, "float64")
-    timing._assert_right(one, exact["inference"][0], exact["training"][0])
+    exact = timing.plain_results(one, "float64")
+    timing.assert_right(one, exact["inference"][0], exact["training"][0])
     with pytest.raises(AssertionError):
-        timing._assert_right(one, exact["inference"][0], 1.001 * exact["training"][0])
+        timing.assert_right(one, exact["inference"][0], 1.001 * exact["training"][0])
 
 
 def test_sizes() -> None:
@@ -119,11 +119,11 @@ def test_the_phases_of_the_kernels() -> None:
     assert ended.returncode == 0, ended.stderr
     lines = {line.split("│")[1].strip(): line.split("│") for line in ended.stdout.splitlines() if line.count("│") > 4}
     products = [
-        "gates in project_share",
-        "gates in recurrent",
-        "columns in step",
-        "columns in dx",
-        "weights in weights",
+        "tile in project_share",
+        "tile in recurrent",
+        "tile in step",
+        "tile in dx",
+        "weight_tile in weights",
     ]
     for phase in [*products, "gates_forward", "gates_backward", "all of forward", "all of backward"]:
         assert float(lines[phase][2]) > 0 and int(lines[phase][-3]) > 0

@@ -20,7 +20,7 @@ IMAGE = b"machine code"
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of the cache, in folders that were missing."""
     monkeypatch.setenv("GRU_XP_CACHE_DIR", str(tmp_path / "some" / "cache"))
-    monkeypatch.setattr(cache, "_warned", [])
+    cache.reset_for_tests()
     path = cache.place("cpu", "forward", ".o", ["everything"])
     assert path is not None
     cache.write(path, IMAGE)
@@ -148,14 +148,14 @@ def test_where_owners_are_unknown_only_the_profile_is_trusted(kept: Path, monkey
 
 
 def test_a_process_warns_once_that_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_warned", [])
+    cache.reset_for_tests()
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("GRU_XP_CACHE_DIR", str(tmp_path / "file" / "cache"))
     assert cache.fault("cpu")
     with pytest.warns(RuntimeWarning, match="kernels cannot be kept in .*cache: .* Every process compiles them anew"):
         cache.write(cache.place("cpu", "forward", ".o", []), IMAGE)
     cache.write(cache.place("cpu", "backward", ".o", []), IMAGE)
-    monkeypatch.setattr(cache, "_warned", [])
+    cache.reset_for_tests()
     monkeypatch.setenv("GRU_XP_CACHE_DIR", "off")  # who says so knows it
     cache.write(cache.place("cpu", "forward", ".o", []), IMAGE)
     assert cache.fault("cpu") == "GRU_XP_CACHE_DIR=off"
@@ -165,7 +165,7 @@ def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(cache, "_warned", [])
+    cache.reset_for_tests()
     monkeypatch.delenv("GRU_XP_CACHE_DIR", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
     assert cache.fault("cpu") == "this user has no home folder"

@@ -19,9 +19,7 @@ from gru_xp.interfaces import Options
 from gru_xp.layer import Layer
 from gru_xp.params import CellParams, GRUSpec, LayerTape
 from gru_xp_conformance import reference, tolerance
-from gru_xp_cpu import CpuLayer
-from gru_xp_cpu.calling import kernel
-from gru_xp_cpu.emit import target
+from gru_xp_cpu import CpuLayer, reset_for_tests
 from gru_xp_cpu.emit.target import widths
 
 PLAIN, FUSED = Layer(Backend("numpy", xp), Gates(xp)), CpuLayer()
@@ -54,11 +52,9 @@ KNOWN: dict[
 @pytest.fixture(params=[f"{bits}" for bits in widths()])
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("GRU_XP_CPU_WIDTH", request.param)
-    for remembered in (target.current, kernel.kernel):
-        remembered.cache_clear()
+    reset_for_tests()
     yield str(request.param)
-    for remembered in (target.current, kernel.kernel):
-        remembered.cache_clear()
+    reset_for_tests()
 
 
 class Case:
@@ -171,11 +167,11 @@ def test_long_calls_in_pieces(width: str, monkeypatch: pytest.MonkeyPatch) -> No
     case = Case((700, 9, 6, 20), "float32", lengths=True, resets=True, reverse=True)
     whole = case.run(FUSED, "float32")
     monkeypatch.setattr(plan, "SEGMENT", 1.0)
-    kernel.kernel.cache_clear(), plan.plan.cache_clear()
+    reset_for_tests()
     try:
         pieces = case.run(FUSED, "float32")
     finally:
-        kernel.kernel.cache_clear(), plan.plan.cache_clear()
+        reset_for_tests()
     for name in QUANTITIES:
         np.testing.assert_array_equal(whole[name], pieces[name])
 

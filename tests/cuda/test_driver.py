@@ -344,15 +344,33 @@ def test_an_error_of_the_compiler_says_what_it_said() -> None:
         driver.compiled("nonsense", "sm_90")
 
 
-def test_without_a_compiler_the_kernel_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_found() -> None:
-        raise RuntimeError("libnvrtc.so: not found\nsearched in many places")
+@pytest.mark.parametrize(
+    ("bindings", "reason"),
+    [
+        (
+            "SimpleNamespace(nvrtc=SimpleNamespace(nvrtcVersion=not_found))",
+            "NVRTC is missing (libnvrtc.so: not found); install it: python -m pip install 'cuda-bindings[all]'",
+        ),
+        (
+            "None",
+            (
+                "cuda-bindings is missing (import of cuda.bindings halted; None in sys.modules); "
+                "install it: python -m pip install 'gru-xp[cuda]'"
+            ),
+        ),
+    ],
+)
+def test_without_a_compiler_the_kernel_says_what_to_install(bindings: str, reason: str) -> None:
+    program = f"""
+import sys
+from types import SimpleNamespace
 
-    bindings = SimpleNamespace(nvrtc=SimpleNamespace(nvrtcVersion=not_found))
-    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
-    reason = "NVRTC is missing (libnvrtc.so: not found); install it: python -m pip install 'cuda-bindings[all]'"
-    assert driver.no_compiler.__wrapped__() == reason
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    reason = driver.no_compiler.__wrapped__()
-    assert reason is not None and reason.startswith("cuda-bindings is missing") and "'gru-xp[cuda]'" in reason
+def not_found():
+    raise RuntimeError("libnvrtc.so: not found\\nsearched in many places")
+
+sys.modules |= {{"cuda": SimpleNamespace(), "cuda.bindings": {bindings}}}
+from gru_xp_cuda import driver
+print(driver.no_compiler())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{reason}\n"

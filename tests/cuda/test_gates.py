@@ -143,16 +143,16 @@ def test_wide_loads_and_any_grid_give_the_same_bits_and_write_nothing_else(
     assert kernel.arrays.launches[0].kernel == f"forward_{dtype}"
     np.testing.assert_array_equal(again, first[0])
 
+    chosen = gates.launch_for
     for grid, block in (((1, 1), (THREADS, 1)), ((3, 5), (2, 4)), ((1, 2), (1, THREADS))):
-        monkeypatch.setattr(gates, "geometry", lambda rows, columns, size=(grid, block): size)
-        gates.launch_for.cache_clear()
+        size = {"grid": grid, "block": block}
+        monkeypatch.setattr(gates, "launch_for", lambda *given, size=size: chosen(*given)._replace(**size))
         guarded = Guarded()
         kernel = CudaGates(guarded)
         got = kernel.forward(*given), kernel.backward(p["dh1"], p["h"], *kernel.forward(*given)[1:])
         for one, other in zip((*got[0], *got[1]), (*first[0], *first[1]), strict=True):
             np.testing.assert_array_equal(one, other)
         guarded.assert_margins_untouched()
-    gates.launch_for.cache_clear()
 
 
 class Guarded(HostArrays):
