@@ -14,6 +14,7 @@ from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError
 from gru_xp.files import Format
 from gru_xp.formats.layouts import folded, note_of_folding
+from gru_xp.formats.names import NAMES
 from gru_xp.formats.npz import archive_of, npz
 from gru_xp.formats.safetensors import safetensors, serialized
 from gru_xp.stored import Contents, Note, Report, StoredGRU, assert_spec
@@ -21,11 +22,16 @@ from gru_xp.stored import Contents, Note, Report, StoredGRU, assert_spec
 __all__ = ["MLXFormat", "mlx"]
 
 
+SOURCES = {title: options for title, options in NAMES.items() if title.startswith("MLX")}
+
+
 class MLXFormat(Format):
     """Files for mlx.nn.GRU, or for mlx.nn.Sequential of several: its names are `Wx`, or `layers.0.Wx`."""
 
     name = "mlx"
     title = "MLX's names (.safetensors, .npz; say format='mlx' to write them)"
+
+    options = SOURCES
 
     def read(self, path: Path) -> Contents:
         return (npz if path.suffix.lower() == ".npz" else safetensors).read(path)

@@ -128,7 +128,7 @@ class _Layout:
 
 FLAX_UNTOLD = Note(
     "assumed",
-    "gate_fn=sigmoid, activation_fn=tanh, reverse=False",
+    "gate_fn=sigmoid, activation_fn=tanh, reverse=False, carry_init=zeros",
     "arrays alone say none of these; outputs differ if the layer had others",
 )
 

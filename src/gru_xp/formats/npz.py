@@ -13,6 +13,7 @@ from gru_xp.atomic import write_whole
 from gru_xp.errors import ConversionError, FileFormatError
 from gru_xp.files import Format
 from gru_xp.formats.named import Tensor, grus_in, pytorch_names
+from gru_xp.formats.names import NAMES
 from gru_xp.stored import Contents, Note, Report, StoredGRU, assert_spec
 
 __all__ = ["NpzFormat", "archive_of", "npz"]
@@ -27,6 +28,7 @@ class NpzFormat(Format):
     name = "npz"
     title = "NumPy, with PyTorch's, Flax's, Equinox's, MLX's or Arraymancer's names (.npz)"
     suffixes = (".npz",)
+    options = NAMES
 
     def read(self, path: Path) -> Contents:
         data = path.read_bytes()

@@ -17,9 +17,10 @@ import numpy as np
 from gru_xp.atomic import write_whole
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
-from gru_xp.files import Format
+from gru_xp.files import Format, Option
 from gru_xp.formats.layouts import from_keras, to_keras
 from gru_xp.formats.named import grus_in
+from gru_xp.formats.names import NAMES
 from gru_xp.formats.shards import INDEX
 from gru_xp.params import weights_of
 from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, Tensor, assert_spec, stacked
@@ -28,6 +29,14 @@ __all__ = ["RTNeuralFormat", "rtneural"]
 
 KEPT = Note("exact", "the weights")
 DEEPEST = 8
+LAYER = (
+    Option("type", "read", "which layers are GRUs; those on one another are one stack"),
+    Option("shape", "read", "hidden_size"),
+    Option("weights", "read", "the weights, float32 where that holds them"),
+    Option("activation", "noted", "RTNeural's GRU has tanh, whatever the file says, and so has this one"),
+    Option("batch_first", "fixed", "False"),
+)
+SOURCES = {"RTNeural's layers": LAYER, "PyTorch's names in JSON": NAMES["PyTorch's names: weight_ih_l0"]}
 
 
 class RTNeuralFormat(Format):
@@ -36,6 +45,7 @@ class RTNeuralFormat(Format):
     name = "rtneural"
     title = "RTNeural, or a state_dict in JSON (.json)"
     suffixes = (".json",)
+    options = SOURCES
 
     def recognises(self, path: Path, head: bytes) -> bool:
         return super().recognises(path, head) and not INDEX.fullmatch(path.name) and b'"weight_map"' not in head
@@ -124,7 +134,12 @@ def _gru(layer: Mapping[str, Any], name: str) -> StoredGRU:
     if layer["shape"][-1] != w.W_hh.shape[1]:
         raise ConversionError(f"its shape says H = {str(layer['shape'][-1])[:20]}, its weights {w.W_hh.shape[1]}")
     sizes_of(((w,),))
-    return StoredGRU(((w,),), name=name, dtype=str(w.W_hh.dtype), batch_first=False, report=Report((KEPT,)))
+    gru = StoredGRU(((w,),), name=name, dtype=str(w.W_hh.dtype), batch_first=False, report=Report((KEPT,)))
+    if (activation := layer.get("activation")) not in (None, "", "tanh"):
+        gru = gru.noted(Note("changed", f"activation={str(activation)[:40]}", LAYER[3].words))
+    for key in layer.keys() - {option.name for option in LAYER}:
+        gru = gru.noted(Note("changed", str(key)[:40], "not known here, and not used"))
+    return gru
 
 
 def _tensor(nested: list[Any]) -> Tensor:

@@ -10,6 +10,7 @@ all. In files of others GRUs are found by the names of their arrays.
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gru_xp.checks import assert_directions, sizes_of
 from gru_xp.errors import BackendError, ConversionError, FileFormatError, GRUError
 from gru_xp.files import Format
 from gru_xp.formats.named import pytorch_names
+from gru_xp.formats.names import NAMES, read_as
 from gru_xp.formats.shards import grus_of_file
 from gru_xp.params import CellParams, GRUSpec
 from gru_xp.stored import FLOATS, Arrays, Contents, Note, Report, StoredGRU, Tensor
@@ -43,12 +45,17 @@ OPTIONS: dict[str, type] = {
 }
 
 
+SPEC = tuple(each.name for each in fields(GRUSpec) if each.init and each.name not in OPTIONS)
+SOURCES = {"gru_xp's own files": read_as("all that a model here has", *OPTIONS, *SPEC, "dtype"), **NAMES}
+
+
 class SafetensorsFormat(Format):
     """gru_xp's own files, which hold all that a model is, and those of others, which hold arrays with names."""
 
     name = "safetensors"
     title = "gru_xp's own, and PyTorch's, Flax's, Equinox's or MLX's names (.safetensors)"
     suffixes = (".safetensors",)
+    options = SOURCES
 
     def recognises(self, path: Path, head: bytes) -> bool:
         return super().recognises(path, head) or head[8:9] == b"{"
@@ -67,18 +74,18 @@ class SafetensorsFormat(Format):
         options = _options(metadata, path)
         spec = _spec(metadata, options["reset_after"], path)
         L, D = options["num_layers"], 2 if options["bidirectional"] else 1
-        fields = CellParams._fields if options["bias"] else CellParams._fields[:2]
-        keys = {_key(field, layer, d) for field in fields for layer in range(min(L, len(tensors))) for d in range(D)}
-        if keys != set(tensors) or L * D * len(fields) != len(tensors):
+        own = CellParams._fields if options["bias"] else CellParams._fields[:2]
+        keys = {_key(field, layer, d) for field in own for layer in range(min(L, len(tensors))) for d in range(D)}
+        if keys != set(tensors) or L * D * len(own) != len(tensors):
             raise FileFormatError(
                 f"{path}: expected the arrays of {L} layers in {D} directions, "
                 f"missing: {_some(keys - set(tensors))}, not expected: {_some(set(tensors) - keys)}"
             )
 
         def array(field: str, layer: int, d: int) -> Any:
-            return tensors[_key(field, layer, d)].read() if field in fields else None
+            return tensors[_key(field, layer, d)].read() if field in own else None
 
-        dtype = tensors[_key(fields[0], 0, 0)].dtype
+        dtype = tensors[_key(own[0], 0, 0)].dtype
         for key, tensor in tensors.items():
             if tensor.dtype not in FLOATS:
                 raise FileFormatError(f"{path}: {key}: expected one of {', '.join(FLOATS)}, got {tensor.dtype}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from gru_xp.errors import FileFormatError
 from gru_xp.files import Format, contents, format_of
 from gru_xp.formats.named import grus_in
+from gru_xp.formats.names import NAMES
 from gru_xp.formats.shards import INDEX, SHARD, elsewhere, indices_of, shard_of_each
 from gru_xp.stored import Contents, Tensor
 
@@ -22,6 +23,7 @@ class ShardsFormat(Format):
 
     name = "shards"
     title = "checkpoints in several files (*.index.json, or the folder of the shards)"
+    options = NAMES
 
     def recognises(self, path: Path, head: bytes) -> bool:
         return INDEX.fullmatch(path.name) is not None or (head[:1] == b"{" and b'"weight_map"' in head)

@@ -1,0 +1,66 @@
+"""What arrays with names say of a GRU, option by option, by whose names they are; docs/options.md shows it.
+
+`named` reads them, whichever file or tree they are in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gru_xp.files import Option
+
+__all__ = ["NAMES", "read_as"]
+
+
+def read_as(words: str, *names: str) -> tuple[Option, ...]:
+    """Options that are said, and read as `words`."""
+    return tuple(Option(name, "read", words) for name in names)
+
+
+ORDER = Option("batch_first", "assumed", "batch_first=False; batch_first=True (--batch-first) says otherwise")
+DTYPE = Option("dtype", "read", "dtype")
+DEFAULTS = {"gate_fn": "sigmoid", "activation_fn": "tanh", "reverse": "False", "carry_init": "zeros"}
+FLAX = (
+    *read_as("dtype", "param_dtype"),
+    *(Option(name, "assumed", f"{name}={value}") for name, value in DEFAULTS.items()),
+    ORDER._replace(name="time_major"),
+)
+
+NAMES: Mapping[str, tuple[Option, ...]] = {
+    "PyTorch's names: weight_ih_l0": (
+        *read_as("by the arrays' shapes and names", "input_size", "hidden_size", "num_layers", "bias", "bidirectional"),
+        DTYPE,
+        ORDER,
+        Option("dropout", "noted", "it is no part of the names, and acts in training alone"),
+        Option("proj_size", "refused", "it is an LSTM's"),
+    ),
+    "a PyTorch cell's names: weight_ih": (
+        *read_as("by the arrays' shapes and names", "input_size", "hidden_size", "bias"),
+        DTYPE,
+        ORDER,
+    ),
+    "Equinox's names: weight_ih, bias_n": (
+        *read_as("by the arrays' shapes and names", "input_size", "hidden_size", "use_bias"),
+        DTYPE,
+        ORDER,
+    ),
+    "Flax linen's names: ir.kernel": (
+        *read_as("by the arrays' shapes and names", "features"),
+        *FLAX,
+    ),
+    "Flax NNX's names: dense_i.kernel": (
+        *read_as("by the arrays' shapes and names", "in_features", "hidden_features"),
+        *FLAX,
+    ),
+    "MLX's names: Wx": (
+        *read_as("by the arrays' shapes and names", "input_size", "hidden_size", "bias"),
+        DTYPE,
+        Option("batch_first", "fixed", "True"),
+    ),
+    "Arraymancer's names: W3s0": (
+        *read_as("by the arrays' shapes", "input_size", "hidden_size", "num_layers"),
+        DTYPE,
+        Option("batch_first", "fixed", "False"),
+        Option("bias", "fixed", "True"),
+    ),
+}
