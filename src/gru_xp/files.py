@@ -55,6 +55,8 @@ class Format:
     runtime: str = ""  # the library that `run` computes with: "onnxruntime"
     options: Mapping[str, tuple[Option, ...]] = {}  # by kind of source, "a state_dict"; docs/options.md shows them
 
+    write_options: Mapping[str, str] = {}  # what `write` takes beside the path, and what it means
+
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether a file is one of these, by its name and its first bytes."""
         return path.name.lower().endswith(self.suffixes) if self.suffixes else False
@@ -71,7 +73,10 @@ class Format:
         raise ConversionError(f"{path}: {self.name} cannot be read from files")
 
     def write(self, gru: StoredGRU, path: Path) -> Report:
-        """Write a file, whole or not at all; what cannot be represented is a `ConversionError` with the reason."""
+        """Write a file, whole or not at all; what cannot be represented is a `ConversionError` with the reason.
+
+        What `write_options` names are arguments by name.
+        """
         raise ConversionError(f"{path}: {self.name} cannot be written to files")
 
     def needs(self, path: Path) -> str:
@@ -232,13 +237,18 @@ def adopt(
     )
 
 
-def write(gru: StoredGRU, path: PathType, *, format: str | None = None) -> Report:  # noqa: A002
+def write(gru: StoredGRU, path: PathType, *, format: str | None = None, **options: Any) -> Report:  # noqa: A002
     """Write a file in the format that its ending says, or the one named; the report says what it cost.
 
-    What another model's file needs, such as the weights of a written program, is not replaced.
+    `options` are those of the format, as ONNX's `inputs` and `opset`. What another model's file needs, such as the
+    weights of a written program, is not replaced.
     """
     chosen, target = format_of(path, format, writing=True), _path(path)
+    for option in options.keys() - chosen.write_options.keys():
+        known = "; ".join(f"{name}: {words}" for name, words in chosen.write_options.items()) or "none"
+        raise StructureError(f"{option}: expected an option of writing {chosen.name} files, which are {known}")
     for each in formats().values():
         if owner := each.needs(target):
             raise ConversionError(f"{target}: {owner} beside it needs what is there; choose another name")
-    return chosen.write(gru, target)
+    writer: Any = chosen
+    return writer.write(gru, target, **options)

@@ -392,12 +392,13 @@ class GRU:
 
     # ---- files ------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | PathLike[str], *, format: str | None = None) -> Report:  # noqa: A002
+    def save(self, path: str | PathLike[str], *, format: str | None = None, **options: Any) -> Report:  # noqa: A002
         """Write the model, as safetensors with a header that describes it, or in the format of the file's ending.
 
-        The file appears whole or not at all. The report says what the format cannot hold.
+        The file appears whole or not at all. The report says what the format cannot hold. `options` are the format's
+        own; ONNX has `inputs`, such as "x,h0", for a graph with these inputs and no defaults, and `opset`.
         """
-        return files.write(as_stored(self), path, format=format)
+        return files.write(as_stored(self), path, format=format, **options)
 
 
 def _stream_key(x_t: Any, state: Any) -> Any:

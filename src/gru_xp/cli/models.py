@@ -160,17 +160,24 @@ def convert(
     target_format: Annotated[str | None, typer.Option("--to", help="the format of OUT")] = None,
     batch_first: BatchFirstOption = None,
     dtype: DtypeOption = None,
+    inputs: Annotated[
+        str | None, typer.Option("--inputs", help="of an ONNX graph, without defaults: x, or x,h0, or x,h0,lengths")
+    ] = None,
+    opset: Annotated[int | None, typer.Option("--opset", help="of ONNX's operators")] = None,
 ) -> None:
     """From one format to another, with a report of what happened to the numbers on the way in and out."""
     with errors():
         gru = read(source, name=name, format=source_format, batch_first=batch_first, dtype=dtype)
-        _write(source, source_format, gru, target, target_format)
+        _write(source, source_format, gru, target, target_format, inputs=inputs, opset=opset)
 
 
-def _write(source: Path, source_format: str | None, gru: StoredGRU, target: Path, target_format: str | None) -> None:
+def _write(
+    source: Path, source_format: str | None, gru: StoredGRU, target: Path, target_format: str | None, **options: Any
+) -> None:
     """Write what was read, and say what happened on both ways."""
     origin = format_of(source, source_format).name  # before it may be replaced
-    report = write(gru, target, format=target_format)
+    given = {name: value for name, value in options.items() if value is not None}
+    report = write(gru, target, format=target_format, **given)
     console = make_console()
     show_read(console, source, origin, gru)
     say(console, f"wrote {target} ({format_of(target, target_format, writing=True).name})")

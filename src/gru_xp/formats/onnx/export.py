@@ -1,89 +1,122 @@
 """A GRU as an ONNX model: `x`, and optionally `h0` and `lengths`, to `y` and `h_n`, any batch and length of time.
 
 ONNX has no optional inputs of a graph, but inputs with a default. That of `h0` is a state of one row, that of `lengths`
-a number that no sequence reaches; both are brought to the batch on the way. Past a row's end `y` is 0 and `h_n` is the
+a number that no sequence reaches; both are brought to the batch on the way. Runtimes that take an input with a default
+for a constant, as OpenVINO does, get plain ones by the option `inputs`. Past a row's end `y` is 0 and `h_n` is the
 state there, also at length 0, where onnxruntime's own node would give 0: there `h_n` is `h0`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from gru_xp.activations import SIGMOID, TANH, Activation
 from gru_xp.checks import sizes_of
-from gru_xp.errors import ConversionError
+from gru_xp.errors import ConversionError, RangeError, StructureError
 from gru_xp.formats.layouts import swapped
 from gru_xp.formats.onnx.constants import library
 from gru_xp.formats.onnx.nodes import ACTIVATIONS, single
 from gru_xp.params import CellParams
 from gru_xp.stored import Note, Report, StoredGRU
 
-__all__ = ["model_of"]
+__all__ = ["OPTIONS", "model_of"]
 
-OPSET, OPSET_BFLOAT16, IR = 17, 22, 8
+OPTIONS = {
+    "inputs": 'the inputs of the graph, all without defaults: "x", "x,h0", "x,lengths" or "x,h0,lengths"',
+    "opset": "the version of ONNX's operators, at least 10",
+}
+LEAST, OPSET, OPSET_BFLOAT16 = 10, 17, 22
 ENDLESS = 2**31 - 1  # the default of `lengths`
+INPUTS = ("x", "h0", "lengths")
 
 
-def model_of(gru: StoredGRU) -> tuple[Any, Report]:
-    """The model, and what happened on the way."""
+def model_of(gru: StoredGRU, inputs: str | Iterable[str] | None = None, opset: int | None = None) -> tuple[Any, Report]:
+    """The model, and what happened on the way; the options are `OPTIONS`."""
     helper, kind = library().helper, _kind(gru.dtype)
-    sizes, build = sizes_of(gru.params), _Builder(gru.dtype)
-    x, h0, lengths = _inputs(build, gru)
+    sizes, build = sizes_of(gru.params), _Builder(gru.dtype, _opset(opset, gru.dtype))
+    plain = _plain(inputs)
+    x, h0, lengths = _with_defaults(build, gru) if plain is None else _without_defaults(build, gru, plain)
     states = []
     for layer, directions in enumerate(gru.params):
         name = f"{gru.name or 'gru'}/layer_{layer}".replace(".", "/")
         state = h0
-        if sizes.L > 1:
-            rows = (build.constant(np.asarray([row * sizes.D], np.int64)) for row in (layer, layer + 1))
-            state = build.node("Slice", [h0, *rows])
+        if sizes.L > 1 and h0:
+            state = build.part(h0, layer * sizes.D, (layer + 1) * sizes.D)
         weights = [build.weight(stacked) for stacked in _stacked(directions)]
         given = [x, *weights, *[""] * (3 - len(weights)), lengths, state]
         y, h_n = build.node("GRU", given, name=name, outputs=2, **_attributes(gru, sizes.D))
         states.append(h_n)
         if sizes.D == 1:
-            x = build.node("Squeeze", [y, build.constant(np.asarray([1], np.int64))])
+            x = build.axes("Squeeze", y, 1)
         else:
             moved = build.node("Transpose", [y], perm=[0, 2, 1, 3])
             x = build.node("Reshape", [moved, build.constant(np.asarray([0, 0, -1], np.int64))])
     h_n = build.node("Concat", states, axis=0) if sizes.L > 1 else states[0]
-    ended = build.node("Equal", [lengths, build.constant(np.asarray(0, np.int32))])
-    column = build.node("Unsqueeze", [ended, build.constant(np.asarray([1], np.int64))])
-    build.node("Where", [column, h0, h_n], names=["h_n"])
+    if h0 and lengths:
+        ended = build.axes("Unsqueeze", build.node("Equal", [lengths, build.constant(np.asarray(0, np.int32))]), 1)
+        build.node("Where", [ended, h0, h_n], names=["h_n"])
+    else:
+        build.node("Identity", [h_n], names=["h_n"])
     if gru.batch_first:
         build.node("Transpose", [x], names=["y"], perm=[1, 0, 2])
     else:
         build.node("Identity", [x], names=["y"])
     axes = ["N", "T"] if gru.batch_first else ["T", "N"]
+    rows = ("h0_rows", "lengths_rows") if plain is None else ("N", "N")
+    taken = {
+        "x": helper.make_tensor_value_info("x", kind, [*axes, sizes.I]),
+        "h0": helper.make_tensor_value_info("h0", kind, [sizes.L * sizes.D, rows[0], sizes.H]),
+        "lengths": helper.make_tensor_value_info("lengths", library().TensorProto.INT32, [rows[1]]),
+    }
     graph = helper.make_graph(
         build.nodes,
         (gru.name or "gru").replace(".", "/"),
-        [
-            helper.make_tensor_value_info("x", kind, [*axes, sizes.I]),
-            helper.make_tensor_value_info("h0", kind, [sizes.L * sizes.D, "h0_rows", sizes.H]),
-            helper.make_tensor_value_info(
-                "lengths", helper.np_dtype_to_tensor_dtype(np.dtype("int32")), ["lengths_rows"]
-            ),
-        ],
+        [taken[name] for name in plain or INPUTS],
         [
             helper.make_tensor_value_info("y", kind, [*axes, sizes.D * sizes.H]),
             helper.make_tensor_value_info("h_n", kind, [sizes.L * sizes.D, "N", sizes.H]),
         ],
         build.tensors,
     )
-    opset = OPSET_BFLOAT16 if gru.dtype == "bfloat16" else OPSET
-    opsets = [helper.make_opsetid("", opset)]
-    model = helper.make_model(graph, producer_name="gru_xp", opset_imports=opsets, ir_version=IR)
+    opsets = [helper.make_opsetid("", build.opset)]
+    version = helper.find_min_ir_version_for(opsets)
+    model = helper.make_model(graph, producer_name="gru_xp", opset_imports=opsets, ir_version=version)
     library().checker.check_model(model)
-    return model, _report(gru)
+    return model, _report(gru, plain)
+
+
+def _opset(asked: int | None, dtype: str) -> int:
+    least = OPSET_BFLOAT16 if dtype == "bfloat16" else LEAST
+    most = library().defs.onnx_opset_version()
+    if asked is None:
+        return max(OPSET, least)
+    if type(asked) is not int or not least <= asked <= most:
+        raise RangeError(
+            f"opset: expected {least}, which is the first that has all operators for {dtype}, to {most}, the newest of "
+            f"the onnx that is installed, got {asked!r}"
+        )
+    return asked
+
+
+def _plain(inputs: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """Which inputs the graph has, in order, where none of them has a default."""
+    if inputs is None:
+        return None
+    asked = inputs.split(",") if isinstance(inputs, str) else list(inputs)
+    asked = [name.strip() if isinstance(name, str) else name for name in asked]
+    if "x" not in asked or any(name not in INPUTS for name in asked) or len(set(asked)) < len(asked):
+        raise StructureError(f"inputs: expected x, and of h0 and lengths what shall be inputs too, got {inputs!r}")
+    return tuple(name for name in INPUTS if name in asked)
 
 
 class _Builder:
-    """Nodes and constants of a graph under names of their own."""
+    """Nodes and constants of a graph under names of their own, in the operators of an opset."""
 
-    def __init__(self, dtype: str):
-        self.dtype = dtype
+    def __init__(self, dtype: str, opset: int):
+        self.dtype, self.opset = dtype, opset
         self.nodes: list[Any] = []
         self.tensors: list[Any] = []
 
@@ -112,21 +145,53 @@ class _Builder:
         )
         return names[0] if len(names) == 1 else names
 
+    def axes(self, op: str, value: str, axis: int) -> str:
+        """Squeeze or Unsqueeze, whose axes were an attribute up to opset 12."""
+        if self.opset < 13:
+            return self.node(op, [value], axes=[axis])
+        return self.node(op, [value, self.constant(np.asarray([axis], np.int64))])
 
-def _inputs(build: _Builder, gru: StoredGRU) -> tuple[str, str, str]:
+    def part(self, value: str, start: int, end: int) -> str:
+        """A slice along the first axis."""
+        return self.node("Slice", [value, *(self.constant(np.asarray([at], np.int64)) for at in (start, end))])
+
+    def size(self, value: str, axis: int) -> str:
+        """The size of an axis, (1,)."""
+        return self.part(self.node("Shape", [value]), axis, axis + 1)
+
+
+def _time_first(build: _Builder, gru: StoredGRU) -> str:
+    return build.node("Transpose", ["x"], perm=[1, 0, 2]) if gru.batch_first else "x"
+
+
+def _with_defaults(build: _Builder, gru: StoredGRU) -> tuple[str, str, str]:
     """x as (T, N, I), h0 as (L*D, N, H) and lengths as (N,), from the inputs and their defaults."""
-    sizes = sizes_of(gru.params)
-    default = np.zeros((sizes.L * sizes.D, 1, sizes.H)) if gru.h0 is None else gru.h0
-    default = default if default.ndim == 3 else default[:, None]
-    build.weight(default.astype(gru.params[0][0].W_hh.dtype), "h0")
+    sizes, x = sizes_of(gru.params), _time_first(build, gru)
+    build.weight(_rows(np.zeros((sizes.L * sizes.D, sizes.H)) if gru.h0 is None else gru.h0, gru), "h0")
     build.constant(np.asarray([ENDLESS], np.int32), "lengths")
-    x = build.node("Transpose", ["x"], perm=[1, 0, 2]) if gru.batch_first else "x"
-    T, N = (build.node("Shape", [x], start=axis, end=axis + 1) for axis in (0, 1))
-    one = build.constant(np.asarray([1], np.int64))
-    h0 = build.node("Expand", ["h0", build.node("Concat", [one, N, one], axis=0)])
+    T, N = (build.size(x, axis) for axis in (0, 1))
     most = build.node("Cast", [T], to=library().TensorProto.INT32)
-    lengths = build.node("Expand", [build.node("Min", ["lengths", most]), N])
-    return x, h0, lengths
+    lengths = build.node("Where", [build.node("Less", ["lengths", most]), "lengths", most])
+    return x, _expanded(build, "h0", N), build.node("Expand", [lengths, N])
+
+
+def _without_defaults(build: _Builder, gru: StoredGRU, plain: tuple[str, ...]) -> tuple[str, str, str]:
+    """The same, of which what is no input is a constant of the file or nothing, ""."""
+    x = _time_first(build, gru)
+    lengths = "lengths" if "lengths" in plain else ""
+    if "h0" in plain or gru.h0 is None:
+        return x, "h0" if "h0" in plain else "", lengths
+    return x, _expanded(build, build.weight(_rows(gru.h0, gru)), build.size(x, 1)), lengths
+
+
+def _rows(h0: Any, gru: StoredGRU) -> np.ndarray:
+    """A first state (L*D, H) or (L*D, N, H) with an axis for the rows."""
+    return (h0 if h0.ndim == 3 else h0[:, None]).astype(gru.params[0][0].W_hh.dtype)
+
+
+def _expanded(build: _Builder, h0: str, N: str) -> str:
+    one = build.constant(np.asarray([1], np.int64))
+    return build.node("Expand", [h0, build.node("Concat", [one, N, one], axis=0)])
 
 
 def _stacked(directions: tuple[CellParams, ...]) -> list[np.ndarray]:
@@ -164,7 +229,7 @@ def _name(activation: Activation) -> str:
     return name
 
 
-def _report(gru: StoredGRU) -> Report:
+def _report(gru: StoredGRU, plain: tuple[str, ...] | None) -> Report:
     why = "bit for bit"
     if gru.dtype in ("float64", "bfloat16"):
         why += f"; valid ONNX, but onnxruntime has no GRU for {gru.dtype} on the CPU"
@@ -177,6 +242,8 @@ def _report(gru: StoredGRU) -> Report:
     rounded = [each for each in (*constants, gru.spec.clip) if each is not None and single(np.float32(each)) != each]
     if rounded:
         notes.append(Note("changed", "constants", f"ONNX holds them as float32: {', '.join(map(str, rounded))}"))
+    if gru.h0 is not None and "h0" in (plain or ()):
+        notes.append(Note("changed", "the first state", "an input without a default there, so that it has to be given"))
     if gru.spec.padding == "hold":
         notes.append(Note("changed", "padding", "past a row's end y is 0 there, and the last state here"))
     if gru.dropout:

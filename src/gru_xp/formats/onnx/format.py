@@ -11,7 +11,7 @@ from gru_xp.atomic import write_whole
 from gru_xp.errors import BackendError, ConversionError, FileFormatError
 from gru_xp.files import Format
 from gru_xp.formats.onnx.constants import MOVES, Graph, Source, library
-from gru_xp.formats.onnx.export import model_of
+from gru_xp.formats.onnx.export import OPTIONS, model_of
 from gru_xp.formats.onnx.nodes import GRUNode, name_of, read_node
 from gru_xp.formats.onnx.runtime import run_stack
 from gru_xp.formats.onnx.stacks import Stack, as_stored, joined
@@ -32,6 +32,7 @@ class OnnxFormat(Format):
     title = "ONNX (.onnx)"
     suffixes = (".onnx",)
     runtime = "onnxruntime"
+    write_options = OPTIONS
 
     def read(self, path: Path) -> Contents:
         found = _found(path)
@@ -46,8 +47,8 @@ class OnnxFormat(Format):
         found.source.budget = math.inf  # each array costs no more than it is large
         return Contents(grus, refused, ignored, Arrays(tensors))
 
-    def write(self, gru: StoredGRU, path: Path) -> Report:
-        model, report = model_of(gru)
+    def write(self, gru: StoredGRU, path: Path, *, inputs: Any = None, opset: int | None = None) -> Report:
+        model, report = model_of(gru, inputs, opset)
         data = model.SerializeToString()
         if len(data) >= LARGEST:
             raise ConversionError(f"{path}: {len(data)} bytes, but an ONNX file holds at most {LARGEST}")
