@@ -88,6 +88,7 @@ class GRU(torch.nn.RNNBase):
         hx: Tensor | None = None,
         *,
         lengths: Any = None,
+        mask: Any = None,
         resets: Any = None,
     ) -> tuple[Any, Tensor]:
         """x (T, N, I), or (N, T, I) if `batch_first`, or (T, I), or a PackedSequence -> y of the same kind, h_n.
@@ -96,41 +97,44 @@ class GRU(torch.nn.RNNBase):
             input: x.
             hx: (L*D, N, H), without a batch (L*D, H); zero by default.
             lengths: (N,) integers, 0 among them: as in `gru_xp.gru`, and instead of packing.
+            mask: (T, N) booleans, (N, T) if `batch_first`, instead of lengths: false where a step is padding.
             resets: (T, N) booleans, (N, T) if `batch_first`: the state is set to zero before the step.
         """
         if isinstance(input, Proxy) and _path(self, input):
-            return _leaf(self, input, hx=hx, lengths=lengths, resets=resets)
+            return _leaf(self, input, hx=hx, lengths=lengths, mask=mask, resets=resets)
         _assert_tensors("GRU", input, hx)
-        if lengths is None and resets is None and _is_exported_to_onnx():
+        if lengths is None and mask is None and resets is None and _is_exported_to_onnx():
             return _twin(self, torch.nn.GRU)(input, hx)
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, lengths, resets)
+            if not (lengths is mask is resets is None):
+                raise ValueError(
+                    "GRU: lengths, mask and resets belong to padded input; a PackedSequence has its own lengths"
+                )
+            return self._forward_packed(input, hx)
         if input.dim() not in (2, 3):
             raise ValueError(f"GRU: Expected input to be 2D or 3D, got {input.dim()}D instead")
         turned = self.batch_first and input.dim() == 3
         x = input.transpose(0, 1) if turned else input
+        if turned and mask is not None:
+            mask = steps_first(mask, "mask", *input.shape[:2])
         if turned and resets is not None:
             resets = steps_first(resets, "resets", *input.shape[:2])
-        y, h_n = self._run(x, hx, lengths, resets)
+        y, h_n = self._run(x, hx, lengths, mask, resets)
         return (y.transpose(0, 1) if turned else y), h_n
 
-    def _forward_packed(
-        self, packed: PackedSequence, hx: Tensor | None, lengths: Any, resets: Any
-    ) -> tuple[PackedSequence, Tensor]:
-        if lengths is not None or resets is not None:
-            raise ValueError("GRU: lengths and resets belong to padded input; a PackedSequence has its own lengths")
+    def _forward_packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
         if packed.data.dim() != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {packed.data.dim()}")
         x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))
         if hx is not None and packed.sorted_indices is not None:
             hx = hx.index_select(1, packed.sorted_indices)
-        y, h_n = self._run(x, hx, lengths.tolist(), None)
+        y, h_n = self._run(x, hx, lengths.tolist())
         if packed.unsorted_indices is not None:
             h_n = h_n.index_select(1, packed.unsorted_indices)
         data = pack_padded_sequence(y, lengths).data
         return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), h_n
 
-    def _run(self, x: Any, hx: Any, lengths: Any, resets: Any) -> tuple[Tensor, Tensor]:
+    def _run(self, x: Any, hx: Any, lengths: Any = None, mask: Any = None, resets: Any = None) -> tuple[Tensor, Tensor]:
         """x (T, N, I) or (T, I)."""
         params, autocast = self._params(), is_autocast_on(x.device.type)
         self._assert_input(x, hx, params[0][0].W_ih, autocast)
@@ -138,10 +142,12 @@ class GRU(torch.nn.RNNBase):
             x, hx, params = _of_one_type(x, hx, params)
         if isinstance(lengths, Tensor):
             lengths = _checkable(lengths) if lengths.is_cpu else lengths.to(x.device)
+        if isinstance(mask, Tensor):
+            mask = mask.to(x.device)
         if isinstance(resets, Tensor):
             resets = resets.to(x.device)
         masks = self._draw_masks(x) if self.training and self.dropout > 0.0 and self.num_layers > 1 else None
-        return gru(x, params, hx, lengths=lengths, resets=resets, dropout_masks=masks)
+        return gru(x, params, hx, lengths=lengths, mask=mask, resets=resets, dropout_masks=masks)
 
     def _assert_input(self, x: Any, hx: Any, weight: Tensor, autocast: bool) -> None:
         """Errors of the kinds and in the words of torch.nn.GRU."""
@@ -186,7 +192,7 @@ class GRU(torch.nn.RNNBase):
         if x_t.dim() not in (1, 2):
             raise ValueError(f"GRU.step: Expected input to be 1D or 2D, got {x_t.dim()}D instead")
         resets = None if reset is None else reset[None] if isinstance(reset, Tensor) else [reset]
-        y, state = self._run(x_t[None], state, None, resets)
+        y, state = self._run(x_t[None], state, resets=resets)
         return y[0], state
 
     def flatten_parameters(self) -> None:

@@ -38,12 +38,24 @@ def recognised(numbers: list[float]) -> bool:
     return min(numbers[-2:]) > 0.85
 
 
+def remembered(numbers: list[float]) -> bool:
+    ours, theirs, without = numbers[0], numbers[4], numbers[8]
+    return min(ours, theirs) > 0.95 and without < 0.6
+
+
+def rewarded(numbers: list[float]) -> bool:
+    theirs, ours = numbers[0], numbers[2]
+    return ours > 0.95 and abs(ours - theirs) < 0.02
+
+
 RESULTS: dict[str, Callable[[list[float]], bool]] = {
     "swap_in_a_pytorch_model": swapped,
     "hessian_vector_product": curved,
     "per_sample_gradient_norms": told_apart,
     "train_with_jax_and_optax": learned,
     "classify_with_scikit_learn": recognised,
+    "memory_task_in_gymnasium": remembered,
+    "rollouts_in_torchrl": rewarded,
 }
 
 

@@ -208,6 +208,21 @@ def test_lengths_and_resets(batch_first: bool) -> None:
             assert torch.equal(h_n[:, 1], hx[:, 1]) and not y[:, 1].any()
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_mask_skips_the_steps_where_it_is_false(batch_first: bool) -> None:
+    """Against the same model over the steps of each row that are left."""
+    model = pair(num_layers=2, bidirectional=True, batch_first=batch_first)[1]
+    x, hx = randn(T, N, I), randn(4, N, H)
+    mask = torch.rand(T, N, generator=torch.Generator().manual_seed(0)) < 0.6
+    turn = (lambda a: a.transpose(0, 1)) if batch_first else (lambda a: a)
+    for given in (turn(mask), turn(mask).tolist()):
+        y, h_n = model(turn(x), hx, mask=given)
+        for row in range(N):
+            one, last = model(x[mask[:, row], row], hx[:, row])
+            assert (turn(y)[mask[:, row], row] - one).abs().max() < BOUND and not turn(y)[~mask[:, row], row].any()
+            assert (h_n[:, row] - last).abs().max() < BOUND
+
+
 def test_streaming_is_the_sequence() -> None:
     model, x = pair(num_layers=2)[1], randn(T, N, I)
     y, h_n = model(x)
@@ -387,6 +402,7 @@ def nested(layout: Any) -> torch.Tensor:
         (lambda m: m.step(randn(1, N, I), randn(1, N, H)), ValueError, "input to be 1D or 2D, got 3D"),
         (lambda m: m.step(randn(N, I), randn(1, N + 1, H)), RuntimeError, r"hidden size \(1, 4, 5\), got \[1, 5, 5\]"),
         (lambda m: m(pack_sequence([randn(2, I)]), lengths=[2]), ValueError, "its own lengths"),
+        (lambda m: m(pack_sequence([randn(2, I)]), mask=[[True]] * 2), ValueError, "its own lengths"),
         (lambda m: GRU(I, H, proj_size=2), ValueError, "proj_size argument is only supported for LSTM"),
         (lambda m: GRU(I, H, dropout=1.5), ValueError, "dropout"),
         (lambda m: GRU(I, H, nonlinearity="relu"), TypeError, "unexpected keyword argument 'nonlinearity'"),
