@@ -96,8 +96,10 @@ class TorchBackend(Backend):
         return array.clone()
 
     def computing(self, device: Any, *, recorded: bool, precise: bool = False) -> AbstractContextManager[Any]:
-        if precise or is_autocast_on(device.type):  # everything is computed in the types that came
-            return _computing(device.type, recorded, precise)
+        if precise:
+            return _precisely(device.type, recorded)
+        if is_autocast_on(device.type):  # everything is computed in the types that came
+            return _without_autocast(device.type, recorded)
         return nullcontext() if recorded else torch.no_grad()
 
     def key(self, arrays: Sequence[Any], more: Hashable = None) -> Hashable | None:
@@ -165,16 +167,20 @@ class TorchBackend(Backend):
 
 
 @contextmanager
-def _computing(device_type: str, recorded: bool, precise: bool) -> Iterator[None]:
+def _without_autocast(device_type: str, recorded: bool) -> Iterator[None]:
+    with torch.autocast(device_type, enabled=False), nullcontext() if recorded else torch.no_grad():
+        yield
+
+
+@contextmanager
+def _precisely(device_type: str, recorded: bool) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
-    if precise:
-        torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast(device_type, enabled=False), nullcontext() if recorded else torch.no_grad():
+        with _without_autocast(device_type, recorded):
             yield
     finally:
-        if precise:
-            torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before)
 
 
 # torch.compile cannot look into a context variable: what is selected while it compiles stays so

@@ -36,7 +36,7 @@ def spec_of(text: str) -> GRUSpec:
         Activation(g, number(g_alpha), number(g_beta)),
         number(clip),
         reverse == "True",
-        padding,
+        "hold" if padding == "hold" else "zero",
     )
 
 

@@ -22,7 +22,7 @@ from gru_xp.discovery import Place, load, owner
 from gru_xp.interfaces import Level, Options
 from gru_xp.layer import Layer
 from gru_xp.params import CellParams, GRUGrads, GRUSpec, map_params
-from gru_xp.selection import place_for
+from gru_xp.selection import place_for, selection
 from gru_xp.stack import Stack
 
 from .implementation import Assembled, Library
@@ -819,9 +819,9 @@ class TheBackendsOwn(Library):
     @staticmethod
     def gru_inference(x: Any, params: Any, h0: Any = None, **options: Any) -> Any:
         y, h_n = gru_xp.gru_inference(x, params, h0, **options)
-        if gru_xp.selection() is None:
+        if selection() is None:
             return y, h_n
-        return convert(y, owner(y, "y"), place_for(gru_xp.selection(), None), "y"), h_n
+        return convert(y, owner(y, "y"), place_for(selection(), None), "y"), h_n
 
 
 class VariableIgnored(Library):

@@ -2,33 +2,21 @@
 
 Pass NumPy, PyTorch, CuPy, JAX or any other array-API arrays and get the same kind back.
 
-    y, h_n       = gru(x, params)                  front door, differentiable where the arrays' library is
+    y, h_n       = gru(x, params)                  differentiable where the arrays' library is
     y, h_n       = gru_inference(x, params)        saves and records nothing
     y, h_n, tape = gru_forward(x, params)
     grads        = gru_backward(tape, dy, dh_n)    exact and explicit: .x .h0 .params
 
-`GRU` owns parameters, streams and saves. `explain` says who would compute a call.
+`GRU` owns parameters, streams and saves. `explain` says who would compute a call. Errors are in `gru_xp.errors`, the
+types of results in `gru_xp.types`, Arraymancer's arrays in `gru_xp.arraymancer`, helpers for training in
+`gru_xp.training`.
 """
 
+from . import errors, types
 from .activations import Activation
 from .discovery import available
-from .errors import (
-    BackendError,
-    ConversionError,
-    ConversionWarning,
-    DTypeError,
-    FileFormatError,
-    GRUError,
-    KernelError,
-    MixedArraysError,
-    NotDifferentiableError,
-    RangeError,
-    ShapeError,
-    StructureError,
-    VariableError,
-)
+from .errors import GRUError
 from .functional import (
-    Explanation,
     explain,
     gru,
     gru_backward,
@@ -42,9 +30,9 @@ from .functional import (
 )
 from .loading import from_framework, load
 from .module import GRU
-from .params import CellGrads, CellParams, GRUGrads, GRUSpec, LayerTape, Params, Tape
-from .prepared import PreparedParams
-from .selection import selection, use_backend
+from .parameters import add, map_params, to, weights
+from .params import CellParams, GRUSpec
+from .selection import use_backend
 from .threads import num_threads
 
 __version__ = "0.1.0"
@@ -52,29 +40,12 @@ __version__ = "0.1.0"
 __all__ = [
     "GRU",
     "Activation",
-    "BackendError",
-    "CellGrads",
     "CellParams",
-    "ConversionError",
-    "ConversionWarning",
-    "DTypeError",
-    "Explanation",
-    "FileFormatError",
     "GRUError",
-    "GRUGrads",
     "GRUSpec",
-    "KernelError",
-    "LayerTape",
-    "MixedArraysError",
-    "NotDifferentiableError",
-    "Params",
-    "PreparedParams",
-    "RangeError",
-    "ShapeError",
-    "StructureError",
-    "Tape",
-    "VariableError",
+    "add",
     "available",
+    "errors",
     "explain",
     "from_framework",
     "gru",
@@ -86,8 +57,11 @@ __all__ = [
     "gru_forward",
     "gru_inference",
     "load",
+    "map_params",
     "num_threads",
     "prepare",
-    "selection",
+    "to",
+    "types",
     "use_backend",
+    "weights",
 ]

@@ -91,7 +91,8 @@ def plan_of_backward(tape: Tape, dy: Any, dh_n: Any) -> Plan:
     if plan is None:
         _check(tape, dy, dh_n)
         plan = _made(tape, dy, dh_n)
-        _plans.keep(key, plan)
+        if key is not None:
+            _plans.keep(key, plan)
     return plan
 
 

@@ -34,8 +34,8 @@ class DTypeError(GRUError):
     """An array has the wrong dtype, or the dtypes do not agree."""
 
 
-class StructureError(GRUError):
-    """An argument is not of the kind that is needed: a bare CellParams, a list in the place of an array, ..."""
+class StructureError(GRUError, TypeError):
+    """An argument is not of the kind that is needed: a bare CellParams, a list instead of an array, ..."""
 
 
 class RangeError(GRUError):

@@ -13,7 +13,7 @@ from .discovery import owner
 from .errors import StructureError
 from .interfaces import Function, Save
 from .kernels import PLAIN
-from .params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
+from .params import A, ArrayLike, CellGrads, CellParams, GRUGrads, GRUSpec, Lengths, ParamsLike, Steps, Tape
 from .plan import Given, forward, infer, planned
 from .prepared import PreparedParams, owned_at, place_of
 from .selection import place_for, selection
@@ -37,17 +37,17 @@ SAVES = get_args(Save)
 
 
 def gru(
-    x: Any,
-    params: Any,
-    h0: Any = None,
+    x: A,
+    params: ParamsLike | PreparedParams,
+    h0: A | None = None,
     *,
-    lengths: Any = None,
-    mask: Any = None,
-    resets: Any = None,
+    lengths: Lengths | None = None,
+    mask: Steps | None = None,
+    resets: Steps | None = None,
     spec: GRUSpec = CUDNN,
-    dropout_masks: Any = None,
+    dropout_masks: A | None = None,
     backend: str | Backend | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[A, A]:
     """Run a gated recurrent unit over a sequence; differentiable by the arrays' own library where it has autodiff.
 
     Args:
@@ -81,34 +81,34 @@ def gru(
 
 
 def gru_inference(
-    x: Any,
-    params: Any,
-    h0: Any = None,
+    x: A,
+    params: ParamsLike | PreparedParams,
+    h0: A | None = None,
     *,
-    lengths: Any = None,
-    mask: Any = None,
-    resets: Any = None,
+    lengths: Lengths | None = None,
+    mask: Steps | None = None,
+    resets: Steps | None = None,
     spec: GRUSpec = CUDNN,
-    dropout_masks: Any = None,
+    dropout_masks: A | None = None,
     backend: str | Backend | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[A, A]:
     """As `gru`, but nothing is saved or recorded for a gradient."""
     return infer("inference", (x, params, h0, lengths, mask, resets, dropout_masks), spec, backend)
 
 
 def gru_forward(
-    x: Any,
-    params: Any,
-    h0: Any = None,
+    x: A,
+    params: ParamsLike | PreparedParams,
+    h0: A | None = None,
     *,
-    lengths: Any = None,
-    mask: Any = None,
-    resets: Any = None,
+    lengths: Lengths | None = None,
+    mask: Steps | None = None,
+    resets: Steps | None = None,
     spec: GRUSpec = CUDNN,
-    dropout_masks: Any = None,
+    dropout_masks: A | None = None,
     backend: str | Backend | None = None,
     save: Save = "all",
-) -> tuple[Any, Any, Tape]:
+) -> tuple[A, A, Tape]:
     """As `gru`, and the tape that `gru_backward` needs.
 
     `save="all"` keeps the gates of every step; `save="states"` keeps the inputs and states alone, about a fifth as much
@@ -128,7 +128,7 @@ def gru_forward(
     return forward((x, params, h0, lengths, mask, resets, dropout_masks), spec, backend, save)
 
 
-def gru_backward(tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
+def gru_backward(tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None) -> GRUGrads:
     """The gradients of a loss, given its gradients with respect to what `gru_forward` returned.
 
     Args:
@@ -142,7 +142,9 @@ def gru_backward(tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
     return backward(tape, dy, dh_n)
 
 
-def gru_cell(x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None) -> Any:
+def gru_cell(
+    x: A, h: A | None, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
+) -> A:
     """One step: x (N, I), h (N, H) or None for zero -> h' (N, H); without a batch (I,), (H,) -> (H,).
 
     Differentiable as `gru` is.
@@ -157,27 +159,28 @@ def gru_cell(x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backe
 
 
 def gru_cell_inference(
-    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
-) -> Any:
+    x: A, h: A | None, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
+) -> A:
     """As `gru_cell`, but nothing is recorded for a gradient."""
     return infer("inference", _one_step(x, h, params), spec, backend, CELL)[1][0, ...]
 
 
 def gru_cell_forward(
-    x: Any, h: Any, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
-) -> tuple[Any, Tape]:
+    x: A, h: A | None, params: CellParams, *, spec: GRUSpec = CUDNN, backend: str | Backend | None = None
+) -> tuple[A, Tape]:
     """As `gru_cell`, and the tape, which is that of a sequence of one step."""
     _, h_n, tape = forward(_one_step(x, h, params), spec, backend, "all", CELL)
     return h_n[0, ...], tape
 
 
-def gru_cell_backward(tape: Tape, dh1: Any) -> CellGrads:
+def gru_cell_backward(tape: Tape, dh1: ArrayLike) -> CellGrads:
     """dh1 (N, H) -> the gradients `.x` (N, I), `.h` (N, H) and `.params`."""
     if not isinstance(tape, Tape) or len(tape.layers) != 1 or tape.layers[0][0].x.shape[0] != 1:
         raise StructureError("tape: expected what gru_cell_forward returned last, got something else")
     N, H = tape.layers[0][0].h_prev.shape[1:]
     assert_expected(dh1, "dh1", {"N": N, "H": H} if tape.batched else {"H": H}, "as gru_cell_forward returned it")
-    grads = gru_backward(tape, dh_n=dh1[None, ...])
+    gradient: Any = dh1
+    grads = gru_backward(tape, dh_n=gradient[None, ...])
     return CellGrads(grads.x[0, ...], grads.h0[0, ...], grads.params[0][0])
 
 
@@ -199,7 +202,7 @@ def _assert_save(save: Any) -> None:
         raise StructureError(f"save: expected one of {', '.join(map(repr, SAVES))}, got {save!r}")
 
 
-def prepare(params: Any, *, backend: str | Backend | None = None) -> PreparedParams:
+def prepare(params: ParamsLike, *, backend: str | Backend | None = None) -> PreparedParams:
     """Check and copy parameters, and bring them to where they will be computed with; for repeated calls.
 
     Later changes to the arrays that came do not reach the copy.
@@ -234,15 +237,15 @@ class Explanation:
 
 
 def explain(
-    x: Any,
-    params: Any,
-    h0: Any = None,
+    x: A,
+    params: ParamsLike | PreparedParams,
+    h0: A | None = None,
     *,
-    lengths: Any = None,
-    mask: Any = None,
-    resets: Any = None,
+    lengths: Lengths | None = None,
+    mask: Steps | None = None,
+    resets: Steps | None = None,
     spec: GRUSpec = CUDNN,
-    dropout_masks: Any = None,
+    dropout_masks: A | None = None,
     backend: str | Backend | None = None,
     function: Function = "inference",
     save: Save = "all",

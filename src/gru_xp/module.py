@@ -7,7 +7,7 @@ from dataclasses import fields
 from numbers import Real
 from os import PathLike
 from threading import get_ident
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from . import files
 from .activations import SIGMOID, TANH, Activation
@@ -20,7 +20,20 @@ from .discovery import load as load_backend
 from .errors import DTypeError, RangeError, ShapeError, StructureError
 from .functional import gru_backward, gru_forward
 from .interfaces import Save
-from .params import GRUGrads, GRUSpec, Params, Sizes, Tape, map_params
+from .params import (
+    A,
+    ArrayLike,
+    GRUGrads,
+    GRUSpec,
+    Lengths,
+    Padding,
+    Params,
+    ParamsLike,
+    Sizes,
+    Steps,
+    Tape,
+    map_params,
+)
 from .plan import infer, planned
 from .prepared import PreparedParams, own
 from .selection import place_for, selection, variables
@@ -89,9 +102,9 @@ class GRU:
         candidate_activation: Activation | str = TANH,
         clip: float | None = None,
         reverse: bool = False,
-        padding: str = "zero",
+        padding: Padding = "zero",
         dtype: Any = "float32",
-        initializer: str = "pytorch",
+        initializer: Literal["pytorch", "keras", "arraymancer"] = "pytorch",
         seed: int | None = None,
         backend: str | Backend | None = None,
     ):
@@ -127,7 +140,7 @@ class GRU:
     @classmethod
     def from_params(
         cls,
-        params: Any,
+        params: ParamsLike,
         *,
         spec: GRUSpec = GRUSpec(),  # noqa: B008 - frozen
         batch_first: bool = False,
@@ -253,14 +266,14 @@ class GRU:
 
     def __call__(
         self,
-        x: Any,
-        h0: Any = None,
+        x: A,
+        h0: A | None = None,
         *,
-        lengths: Any = None,
-        mask: Any = None,
-        resets: Any = None,
+        lengths: Lengths | None = None,
+        mask: Steps | None = None,
+        resets: Steps | None = None,
         backend: str | Backend | None = None,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[A, A]:
         """Inference: as `gru`, with x (N, T, I), y (N, T, D*H), mask and resets (N, T) if `batch_first`. No dropout."""
         x, mask, resets = self._sequences(x, mask, resets)
         y, h_n = infer("gru", (x, self._own, h0, lengths, mask, resets, None), self._spec, backend)
@@ -268,17 +281,17 @@ class GRU:
 
     def forward(
         self,
-        x: Any,
-        h0: Any = None,
+        x: A,
+        h0: A | None = None,
         *,
-        lengths: Any = None,
-        mask: Any = None,
-        resets: Any = None,
-        dropout_masks: Any = None,
+        lengths: Lengths | None = None,
+        mask: Steps | None = None,
+        resets: Steps | None = None,
+        dropout_masks: A | None = None,
         dropout_seed: int | None = None,
         save: Save = "all",
         backend: str | Backend | None = None,
-    ) -> tuple[Any, Any, Tape]:
+    ) -> tuple[A, A, Tape]:
         """Training: as `gru_forward`. Where `dropout` acts, give the masks or a seed to draw them from."""
         x, mask, resets = self._sequences(x, mask, resets)
         if dropout_masks is None and self.dropout > 0.0 and self.num_layers > 1:
@@ -302,7 +315,7 @@ class GRU:
         )
         return self._time_first(y), h_n, tape
 
-    def backward(self, tape: Tape, dy: Any = None, dh_n: Any = None) -> GRUGrads:
+    def backward(self, tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None) -> GRUGrads:
         """As `gru_backward`; dy and `.x` are (N, T, ...) if `batch_first`."""
         if self.batch_first and dy is not None and isinstance(tape, Tape) and tape.batched:
             owner(dy, "dy")
@@ -354,7 +367,7 @@ class GRU:
         with backend.computing(backend.device_of(like), recorded=True):
             return backend.zeros(shape, like)
 
-    def step(self, x_t: Any, state: Any, *, reset: Any = None, backend: str | Backend | None = None) -> tuple[Any, Any]:
+    def step(self, x_t: A, state: A | None, *, reset: Any = None, backend: str | Backend | None = None) -> tuple[A, A]:
         """One step of a stream: x_t (N, I), state (L, N, H) -> y_t (N, H), next state. Without a batch (I,), (L, H).
 
         `reset` (N,) booleans set a row's state to zero before the step. Step by step is the same as the whole sequence.
@@ -371,10 +384,11 @@ class GRU:
         if self.spec.reverse:
             raise StructureError("step: expected a model that runs forwards in time; this one has reverse=True")
         owner(x_t, "x_t")
+        x: Any = x_t
         if reset is not None:
-            reset = _one_step(reset, x_t.shape[:-1])
-        arguments = Arguments(x_t[None, ...], held.own, state, resets=reset)
-        if key is not None and x_t.ndim == 2 and key not in held.streams:
+            reset = _one_step(reset, x.shape[:-1])
+        arguments = Arguments(x[None, ...], held.own, state, resets=reset)
+        if key is not None and x.ndim == 2 and key not in held.streams:
             if len(held.streams) > MOST_STREAMS:
                 held.streams.clear()
             held.streams[key] = self._stream(arguments)

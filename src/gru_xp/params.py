@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, get_args
 
 from .activations import SIGMOID, TANH, Activation, finite
 from .errors import RangeError, StructureError
@@ -37,6 +37,15 @@ class Array(Protocol):
     def __lt__(self, other: Any, /) -> Array: ...
 
 
+class ArrayLike(Protocol):
+    """What every array has, of whatever library."""
+
+    @property
+    def shape(self) -> Any: ...
+    @property
+    def dtype(self) -> Any: ...
+
+
 class CellParams(NamedTuple):
     """The weights of one layer in one direction; the gates r, z, n are stacked on axis 0. Both biases or neither.
 
@@ -51,6 +60,11 @@ class CellParams(NamedTuple):
 
 
 Params: TypeAlias = "tuple[tuple[CellParams, ...], ...]"
+ParamsLike: TypeAlias = "Sequence[Sequence[CellParams]]"  #: lists will do
+Lengths: TypeAlias = "ArrayLike | Sequence[int]"  #: (N,) integers
+Steps: TypeAlias = "ArrayLike | Sequence[Any]"  #: (T, N) booleans, nested lists among them
+A = TypeVar("A", bound="ArrayLike")
+Padding: TypeAlias = Literal["zero", "hold"]
 
 
 class Sizes(NamedTuple):
@@ -63,7 +77,7 @@ class Sizes(NamedTuple):
     bias: bool
 
 
-PADDINGS = ("zero", "hold")
+PADDINGS = get_args(Padding)
 
 
 @dataclass(frozen=True, init=False)
@@ -92,7 +106,7 @@ class GRUSpec:
     candidate_activation: Activation = TANH
     clip: float | None = None
     reverse: bool = False
-    padding: str = "zero"
+    padding: Padding = "zero"
     #: whether the gates are sigmoid and tanh of arguments that nothing clamps, which is what fused kernels have
     standard_gates: bool = field(init=False, repr=False, compare=False)
     #: all of it in words; made here, because torch.compile takes a float of an object for a variable
@@ -105,7 +119,7 @@ class GRUSpec:
         candidate_activation: Activation | str = "tanh",
         clip: float | None = None,
         reverse: bool = False,
-        padding: str = "zero",
+        padding: Padding = "zero",
     ):
         for name, flag in (("reset_after", reset_after), ("reverse", reverse)):
             if type(flag) is not bool:

@@ -35,12 +35,11 @@ class Memo(dict[Hashable, Any]):
 
     MOST = 4096
 
-    def keep(self, key: Hashable | None, found: Any) -> None:
-        """Keep what was found, unless the key is None."""
-        if key is not None:
-            if len(self) >= self.MOST:
-                self.clear()
-            self[key] = found
+    def keep(self, key: Hashable, found: Any) -> None:
+        """Keep what was found."""
+        if len(self) >= self.MOST:
+            self.clear()
+        self[key] = found
 
 
 _plans = Memo()
@@ -159,7 +158,8 @@ def plan_of(
         return None, (x, h0, params, Options(spec), None)
     checked = check(function, Arguments(*given), spec, backend, save, words)
     plan = planned(checked)
-    _plans.keep(key, plan)
+    if key is not None:  # torch.compile would guard everything that it sees here
+        _plans.keep(key, plan)
     return plan, (checked.x, checked.h0, checked.prepared or checked.params, checked.options, checked.dropout_masks)
 
 

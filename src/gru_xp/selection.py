@@ -37,10 +37,10 @@ def use_backend(backend: str | Backend) -> Iterator[None]:
 
     A `Backend` object, such as one under test, stands for itself.
 
-    >>> import gru_xp
-    >>> with gru_xp.use_backend("numpy"):
-    ...     print(gru_xp.selection())
-    Selection(name='numpy', device=None)
+    >>> import numpy as np, gru_xp
+    >>> model = gru_xp.GRU(3, 4)
+    >>> with gru_xp.use_backend("numpy:cpu"):
+    ...     y, h_n = model(np.zeros((7, 2, 3), np.float32))
     """
     selection(backend)
     token = _context.set(backend)

@@ -15,6 +15,7 @@ from helpers import WITHOUT_CUPY
 from typer.testing import CliRunner, Result
 
 import gru_xp
+from gru_xp import errors
 from gru_xp.cli import app
 from gru_xp.formats.named import pytorch_names
 from gru_xp.module import as_stored
@@ -277,7 +278,7 @@ def test_info_says_which_kernel_answers_neither_none_nor_words(monkeypatch: pyte
 
 def test_info_and_warmup_say_what_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def kernels_of(library: str) -> Any:
-        raise gru_xp.KernelError("stranger: no kernel") from ImportError("the cause")
+        raise errors.KernelError("stranger: no kernel") from ImportError("the cause")
 
     monkeypatch.setattr("gru_xp.cli.main.kernels_of", kernels_of)
     said = " ".join(invoke("info").stdout.split())

@@ -11,8 +11,7 @@ import pytest
 from helpers import LIBRARIES, to_library, to_numpy
 from libraries import torch
 
-import gru_xp
-from gru_xp import Activation
+from gru_xp import Activation, errors
 from gru_xp.activations import FUNCTIONS
 from gru_xp.discovery import load
 
@@ -108,15 +107,15 @@ def test_names_and_constants() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("mish",), gru_xp.StructureError, "activation: expected one of sigmoid, tanh, .*, got 'mish'"),
-        (("gelu",), gru_xp.StructureError, "got 'gelu'; its derivative needs the error function"),
-        ((7,), gru_xp.StructureError, "activation: expected a name, got 7"),
-        (("tanh", 1.0), gru_xp.StructureError, "alpha: expected None, because tanh has no alpha, got 1.0"),
-        (("elu", 1.0, 1.0), gru_xp.StructureError, "beta: expected None, because elu has no beta"),
-        (("elu", "1"), gru_xp.StructureError, "alpha: expected a number, got '1'"),
-        (("elu", True), gru_xp.StructureError, "alpha: expected a number, got True"),
-        (("elu", math.nan), gru_xp.RangeError, "alpha: expected a finite number, got nan"),
-        (("affine", 1.0, 10**400), gru_xp.RangeError, "beta: expected a finite number, got 1000"),
+        (("mish",), errors.StructureError, "activation: expected one of sigmoid, tanh, .*, got 'mish'"),
+        (("gelu",), errors.StructureError, "got 'gelu'; its derivative needs the error function"),
+        ((7,), errors.StructureError, "activation: expected a name, got 7"),
+        (("tanh", 1.0), errors.StructureError, "alpha: expected None, because tanh has no alpha, got 1.0"),
+        (("elu", 1.0, 1.0), errors.StructureError, "beta: expected None, because elu has no beta"),
+        (("elu", "1"), errors.StructureError, "alpha: expected a number, got '1'"),
+        (("elu", True), errors.StructureError, "alpha: expected a number, got True"),
+        (("elu", math.nan), errors.RangeError, "alpha: expected a finite number, got nan"),
+        (("affine", 1.0, 10**400), errors.RangeError, "beta: expected a finite number, got 1000"),
     ],
 )
 def test_what_is_no_activation(arguments: Any, error: type[Exception], message: str) -> None:

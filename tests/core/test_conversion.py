@@ -8,7 +8,7 @@ from helpers import random_params
 from libraries import array_api_strict, jax, jnp, ml_dtypes, torch
 
 import gru_xp
-from gru_xp import discovery
+from gru_xp import discovery, errors
 from gru_xp.params import map_params
 
 RNG = np.random.default_rng(0)
@@ -70,34 +70,34 @@ def test_a_negative_stride_along_an_axis_of_one_is_copied() -> None:
 
 def test_gradients_do_not_cross() -> None:
     x, params = torch.tensor(X, requires_grad=True), map_params(torch.tensor, PARAMS)
-    with pytest.raises(gru_xp.NotDifferentiableError, match="x: requires a gradient.*use gru_forward and gru_backward"):
+    with pytest.raises(errors.NotDifferentiableError, match="x: requires a gradient.*use gru_forward and gru_backward"):
         gru_xp.gru(x, params, backend="numpy")
     with torch.no_grad():
         gru_xp.gru(x, params, backend="numpy")
     watched = params[0][0]._replace(b_hh=params[0][0].b_hh.clone().requires_grad_())
-    with pytest.raises(gru_xp.NotDifferentiableError, match=r"params\[0\]\[0\].b_hh: requires a gradient"):
+    with pytest.raises(errors.NotDifferentiableError, match=r"params\[0\]\[0\].b_hh: requires a gradient"):
         gru_xp.gru(torch.tensor(X), ((watched,),), backend="numpy")
-    with pytest.raises(gru_xp.NotDifferentiableError, match="requires a gradient"):
+    with pytest.raises(errors.NotDifferentiableError, match="requires a gradient"):
         gru_xp.gru_cell(x[0], None, params[0][0], backend="numpy")
 
 
 def test_tracers_do_not_cross() -> None:
     params = map_params(jnp.asarray, PARAMS)
     for door in (gru_xp.gru, gru_xp.gru_inference):
-        with pytest.raises(gru_xp.NotDifferentiableError, match="(is traced|requires a gradient)"):
+        with pytest.raises(errors.NotDifferentiableError, match="(is traced|requires a gradient)"):
             jax.jit(lambda x, door=door: door(x, params, backend="numpy")[0])(jnp.asarray(X))
 
 
 def test_functorch_tensors_do_not_cross() -> None:
     params = map_params(torch.tensor, PARAMS)
-    with pytest.raises(gru_xp.NotDifferentiableError, match=r"transform of torch\.func"):
+    with pytest.raises(errors.NotDifferentiableError, match=r"transform of torch\.func"):
         torch.func.vmap(lambda x: gru_xp.gru_inference(x, params, backend="numpy")[0])(torch.tensor(X)[None])
 
 
 def test_float64_needs_a_jax_that_has_it() -> None:
     jax.config.update("jax_enable_x64", False)
     try:
-        with pytest.raises(gru_xp.DTypeError, match=r"x: jax has no float64 \(float16, bfloat16, float32\)"):
+        with pytest.raises(errors.DTypeError, match=r"x: jax has no float64 \(float16, bfloat16, float32\)"):
             gru_xp.gru(X, PARAMS, backend="jax")
         y, _ = gru_xp.gru(X.astype("f4"), map_params(lambda a: a.astype("f4"), PARAMS), backend="jax")
         assert y.dtype == np.float32
@@ -111,9 +111,9 @@ def test_bfloat16_crosses_where_both_have_it() -> None:
     y, _ = gru_xp.gru(x, params, backend="jax")
     assert y.dtype == torch.bfloat16
     assert float((y - own).abs().max()) < 0.02
-    with pytest.raises(gru_xp.DTypeError, match="x: numpy has no bfloat16"):
+    with pytest.raises(errors.DTypeError, match="x: numpy has no bfloat16"):
         gru_xp.gru(x, params, backend="numpy")
-    with pytest.raises(gru_xp.DTypeError, match="x: expected a floating-point dtype"):
+    with pytest.raises(errors.DTypeError, match="x: expected a floating-point dtype"):
         gru_xp.gru(X.astype(ml_dtypes.bfloat16), map_params(lambda a: a.astype(ml_dtypes.bfloat16), PARAMS))
 
 

@@ -15,7 +15,7 @@ from helpers import assert_close, random_problem, to_library
 from libraries import torch
 
 import gru_xp
-from gru_xp import discovery, kernels
+from gru_xp import discovery, errors, kernels
 from gru_xp.cell import Gates
 from gru_xp.interfaces import Call, Kernel
 from gru_xp.kernels import ordinary_call
@@ -67,9 +67,9 @@ def test_saturated_gates_stand_still_and_keep_nan(library: str, module: str) -> 
 def test_require_says_what_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = random_problem(0)
     monkeypatch.setenv("GRU_XP_KERNELS", "require")
-    with pytest.raises(gru_xp.KernelError, match=r"numpy-gates \(gates\): with reset_after=False"):
+    with pytest.raises(errors.KernelError, match=r"numpy-gates \(gates\): with reset_after=False"):
         gru_xp.gru(problem.x, problem.params, spec=gru_xp.GRUSpec(reset_after=False))
-    with pytest.raises(gru_xp.KernelError, match="none is installed"):
+    with pytest.raises(errors.KernelError, match="none is installed"):
         gru_xp.gru(problem.x, problem.params, backend="array_api_strict")
 
 
@@ -164,7 +164,7 @@ def test_kernels_of_one_level_are_in_the_order_of_their_entry_points(monkeypatch
 def test_what_is_no_kernel_is_an_error_that_names_the_entry_point(
     stranger: object, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(gru_xp.KernelError, match=words) as caught:
+    with pytest.raises(errors.KernelError, match=words) as caught:
         installed(monkeypatch, stranger=stranger)
     assert re.search(r'gru_xp\.kernels: "lib\d+\.stranger" = "strangers:stranger": expected', str(caught.value))
     assert "uninstall" in str(caught.value)
@@ -176,12 +176,12 @@ def test_a_kernel_that_cannot_be_imported_is_an_error_that_names_the_entry_point
     library = next(LIBRARIES)
     gone = EntryPoint(f"{library}.gone", "no_such_module:kernel", "gru_xp.kernels")
     monkeypatch.setattr(kernels, "entries", lambda: (gone,))
-    with pytest.raises(gru_xp.KernelError, match='.gone" = "no_such_module:kernel".*ModuleNotFoundError'):
+    with pytest.raises(errors.KernelError, match='.gone" = "no_such_module:kernel".*ModuleNotFoundError'):
         kernels.kernels_of(library)
 
 
 def test_two_kernels_of_one_name_are_an_error_that_names_both_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(gru_xp.KernelError, match=r'\.b" = .*\'stranger\', as .*\.a" = ') as caught:
+    with pytest.raises(errors.KernelError, match=r'\.b" = .*\'stranger\', as .*\.a" = ') as caught:
         installed(monkeypatch, a=Installed(), b=changed(level="gates"))
     assert "rename or uninstall one of them" in str(caught.value)
 
@@ -192,5 +192,5 @@ def test_an_answer_that_is_neither_none_nor_words_is_an_error(answer: object) ->
     call = ordinary_call(backend, backend.device(None))
     assert kernels.refusal(changed(refuses=lambda self, call: "not today"), call) == "not today"
     assert kernels.refusal(Installed(), call) is None
-    with pytest.raises(gru_xp.KernelError, match=f"stranger.refuses: expected None .* got {answer!r}"):
+    with pytest.raises(errors.KernelError, match=f"stranger.refuses: expected None .* got {answer!r}"):
         kernels.refusal(changed(refuses=lambda self, call: answer), call)

@@ -10,7 +10,7 @@ from helpers import LIBRARIES, WITHOUT_CUPY, assert_close, to_library, to_numpy
 from libraries import torch
 
 import gru_xp
-from gru_xp import convert, prepared
+from gru_xp import convert, errors, prepared
 from gru_xp.arraymancer import from_arraymancer, to_arraymancer
 
 RNG = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def test_parameters_belong_to_the_model() -> None:
     before = tensors(torch.tensor(X))[0]
     tensors.params[0][0].W_hh.zero_()  # a copy
     assert torch.equal(tensors(torch.tensor(X))[0], before)
-    with pytest.raises(gru_xp.ShapeError, match="params: expected the sizes"):
+    with pytest.raises(errors.ShapeError, match="params: expected the sizes"):
         model.params = gru_xp.GRU(4, 6).params
 
 
@@ -138,7 +138,7 @@ def test_dropout_acts_in_training_and_between_layers_only() -> None:
     model = gru_xp.GRU(4, 5, 3, dropout=0.5, seed=0)
     y, _ = model(X)
     np.testing.assert_array_equal(y, model(X)[0])
-    with pytest.raises(gru_xp.StructureError, match="dropout_seed: expected an integer, because dropout is on"):
+    with pytest.raises(errors.StructureError, match="dropout_seed: expected an integer, because dropout is on"):
         model.forward(X)
     a, b, c = (model.forward(X, dropout_seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(a[0], b[0])
@@ -195,12 +195,12 @@ def test_steps_in_several_threads_and_through_changes(monkeypatch: pytest.Monkey
         monkeypatch.setenv("GRU_XP_KERNELS", kernels)
         np.testing.assert_allclose(stream(streams[0]), expected[0], rtol=0, atol=1e-6)
     monkeypatch.setenv("GRU_XP_KERNELS", "nonsense")
-    with pytest.raises(gru_xp.VariableError):
+    with pytest.raises(errors.VariableError):
         stream(streams[0])
     monkeypatch.delenv("GRU_XP_KERNELS")
     model.params = gru_xp.GRU(4, 5, 2, seed=1).params
     np.testing.assert_allclose(stream(streams[0]), model(streams[0])[0], rtol=0, atol=1e-6)
-    with pytest.raises(gru_xp.DTypeError):
+    with pytest.raises(errors.DTypeError):
         model.step(streams[0, 0].astype("f8"), model.initial_state(3))
 
 
@@ -257,39 +257,39 @@ def test_chunks_are_the_whole_sequence() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((4.0, 5), {}, gru_xp.StructureError, "input_size: expected an integer, got 4.0"),
-        ((4, 0), {}, gru_xp.RangeError, "hidden_size: expected at least 1, got 0"),
+        ((4.0, 5), {}, errors.StructureError, "input_size: expected an integer, got 4.0"),
+        ((4, 0), {}, errors.RangeError, "hidden_size: expected at least 1, got 0"),
         (
             (4, 10**9),
             {},
-            gru_xp.RangeError,
+            errors.RangeError,
             r"expected weights \(3H, I\) and \(3H, H\) that memory can hold, got I = 4",
         ),
-        ((10**18, 5), {}, gru_xp.RangeError, "input_size, hidden_size: expected weights"),
-        ((4, 5, 0), {}, gru_xp.RangeError, "num_layers: expected at least 1, got 0"),
-        ((4, 5), {"dropout": 1.5}, gru_xp.RangeError, "dropout: expected a probability from 0 to 1, got 1.5"),
-        ((4, 5), {"dtype": "int32"}, gru_xp.DTypeError, "dtype: expected float32, .* got 'int32'"),
+        ((10**18, 5), {}, errors.RangeError, "input_size, hidden_size: expected weights"),
+        ((4, 5, 0), {}, errors.RangeError, "num_layers: expected at least 1, got 0"),
+        ((4, 5), {"dropout": 1.5}, errors.RangeError, "dropout: expected a probability from 0 to 1, got 1.5"),
+        ((4, 5), {"dtype": "int32"}, errors.DTypeError, "dtype: expected float32, .* got 'int32'"),
         (
             (4, 5),
             {"dtype": "bfloat16"},
-            gru_xp.BackendError,
+            errors.BackendError,
             "numpy has no dtype bfloat16; it has float16, float32, float64",
         ),
         (
             (4, 5),
             {"initializer": "lecun"},
-            gru_xp.StructureError,
+            errors.StructureError,
             "initializer: expected one of 'pytorch', .* got 'lecun'",
         ),
-        pytest.param((4, 5), {"backend": "cupy"}, gru_xp.BackendError, "its library is missing", marks=WITHOUT_CUPY),
-        ((4, 5), {"seed": "x"}, gru_xp.StructureError, "seed: expected an integer, got 'x'"),
-        ((4, 5), {"seed": -1}, gru_xp.RangeError, "seed: expected at least 0, got -1"),
-        ((4, True), {}, gru_xp.StructureError, "hidden_size: expected an integer, got True"),
-        ((4, 5), {"dropout": "a"}, gru_xp.StructureError, "dropout: expected a number, got 'a'"),
-        ((4, 5), {"bidirectional": 1}, gru_xp.StructureError, "bidirectional: expected True or False, got 1"),
-        ((4, 5), {"reset_after": 0}, gru_xp.StructureError, "reset_after: expected True or False, got 0"),
-        ((4, 5), {"batch_first": None}, gru_xp.StructureError, "batch_first: expected True or False, got None"),
-        ((4, 5), {"initializer": []}, gru_xp.StructureError, "initializer: expected one of"),
+        pytest.param((4, 5), {"backend": "cupy"}, errors.BackendError, "its library is missing", marks=WITHOUT_CUPY),
+        ((4, 5), {"seed": "x"}, errors.StructureError, "seed: expected an integer, got 'x'"),
+        ((4, 5), {"seed": -1}, errors.RangeError, "seed: expected at least 0, got -1"),
+        ((4, True), {}, errors.StructureError, "hidden_size: expected an integer, got True"),
+        ((4, 5), {"dropout": "a"}, errors.StructureError, "dropout: expected a number, got 'a'"),
+        ((4, 5), {"bidirectional": 1}, errors.StructureError, "bidirectional: expected True or False, got 1"),
+        ((4, 5), {"reset_after": 0}, errors.StructureError, "reset_after: expected True or False, got 0"),
+        ((4, 5), {"batch_first": None}, errors.StructureError, "batch_first: expected True or False, got None"),
+        ((4, 5), {"initializer": []}, errors.StructureError, "initializer: expected one of"),
     ],
 )
 def test_bad_arguments(arguments, options, error, message) -> None:
@@ -299,14 +299,14 @@ def test_bad_arguments(arguments, options, error, message) -> None:
 
 def test_bad_steps() -> None:
     two = gru_xp.GRU(4, 5, bidirectional=True)
-    with pytest.raises(gru_xp.StructureError, match="step: expected a model in one direction"):
+    with pytest.raises(errors.StructureError, match="step: expected a model in one direction"):
         two.step(X[0], two.initial_state(3))
     model = gru_xp.GRU(4, 5)
-    with pytest.raises(gru_xp.ShapeError, match=r"x_t: expected \(N, I\), or \(I,\) without a batch, got \(6, 3, 4\)"):
+    with pytest.raises(errors.ShapeError, match=r"x_t: expected \(N, I\), or \(I,\) without a batch, got \(6, 3, 4\)"):
         model.step(X, model.initial_state(3))
-    with pytest.raises(gru_xp.ShapeError, match=r"state: expected \(L, N, H\) = \(1, 3, 5\), got \(1, 2, 5\)"):
+    with pytest.raises(errors.ShapeError, match=r"state: expected \(L, N, H\) = \(1, 3, 5\), got \(1, 2, 5\)"):
         model.step(X[0], model.initial_state(2))
-    with pytest.raises(gru_xp.DTypeError, match="x: expected float32, as the model has, got float64"):
+    with pytest.raises(errors.DTypeError, match="x: expected float32, as the model has, got float64"):
         model(X.astype("f8"))
 
 
@@ -327,13 +327,25 @@ def test_errors_call_the_arguments_of_a_step_by_their_names() -> None:
     x, state = np.zeros((3, 4), "f4"), model.initial_state(3)
     for _ in range(2):
         for x_t, before, reset, error, message in (
-            (x, state.astype("f8"), None, gru_xp.DTypeError, "state: expected float32, as x_t has, got float64"),
-            (x.astype("f8"), state, None, gru_xp.DTypeError, "x_t: expected float32, as the model has, got float64"),
-            (x.astype(int), state, None, gru_xp.DTypeError, "x_t: expected a floating-point dtype"),
-            (x, state, [True], gru_xp.ShapeError, r"reset: expected \(N,\) = \(3,\), got 1 values; as x_t has"),
-            (x[0], state[:, 0], [True], gru_xp.ShapeError, r"reset: expected \(\) = \(\), got 1 values; as x_t has"),
-            (x, state, [1, 0, 1], gru_xp.DTypeError, "reset: expected booleans, got 1, a int"),
-            (x, state, np.ones(3), gru_xp.DTypeError, "reset: expected booleans, got float64"),
+            (x, state.astype("f8"), None, errors.DTypeError, "state: expected float32, as x_t has, got float64"),
+            (
+                x.astype("f8"),
+                state,
+                None,
+                errors.DTypeError,
+                "x_t: expected float32, as the model has, got float64",
+            ),
+            (x.astype(int), state, None, errors.DTypeError, "x_t: expected a floating-point dtype"),
+            (x, state, [True], errors.ShapeError, r"reset: expected \(N,\) = \(3,\), got 1 values; as x_t has"),
+            (
+                x[0],
+                state[:, 0],
+                [True],
+                errors.ShapeError,
+                r"reset: expected \(\) = \(\), got 1 values; as x_t has",
+            ),
+            (x, state, [1, 0, 1], errors.DTypeError, "reset: expected booleans, got 1, a int"),
+            (x, state, np.ones(3), errors.DTypeError, "reset: expected booleans, got float64"),
         ):
             with pytest.raises(error, match=message):
                 model.step(x_t, before, reset=reset)
@@ -341,7 +353,7 @@ def test_errors_call_the_arguments_of_a_step_by_their_names() -> None:
 
 
 def test_a_state_is_floating_point() -> None:
-    with pytest.raises(gru_xp.DTypeError, match=r"like: expected a floating-point dtype .*, got int64; pass x"):
+    with pytest.raises(errors.DTypeError, match=r"like: expected a floating-point dtype .*, got int64; pass x"):
         gru_xp.GRU(4, 5).initial_state(2, like=np.zeros(1, "i8"))
 
 
@@ -369,26 +381,26 @@ def test_batch_first_takes_masks_and_resets_as_lists_too() -> None:
         expected = model(x, **{name: marks})[0]
         for given in (list(marks), marks.tolist(), tuple(map(tuple, marks.tolist()))):
             np.testing.assert_array_equal(model(x, **{name: given})[0], expected)
-        with pytest.raises(gru_xp.ShapeError, match=rf"{name}: expected \(N, T\) = \(3, 3\), got a row of 1; as x has"):
+        with pytest.raises(errors.ShapeError, match=rf"{name}: expected \(N, T\) = \(3, 3\), got a row of 1; as x has"):
             model(x, **{name: [[True, True, True], [True], [True, True, True]]})
-        with pytest.raises(gru_xp.ShapeError, match=rf"{name}: expected \(N, T\) = \(3, 3\), got 2 rows"):
+        with pytest.raises(errors.ShapeError, match=rf"{name}: expected \(N, T\) = \(3, 3\), got 2 rows"):
             model(x, **{name: list(marks[:2])})
 
 
 def test_batch_first_errors_are_in_the_callers_order() -> None:
     model = gru_xp.GRU(4, 5, batch_first=True)
-    with pytest.raises(gru_xp.ShapeError, match=r"x: expected \(N, T, I\) = \(3, 6, 4\), got \(3, 6, 7\)"):
+    with pytest.raises(errors.ShapeError, match=r"x: expected \(N, T, I\) = \(3, 6, 4\), got \(3, 6, 7\)"):
         model(np.zeros((3, 6, 7), "f4"))
-    with pytest.raises(gru_xp.ShapeError, match=r"resets: expected \(N, T\) = \(3, 6\), got \(6, 3\)"):
+    with pytest.raises(errors.ShapeError, match=r"resets: expected \(N, T\) = \(3, 6\), got \(6, 3\)"):
         model(np.zeros((3, 6, 4), "f4"), resets=np.zeros((6, 3), bool))
     y, _, tape = model.forward(np.zeros((3, 6, 4), "f4"))
     with pytest.raises(
-        gru_xp.ShapeError, match=r"dy: expected \(N, T, D\*H\) = \(3, 6, 5\), got \(6, 3, 5\); as forward"
+        errors.ShapeError, match=r"dy: expected \(N, T, D\*H\) = \(3, 6, 5\), got \(6, 3, 5\); as forward"
     ):
         model.backward(tape, y.transpose(1, 0, 2))
-    with pytest.raises(gru_xp.StructureError, match="dy: expected an array"):
+    with pytest.raises(errors.StructureError, match="dy: expected an array"):
         model.backward(tape, y.tolist())
-    with pytest.raises(gru_xp.StructureError, match="tape: expected what gru_forward returned last"):
+    with pytest.raises(errors.StructureError, match="tape: expected what gru_forward returned last"):
         model.backward(y, y)
 
 
@@ -447,9 +459,9 @@ def test_arraymancer_both_ways() -> None:
         for layer, expected in zip(back, params, strict=True):
             for a, b in zip(layer[0], expected[0], strict=True):
                 np.testing.assert_array_equal(a, b)
-    with pytest.raises(gru_xp.StructureError, match="expected one direction"):
+    with pytest.raises(errors.StructureError, match="expected one direction"):
         to_arraymancer(gru_xp.GRU(4, 5, bidirectional=True).params)
-    with pytest.raises(gru_xp.StructureError, match="expected biases"):
+    with pytest.raises(errors.StructureError, match="expected biases"):
         to_arraymancer(gru_xp.GRU(4, 5, bias=False).params)
-    with pytest.raises(gru_xp.ShapeError, match=r"bU3s: expected \(L, 1, 3H\) = \(3, 1, 15\), got \(3, 15\)"):
+    with pytest.raises(errors.ShapeError, match=r"bU3s: expected \(L, 1, 3H\) = \(3, 1, 15\), got \(3, 15\)"):
         from_arraymancer(*stacked._replace(bU3s=stacked.bU3s[:, 0]))

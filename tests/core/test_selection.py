@@ -15,7 +15,7 @@ from helpers import LIBRARIES, WITHOUT_CUPY, random_params
 from libraries import torch
 
 import gru_xp
-from gru_xp import discovery
+from gru_xp import discovery, errors
 from gru_xp.backend import Backend
 
 RNG = np.random.default_rng(0)
@@ -94,20 +94,20 @@ def test_context_belongs_to_its_thread() -> None:
     ],
 )
 def test_strict_words(backend: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(gru_xp.BackendError, match=message):
+    with pytest.raises(errors.BackendError, match=message):
         gru_xp.gru(X, PARAMS, backend=backend)
-    with pytest.raises(gru_xp.BackendError, match=message), gru_xp.use_backend(backend):
+    with pytest.raises(errors.BackendError, match=message), gru_xp.use_backend(backend):
         pass
     monkeypatch.setenv("GRU_XP_BACKEND", backend)
-    with pytest.raises(gru_xp.BackendError, match="GRU_XP_BACKEND=.*" + message):
+    with pytest.raises(errors.BackendError, match="GRU_XP_BACKEND=.*" + message):
         gru_xp.gru(X, PARAMS)
 
 
 def test_variables_are_read_at_call_time_and_strictly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRU_XP_KERNELS", "on")
-    with pytest.raises(gru_xp.VariableError, match="GRU_XP_KERNELS: expected one of auto, off, require, got 'on'"):
+    with pytest.raises(errors.VariableError, match="GRU_XP_KERNELS: expected one of auto, off, require, got 'on'"):
         gru_xp.gru(X, PARAMS)
-    with pytest.raises(gru_xp.StructureError, match='backend: expected "name" or "name:device", got 3'):
+    with pytest.raises(errors.StructureError, match='backend: expected "name" or "name:device", got 3'):
         gru_xp.gru(X, PARAMS, backend=3)
 
 
@@ -160,16 +160,16 @@ def test_a_library_without_a_backend_takes_the_plain_path() -> None:
 def test_arrays_that_speak_the_standard_but_for_something() -> None:
     params = gru_xp.GRU(3, 4, seed=0).params
     with pytest.raises(
-        gru_xp.StructureError,
+        errors.StructureError,
         match=r"x: expected an array of the array API standard, got .*Unplaced without .device; its library needs",
     ):
         gru_xp.gru(Unplaced(), params)
     with pytest.raises(
-        gru_xp.ShapeError, match=r"x: expected sizes that are known, got \(None, 2, 3\); compute it first"
+        errors.ShapeError, match=r"x: expected sizes that are known, got \(None, 2, 3\); compute it first"
     ):
         gru_xp.gru(Standard((None, 2, 3)), params)
     message = r"x: .* could not give it to numpy by DLPack \(.*Standard.*__dlpack.*\); compute where the arrays are"
-    with pytest.raises(gru_xp.BackendError, match=message):
+    with pytest.raises(errors.BackendError, match=message):
         gru_xp.GRU(3, 4, seed=0)(Standard(), backend="numpy")
 
 
@@ -271,9 +271,9 @@ def test_a_call_like_one_before_is_still_looked_at(monkeypatch: pytest.MonkeyPat
     ):
         with pytest.raises(gru_xp.GRUError, match=name):
             gru_xp.gru_inference(x, wrong, h0)
-    with pytest.raises(gru_xp.ShapeError, match="x: "):
+    with pytest.raises(errors.ShapeError, match="x: "):
         gru_xp.gru_inference(x[..., :2], ((w,),), h0)
-    with pytest.raises(gru_xp.StructureError, match="spec"):
+    with pytest.raises(errors.StructureError, match="spec"):
         gru_xp.gru_inference(x, ((w,),), h0, spec="GRU")  # type: ignore[arg-type]
     other = gru_xp.gru_inference(x, ((w,),), h0, spec=gru_xp.GRUSpec(reset_after=False))[0]
     assert not np.allclose(other, before)
@@ -281,7 +281,10 @@ def test_a_call_like_one_before_is_still_looked_at(monkeypatch: pytest.MonkeyPat
     for dy in (before[:4], before.astype("f4"), [1.0]):
         with pytest.raises(gru_xp.GRUError, match="dy: "):
             gru_xp.gru_backward(tape, dy)
-    for name, error in (("GRU_XP_KERNELS", gru_xp.VariableError), ("GRU_XP_BACKEND", gru_xp.BackendError)):
+    for name, error in (
+        ("GRU_XP_KERNELS", errors.VariableError),
+        ("GRU_XP_BACKEND", errors.BackendError),
+    ):
         with monkeypatch.context() as patch:
             patch.setenv(name, "nonsense")
             with pytest.raises(error, match=name):

@@ -15,7 +15,7 @@ from helpers import LIBRARIES, assert_close, random_problem, run_everything, to_
 from libraries import jax, torch
 
 import gru_xp
-from gru_xp import Activation, CellParams, GRUSpec
+from gru_xp import Activation, CellParams, GRUSpec, errors
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.*jit.script.*:DeprecationWarning")
 TANHS = {name: Activation(name) for name in ("hard_sigmoid", "elu", "softsign", "softplus", "swish", "selu", "affine")}
@@ -182,7 +182,7 @@ def test_steps_and_cells_are_the_sequence(name: str) -> None:
     w = problem.params[0][0]
     model = gru_xp.GRU.from_params(problem.params, spec=spec)
     if spec.reverse:
-        with pytest.raises(gru_xp.StructureError, match="step: expected a model that runs forwards in time"):
+        with pytest.raises(errors.StructureError, match="step: expected a model that runs forwards in time"):
             model.step(problem.x[0], problem.h0)
         return
     y, _ = model(problem.x, problem.h0)
@@ -307,28 +307,60 @@ def call(**options: Any) -> Any:
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        (lambda: GRUSpec(reset_after=1), gru_xp.StructureError, "reset_after: expected True or False, got 1"),
-        (lambda: GRUSpec(reverse="yes"), gru_xp.StructureError, "reverse: expected True or False, got 'yes'"),
-        (lambda: GRUSpec(padding="keep"), gru_xp.StructureError, "padding: expected one of 'zero', 'hold', got 'keep'"),
-        (lambda: GRUSpec(padding=[]), gru_xp.StructureError, "padding: expected one of 'zero', 'hold'"),
-        (lambda: GRUSpec(clip=0), gru_xp.RangeError, "clip: expected a number above 0, or None for no bound, got 0"),
-        (lambda: GRUSpec(clip=-1.0), gru_xp.RangeError, "clip: expected a number above 0"),
-        (lambda: GRUSpec(clip=np.inf), gru_xp.RangeError, "clip: expected a finite number, got inf"),
-        (lambda: GRUSpec(clip="3"), gru_xp.StructureError, "clip: expected a number, got '3'"),
-        (lambda: GRUSpec(clip=True), gru_xp.StructureError, "clip: expected a number, got True"),
-        (lambda: GRUSpec(gate_activation=3), gru_xp.StructureError, "gate_activation: expected an Activation or its"),
-        (lambda: GRUSpec(candidate_activation=np.tanh), gru_xp.StructureError, "candidate_activation: expected an Act"),
+        (lambda: GRUSpec(reset_after=1), errors.StructureError, "reset_after: expected True or False, got 1"),
+        (lambda: GRUSpec(reverse="yes"), errors.StructureError, "reverse: expected True or False, got 'yes'"),
+        (
+            lambda: GRUSpec(padding="keep"),
+            errors.StructureError,
+            "padding: expected one of 'zero', 'hold', got 'keep'",
+        ),
+        (lambda: GRUSpec(padding=[]), errors.StructureError, "padding: expected one of 'zero', 'hold'"),
+        (
+            lambda: GRUSpec(clip=0),
+            errors.RangeError,
+            "clip: expected a number above 0, or None for no bound, got 0",
+        ),
+        (lambda: GRUSpec(clip=-1.0), errors.RangeError, "clip: expected a number above 0"),
+        (lambda: GRUSpec(clip=np.inf), errors.RangeError, "clip: expected a finite number, got inf"),
+        (lambda: GRUSpec(clip="3"), errors.StructureError, "clip: expected a number, got '3'"),
+        (lambda: GRUSpec(clip=True), errors.StructureError, "clip: expected a number, got True"),
+        (
+            lambda: GRUSpec(gate_activation=3),
+            errors.StructureError,
+            "gate_activation: expected an Activation or its",
+        ),
+        (
+            lambda: GRUSpec(candidate_activation=np.tanh),
+            errors.StructureError,
+            "candidate_activation: expected an Act",
+        ),
         (
             lambda: GRUSpec(gate_activation="sigmoyd"),
-            gru_xp.StructureError,
+            errors.StructureError,
             "gate_activation: expected one of sigmoid, ",
         ),
-        (call(spec=GRUSpec(reverse=True), D=2), gru_xp.StructureError, "spec: expected reverse=False for two direct"),
-        (call(mask=..., lengths=[1, 2, 3, 4]), gru_xp.StructureError, "mask: expected lengths or mask, got both"),
-        (call(mask=np.ones((6, 4))), gru_xp.DTypeError, "mask: expected booleans, got float64"),
-        (call(mask=np.ones((4, 6), bool)), gru_xp.ShapeError, r"mask: expected \(T, N\) = \(6, 4\), got \(4, 6\)"),
-        (call(mask=[[1] * 4] * 6), gru_xp.DTypeError, "mask: expected booleans, got 1"),
-        (lambda: gru_xp.GRU(3, 4, bidirectional=True, reverse=True), gru_xp.StructureError, "spec: expected reverse=F"),
+        (
+            call(spec=GRUSpec(reverse=True), D=2),
+            errors.StructureError,
+            "spec: expected reverse=False for two direct",
+        ),
+        (
+            call(mask=..., lengths=[1, 2, 3, 4]),
+            errors.StructureError,
+            "mask: expected lengths or mask, got both",
+        ),
+        (call(mask=np.ones((6, 4))), errors.DTypeError, "mask: expected booleans, got float64"),
+        (
+            call(mask=np.ones((4, 6), bool)),
+            errors.ShapeError,
+            r"mask: expected \(T, N\) = \(6, 4\), got \(4, 6\)",
+        ),
+        (call(mask=[[1] * 4] * 6), errors.DTypeError, "mask: expected booleans, got 1"),
+        (
+            lambda: gru_xp.GRU(3, 4, bidirectional=True, reverse=True),
+            errors.StructureError,
+            "spec: expected reverse=F",
+        ),
     ],
 )
 def test_what_does_not_fit(wrong: Any, error: type[Exception], message: str) -> None:

@@ -16,6 +16,7 @@ from helpers import LIBRARIES, to_library, to_numpy
 from libraries import torch
 
 import gru_xp
+from gru_xp import errors
 
 X = np.random.default_rng(0).normal(size=(6, 3, 4)).astype("f4")
 
@@ -47,7 +48,7 @@ def test_saved_here_and_loaded_there(path: Path, library: str, options: dict[str
     for other in LIBRARIES:
         there = gru_xp.discovery.load(other)
         if dtype not in there.float_names():
-            with pytest.raises(gru_xp.BackendError, match=f"holds {dtype}, which {other} does not have"):
+            with pytest.raises(errors.BackendError, match=f"holds {dtype}, which {other} does not have"):
                 gru_xp.load(path, backend=other)
             continue
         loaded = gru_xp.load(path, backend=other)
@@ -147,7 +148,7 @@ def test_any_kind_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(IsADirectoryError, match="expected a file, got a folder"):
         gru_xp.GRU(4, 5).save(tmp_path)
     with pytest.raises(
-        gru_xp.FileFormatError, match=r"model.tflite: expected a name with the ending of a known format"
+        errors.FileFormatError, match=r"model.tflite: expected a name with the ending of a known format"
     ):
         gru_xp.GRU(4, 5).save("model.tflite")
 
@@ -156,10 +157,10 @@ def test_what_names_no_file_and_no_gru(path: Path) -> None:
     gru_xp.GRU(4, 5).save(path)
     for wrong in ("a\0.pt", b"a\0.safetensors", 3):
         for call in (gru_xp.load, gru_xp.GRU(4, 5).save):
-            with pytest.raises(gru_xp.StructureError, match="path: expected the name of a file"):
+            with pytest.raises(errors.StructureError, match="path: expected the name of a file"):
                 call(wrong)
     for given, call in ((path, gru_xp.load), (torch.nn.GRU(4, 5), gru_xp.from_framework)):
-        with pytest.raises(gru_xp.StructureError, match="name: expected a string or None, got 3"):
+        with pytest.raises(errors.StructureError, match="name: expected a string or None, got 3"):
             call(given, name=3)
 
 
@@ -175,7 +176,7 @@ def test_truncated_at_every_length(path: Path) -> None:
     data = path.read_bytes()
     for length in range(len(data)):
         path.write_bytes(data[:length])
-        with pytest.raises(gru_xp.FileFormatError):
+        with pytest.raises(errors.FileFormatError):
             gru_xp.load(path)
 
 
@@ -248,7 +249,7 @@ FOREIGN = {
 def test_what_is_no_model(path: Path, what: str) -> None:
     gru_xp.GRU(2, 2, seed=0).save(path)
     path.write_bytes(FOREIGN[what](path.read_bytes()))
-    with pytest.raises(gru_xp.FileFormatError, match=path.name):
+    with pytest.raises(errors.FileFormatError, match=path.name):
         gru_xp.load(path)
 
 
@@ -269,10 +270,10 @@ def test_a_header_by_hand(path: Path) -> None:
     save_file({name: np.array(a) for name, a in arrays.items()}, path, metadata)
     assert gru_xp.load(path).hidden_size == 2
     save_file({name: a.astype("i4") for name, a in arrays.items()}, path, metadata)
-    with pytest.raises(gru_xp.FileFormatError, match="expected one of float16, bfloat16, float32, float64, got int32"):
+    with pytest.raises(errors.FileFormatError, match="expected one of float16, bfloat16, float32, float64, got int32"):
         gru_xp.load(path)
     save_file({name: np.array(a, "f8" if "bias" in name else "f4") for name, a in arrays.items()}, path, metadata)
-    with pytest.raises(gru_xp.FileFormatError, match="the arrays do not make a model: .* expected float32"):
+    with pytest.raises(errors.FileFormatError, match="the arrays do not make a model: .* expected float32"):
         gru_xp.load(path)
 
 

@@ -11,7 +11,7 @@ import pytest
 from helpers import random_params
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.params import map_params, weights_of
 from gru_xp_jax import to_equinox, to_linen, to_nnx
 
@@ -97,7 +97,7 @@ def test_a_tree_does_not_tell_the_equation() -> None:
 
 def test_linen_modules_hold_no_parameters() -> None:
     for module in (nn.GRUCell(H), nn.RNN(nn.GRUCell(H))):
-        with pytest.raises(gru_xp.ConversionError, match="holds no parameters; pass the variables that its init gave"):
+        with pytest.raises(errors.ConversionError, match="holds no parameters; pass the variables that its init gave"):
             gru_xp.from_framework(module)
 
 
@@ -131,7 +131,7 @@ def test_linen_stacks_by_name() -> None:
 
     layer = Two()
     variables = drawn(layer.init, jax.random.key(0), X)
-    with pytest.raises(gru_xp.StructureError, match=r"several GRUs: .*GRUCell_0', .*GRUCell_1'; refused: .*an LSTM"):
+    with pytest.raises(errors.StructureError, match=r"several GRUs: .*GRUCell_0', .*GRUCell_1'; refused: .*an LSTM"):
         gru_xp.from_framework(variables)
     model = gru_xp.from_framework(variables, name="GRUCell_0+GRUCell_1")
     assert model.num_layers == 2
@@ -193,7 +193,7 @@ def test_nnx_in_two_directions() -> None:
     assert_near(model(X)[0], layer(X))
 
 
-@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.ConversionWarning")
+@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.errors.ConversionWarning")
 @pytest.mark.parametrize("time_major", [False, True])
 @pytest.mark.parametrize("keep_order", [None, False, True])
 def test_nnx_says_how_it_runs(keep_order: bool | None, time_major: bool) -> None:
@@ -235,14 +235,14 @@ def test_nnx_with_other_activations() -> None:
     cell = random_nnx(gate_fn=jax.nn.hard_sigmoid, activation_fn=jax.nn.relu)
     assert_near(gru_xp.from_framework(cell)(X)[0], nnx.RNN(cell, time_major=True)(X))
     cell.activation_fn = lambda a: a
-    with pytest.raises(gru_xp.ConversionError, match="may be anything"):
+    with pytest.raises(errors.ConversionError, match="may be anything"):
         gru_xp.from_framework(cell)
 
 
 def test_nnx_that_computes_in_another_type() -> None:
     cell = random_nnx(dtype=jnp.bfloat16)
     with pytest.warns(
-        gru_xp.ConversionWarning, match="dtype=bfloat16: everything is computed in the type of the weigh"
+        errors.ConversionWarning, match="dtype=bfloat16: everything is computed in the type of the weigh"
     ):
         model = gru_xp.from_framework(cell)
     assert model.dtype == "float32"
@@ -253,7 +253,7 @@ def test_nnx_that_computes_in_another_type() -> None:
 
 def test_nnx_has_no_b_hn() -> None:
     model = random_model()
-    with pytest.raises(gru_xp.ConversionError, match="b_hh of the candidate n is not zero.*flax/issues/5594"):
+    with pytest.raises(errors.ConversionError, match="b_hh of the candidate n is not zero.*flax/issues/5594"):
         to_nnx(model)
     keep = np.arange(3 * H) < 2 * H
     params = map_params(lambda a: np.where(keep, a, 0).astype("f4") if a.ndim == 1 else a, model.params)
@@ -270,9 +270,9 @@ def test_nnx_has_no_b_hn() -> None:
 
 def test_another_cell_with_nnx_names() -> None:
     tree = nnx.to_pure_dict(nnx.state(random_nnx())) | {"hn_bias": jnp.ones(H)}
-    with pytest.raises(gru_xp.ConversionError, match="as of 0.12, which has no hn_bias"):
+    with pytest.raises(errors.ConversionError, match="as of 0.12, which has no hn_bias"):
         gru_xp.from_framework(tree)
-    with pytest.raises(gru_xp.ConversionError, match="an LSTM"):
+    with pytest.raises(errors.ConversionError, match="an LSTM"):
         gru_xp.from_framework(random_nnx(nnx.OptimizedLSTMCell))
 
 
@@ -325,7 +325,7 @@ def test_equinox_modules_of_their_own() -> None:
         weight_ih: Any
         weight_hh: Any
 
-    with pytest.raises(gru_xp.ConversionError, match="Own may compute anything with them"):
+    with pytest.raises(errors.ConversionError, match="Own may compute anything with them"):
         gru_xp.from_framework(Own(jnp.zeros((15, 4)), jnp.zeros((15, 5))))
 
 
@@ -347,7 +347,7 @@ def test_equinox_out_and_back(dtype: str) -> None:
 
 def test_what_these_have_not() -> None:
     for convert in (to_linen, to_nnx, to_equinox):
-        with pytest.raises(gru_xp.ConversionError, match=r"reset_after=False: (Flax|Equinox).*GRUCell knows True only"):
+        with pytest.raises(errors.ConversionError, match=r"reset_after=False: (Flax|Equinox).*GRUCell knows True only"):
             convert(gru_xp.GRU(I, H, reset_after=False))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.formats.hdf5 import UnreadKindError, read
 from gru_xp.formats.hdf5 import file as hdf5_file
 from gru_xp.formats.hdf5.reader import read_plain
@@ -76,7 +76,7 @@ def test_what_needs_h5py_is_called_so_where_it_is_not(
     path = tmp_path / "m.h5"
     path.write_bytes(written(lambda file: weights(file, **options), **file_options))
     monkeypatch.setattr(hdf5_file.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(gru_xp.FileFormatError, match=r"m\.h5: .*which needs h5py: python -m pip install") as told:
+    with pytest.raises(errors.FileFormatError, match=r"m\.h5: .*which needs h5py: python -m pip install") as told:
         gru_xp.load(path)
     assert "damaged" not in str(told.value)
 
@@ -157,7 +157,7 @@ def test_values_in_other_files_are_not_read(tmp_path: Path) -> None:
 
         path = tmp_path / "m.h5"
         path.write_bytes(written(fill, libver=library))
-        with pytest.raises(gru_xp.FileFormatError, match="its values stand in another file"):
+        with pytest.raises(errors.FileFormatError, match="its values stand in another file"):
             gru_xp.load(path)
 
 
@@ -172,7 +172,7 @@ def test_a_virtual_dataset_is_not_followed(tmp_path: Path) -> None:
 
     path = tmp_path / "m.h5"
     path.write_bytes(written(fill, libver="latest"))
-    with pytest.raises(gru_xp.FileFormatError, match="its values stand in another file"):
+    with pytest.raises(errors.FileFormatError, match="its values stand in another file"):
         gru_xp.load(path)
 
 
@@ -182,7 +182,7 @@ def test_damage_that_only_h5py_meets(tmp_path: Path) -> None:
     data[where : where + 40] = bytes(40)
     path = tmp_path / "m.h5"
     path.write_bytes(data)
-    with pytest.raises(gru_xp.FileFormatError, match=r"m\.h5: .*h5py cannot read it"):
+    with pytest.raises(errors.FileFormatError, match=r"m\.h5: .*h5py cannot read it"):
         gru_xp.load(path)
 
 
@@ -194,20 +194,20 @@ def test_a_bomb_of_chunks(tmp_path: Path) -> None:
 
     path = tmp_path / "m.h5"
     path.write_bytes(written(fill))
-    with pytest.raises(gru_xp.FileFormatError, match="asks for more numbers than a file of its size can hold"):
+    with pytest.raises(errors.FileFormatError, match="asks for more numbers than a file of its size can hold"):
         gru_xp.load(path)
 
 
 def test_h5py_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hdf5_file, "SECONDS", 0.05)
-    with pytest.raises(gru_xp.FileFormatError, match=r"h5py did not read it within 0\.05 s"):
+    with pytest.raises(errors.FileFormatError, match=r"h5py did not read it within 0\.05 s"):
         read(written(weights, libver="latest"))
 
 
 def test_h5py_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     died = subprocess.CompletedProcess([], -11, b"", b"")
     monkeypatch.setattr(hdf5_file.subprocess, "run", lambda *_, **__: died)
-    with pytest.raises(gru_xp.FileFormatError, match="h5py cannot read it: exit status -11"):
+    with pytest.raises(errors.FileFormatError, match="h5py cannot read it: exit status -11"):
         read(written(weights, libver="latest"))
 
 
@@ -235,7 +235,7 @@ def test_names_without_an_end_cost_no_more_than_the_file() -> None:
         if names[start : start + 2] == b"n\0" or (names[start] == 0 and names[start - 1 : start].isdigit()):
             names[start] = ord("n")
     began = time.process_time()
-    with pytest.raises(gru_xp.FileFormatError, match="expected names of at most 1000 bytes"):
+    with pytest.raises(errors.FileFormatError, match="expected names of at most 1000 bytes"):
         read_plain(bytes(names))
     assert time.process_time() - began < 60  # the test's own bound against a hang, not a measurement
 
@@ -249,9 +249,9 @@ def test_one_string_cannot_be_had_more_often_than_the_file_is_long() -> None:
     entry = bytes(data[first : first + 16])
     for index in range(201):
         data[first + 16 * index : first + 16 * (index + 1)] = entry
-    with pytest.raises(gru_xp.FileFormatError, match="asks for more"):
+    with pytest.raises(errors.FileFormatError, match="asks for more"):
         read_plain(bytes(data))
 
 
 def test_an_unread_kind_is_a_file_format_error() -> None:
-    assert issubclass(UnreadKindError, gru_xp.FileFormatError)
+    assert issubclass(UnreadKindError, errors.FileFormatError)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import Activation, files
+from gru_xp import Activation, errors, files
 from gru_xp.params import weights_of
 
 keras = pytest.importorskip("keras")
@@ -104,7 +104,7 @@ def test_the_file_says_what_became_of_it(tmp_path: Path) -> None:
     assert_near(gru_xp.load(tmp_path / "m.keras")(X)[1][0], model(X))
 
 
-@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.ConversionWarning")
+@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.errors.ConversionWarning")
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("kind", ["forwards", "backwards", "both"])
 def test_masks_of_any_pattern(tmp_path: Path, kind: str, zero: bool) -> None:
@@ -177,7 +177,7 @@ def test_what_is_no_stack_is_several(tmp_path: Path) -> None:
     assert_near(b_own, expected[0], 2 * T)
     assert_near(gru_xp.load(tmp_path / "m.keras", name="c")(b_own)[0], expected[1], 3 * T)
     assert_near(gru_xp.load(tmp_path / "m.keras", name="d")(b_own)[1][0], expected[2], 3 * T)
-    with pytest.raises(gru_xp.ConversionError, match="f: a layer of the class LSTM"):
+    with pytest.raises(errors.ConversionError, match="f: a layer of the class LSTM"):
         gru_xp.load(tmp_path / "m.keras", name="f")
 
 
@@ -213,7 +213,7 @@ def test_masks_that_the_model_makes(tmp_path: Path, how: str) -> None:
             f"{inner}c": ["the mask"],
         }
         assert reports["d"] == []  # a convolution knows no mask, and no more does a model in a model
-    with pytest.warns(gru_xp.ConversionWarning, match="the mask: the model makes one, here every step counts"):
+    with pytest.warns(errors.ConversionWarning, match="the mask: the model makes one, here every step counts"):
         own = gru_xp.load(tmp_path / "m.keras", name=f"{inner}a+{inner}b")
     if how != "functional":
         return
@@ -255,7 +255,7 @@ class Own(keras.Model):
         return self.decoder(self.encoder(x)), self.other(x)
 
 
-@pytest.mark.filterwarnings("ignore:.*assumed:gru_xp.ConversionWarning")
+@pytest.mark.filterwarnings("ignore:.*assumed:gru_xp.errors.ConversionWarning")
 def test_a_model_of_its_own(tmp_path: Path) -> None:
     model = Own()
     model(X)
@@ -272,7 +272,7 @@ def test_a_model_of_its_own(tmp_path: Path) -> None:
     assert_near(gru_xp.from_framework(model, name=model.encoder.name)(X)[0], expected)
 
 
-@pytest.mark.filterwarnings("ignore:.*assumed:gru_xp.ConversionWarning")
+@pytest.mark.filterwarnings("ignore:.*assumed:gru_xp.errors.ConversionWarning")
 def test_weights_alone(tmp_path: Path) -> None:
     for options in ({}, {"reset_after": False}):
         model = sequential(L.GRU(H, return_sequences=True, **options), L.Dense(2))
@@ -290,7 +290,7 @@ H5: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
-@pytest.mark.filterwarnings("ignore:.*differs from the original, go_backwards:gru_xp.ConversionWarning")
+@pytest.mark.filterwarnings("ignore:.*differs from the original, go_backwards:gru_xp.errors.ConversionWarning")
 @pytest.mark.parametrize("what", H5)
 def test_the_older_h5_has_a_description(tmp_path: Path, what: str) -> None:
     """Keras 3 still writes it; what it says of a layer is an attribute."""
@@ -313,7 +313,7 @@ def test_the_older_h5_of_a_class_of_ones_own(tmp_path: Path) -> None:
     sequential(OwnGRU(H, name="odd")).save(tmp_path / "m.h5")
     found = files.contents(tmp_path / "m.h5")
     assert not found.grus and [refusal.name for refusal in found.refused] == ["odd"]
-    with pytest.raises(gru_xp.ConversionError, match="odd: .*may compute anything"):
+    with pytest.raises(errors.ConversionError, match="odd: .*may compute anything"):
         gru_xp.load(tmp_path / "m.h5")
     sequential(Block()).save(tmp_path / "m.h5")
     (gru,) = files.contents(tmp_path / "m.h5").grus
@@ -329,7 +329,7 @@ def test_what_training_leaves_in_a_file(tmp_path: Path) -> None:
         assert_near(gru_xp.load(tmp_path / "m.keras")(X)[1][0], model(X))
 
 
-@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.ConversionWarning")
+@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.errors.ConversionWarning")
 @pytest.mark.parametrize("policy", ["float64", "float16", "bfloat16", "mixed_bfloat16"])
 def test_other_dtypes(tmp_path: Path, policy: str) -> None:
     model = sequential(L.GRU(H, return_sequences=True, dtype=policy, recurrent_initializer="glorot_uniform"))
@@ -345,9 +345,9 @@ def test_other_dtypes(tmp_path: Path, policy: str) -> None:
 
 def test_merge_modes(tmp_path: Path) -> None:
     model = sequential(L.Bidirectional(L.GRU(H, return_sequences=True), merge_mode="sum"), L.GRU(H))
-    with pytest.warns(gru_xp.ConversionWarning, match="differs from the original, merge_mode='sum': y holds") as told:
+    with pytest.warns(errors.ConversionWarning, match="differs from the original, merge_mode='sum': y holds") as told:
         ways = every_way(model, tmp_path, model.layers[0].name)
-    ours = [warning.filename for warning in told if warning.category is gru_xp.ConversionWarning]
+    ours = [warning.filename for warning in told if warning.category is errors.ConversionWarning]
     assert ours == [__file__] * 2
     for own in ways:
         assert own.report is not None and "changed: merge_mode='sum'" in str(own.report)
@@ -366,20 +366,20 @@ def test_lookalikes_are_refused(tmp_path: Path) -> None:
     assert_near(gru_xp.from_framework(layer)(X)[1][0], layer(X))  # by its cell
     odd = L.GRU(H, activation=L.LeakyReLU(0.3))
     odd(X)
-    with pytest.raises(gru_xp.ConversionError, match="'LeakyReLU' is an object of its own"):
+    with pytest.raises(errors.ConversionError, match="'LeakyReLU' is an object of its own"):
         gru_xp.from_framework(odd)
     odd = L.GRU(H, activation=lambda a: a)
     odd(X)
     with (
         pytest.warns(UserWarning, match="lambda"),
-        pytest.raises(gru_xp.ConversionError, match="'lambda' is an object of its own"),
+        pytest.raises(errors.ConversionError, match="'lambda' is an object of its own"),
     ):
         gru_xp.from_framework(odd)
     gelu = L.GRU(H, activation="gelu")
     gelu(X)
-    with pytest.raises(gru_xp.ConversionError, match="activation: expected one of .*, got 'gelu'"):
+    with pytest.raises(errors.ConversionError, match="activation: expected one of .*, got 'gelu'"):
         gru_xp.from_framework(gelu)
-    with pytest.raises(gru_xp.ConversionError, match="never built"):
+    with pytest.raises(errors.ConversionError, match="never built"):
         gru_xp.from_framework(L.GRU(H))
 
 
@@ -445,7 +445,7 @@ def test_layers_that_may_compute_anything(tmp_path: Path, kind: str) -> None:
     sequential(UNKNOWN[kind]()).save(tmp_path / "m.keras")
     found = files.contents(tmp_path / "m.keras")
     assert not found.grus and [refusal.name for refusal in found.refused] == ["odd"]
-    with pytest.raises(gru_xp.ConversionError, match=f"odd: .*a {kind} that is described so may compute anything"):
+    with pytest.raises(errors.ConversionError, match=f"odd: .*a {kind} that is described so may compute anything"):
         gru_xp.load(tmp_path / "m.keras")
 
 
@@ -481,7 +481,7 @@ def test_live_layers_that_may_compute_anything() -> None:
         layer(X[:, 0], [np.zeros((N, H), "f4")]) if kind == "OddCell" else layer(X)
         model = keras.Sequential([L.Identity(), layer]) if kind != "OddCell" else layer
         for thing in (layer, model):
-            with pytest.raises(gru_xp.ConversionError, match=f"GRU's weights, but a {kind} may compute anything"):
+            with pytest.raises(errors.ConversionError, match=f"GRU's weights, but a {kind} may compute anything"):
                 gru_xp.from_framework(thing)
 
 
@@ -495,7 +495,7 @@ def test_a_live_subclass_that_computes_as_keras_does() -> None:
 
     layer = Named(activation="relu")
     layer(X)
-    with pytest.warns(gru_xp.ConversionWarning, match="go_backwards"):
+    with pytest.warns(errors.ConversionWarning, match="go_backwards"):
         model = gru_xp.from_framework(layer)
     assert_near(model(X)[0], values(layer(X))[:, ::-1])
 
@@ -552,7 +552,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.ConversionWarning")
+@pytest.mark.filterwarnings("ignore:.*differs from the original:gru_xp.errors.ConversionWarning")
 @pytest.mark.parametrize("options", OPTIONS)
 def test_out_and_back(tmp_path: Path, options: dict[str, Any]) -> None:
     model = gru_xp.GRU(I, H, **options, batch_first=True, seed=0)
@@ -576,7 +576,7 @@ def test_a_stack_in_a_file_of_arrays_says_how_it_is_loaded(tmp_path: Path, bidir
     model = gru_xp.GRU(I, H, 2, bidirectional=bidirectional, batch_first=True, seed=0)
     said = str(model.save(tmp_path / "m.weights.h5"))
     name = said.partition("or load it here with name='")[2].partition("'")[0]
-    with pytest.warns(gru_xp.ConversionWarning, match="assumed: go_backwards=False"):
+    with pytest.warns(errors.ConversionWarning, match="assumed: go_backwards=False"):
         again = gru_xp.load(tmp_path / "m.weights.h5", name=name)
     assert [a.tobytes() for a in weights_of(again.params)] == [a.tobytes() for a in weights_of(model.params)]
     assert "name=" not in str(gru_xp.GRU(I, H, batch_first=True).save(tmp_path / "one.weights.h5"))
@@ -597,7 +597,7 @@ def test_what_keras_has_not(tmp_path: Path) -> None:
         ({"num_layers": 2, "reverse": True}, "reverse=True in several layers"),
         ({"gate_activation": "hard_sigmoid"}, r"hard_sigmoid\(alpha=0.2, beta=0.5\) has no name in Keras"),
     ):
-        with pytest.raises(gru_xp.ConversionError, match=words):
+        with pytest.raises(errors.ConversionError, match=words):
             gru_xp.GRU(I, H, **options).save(tmp_path / "m.keras")
 
 
@@ -659,7 +659,7 @@ def test_what_keras_refuses_to_run(tmp_path: Path) -> None:
     path = tmp_path / "m.keras"
     sequential(L.GRU(H, return_sequences=True), L.Lambda(lambda y: 2 * y, output_shape=(None, H))).save(path)
     (gru,) = files.contents(path).grus
-    with pytest.raises(gru_xp.BackendError, match=r"Keras 3.* refuses: \w+: .*[Ll]ambda"):
+    with pytest.raises(errors.BackendError, match=r"Keras 3.* refuses: \w+: .*[Ll]ambda"):
         files.formats()["keras"].run(path, gru, X.transpose(1, 0, 2), None, None)
 
 
@@ -699,5 +699,5 @@ def test_hostile_archives(tmp_path: Path, what: str) -> None:
     path = tmp_path / "m.keras"
     gru_xp.GRU(I, H, seed=0).save(path)
     rewritten(path, CHANGES[what], zipfile.ZIP_DEFLATED)
-    with pytest.raises((gru_xp.FileFormatError, gru_xp.ConversionError), match=r"m\.keras"):
+    with pytest.raises((errors.FileFormatError, errors.ConversionError), match=r"m\.keras"):
         gru_xp.load(path)

@@ -15,7 +15,7 @@ import pytest
 from keras_loop import assert_near, keras_loop, outputs
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.stored import StoredGRU
 
 h5py = pytest.importorskip("h5py")
@@ -307,7 +307,7 @@ def test_weights_alone_get_the_defaults_of_their_keras(
     gru = one(path)
     assert gru.name == "gru_1"
     assert_near(outputs(gru, X)[0], keras_loop(X, arrays, gates, reset_after=two_biases))
-    with pytest.warns(gru_xp.ConversionWarning, match=f"assumed: .*recurrent_activation={gates}.*Keras {version}"):
+    with pytest.warns(errors.ConversionWarning, match=f"assumed: .*recurrent_activation={gates}.*Keras {version}"):
         gru_xp.load(path)
 
 
@@ -353,7 +353,7 @@ REFUSED = (
 def test_what_is_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
     config = {"class_name": "Sequential", "config": [gru_2("gru_1", **options)]}
     path = write(tmp_path / "m.h5", config, {"gru_1": keras_2_arrays("gru_1", drawn())}, "2.2.5")
-    with pytest.raises(gru_xp.ConversionError, match=words):
+    with pytest.raises(errors.ConversionError, match=words):
         gru_xp.load(path)
 
 
@@ -363,12 +363,12 @@ def test_a_description_that_says_too_little(tmp_path: Path) -> None:
     path = write(
         tmp_path / "m.h5", {"class_name": "Sequential", "config": [rnn]}, {"r": keras_2_arrays("r/c", drawn())}, "2.0.9"
     )
-    with pytest.raises(gru_xp.ConversionError, match="use_bias: expected True or False in its description, got None"):
+    with pytest.raises(errors.ConversionError, match="use_bias: expected True or False in its description, got None"):
         gru_xp.load(path)
 
 
 def test_an_option_that_is_off_and_unknown_is_assumed_to_do_nothing(tmp_path: Path) -> None:
     config = {"class_name": "Sequential", "config": [gru_2("gru_1", peephole=False)]}
     path = write(tmp_path / "m.h5", config, {"gru_1": keras_2_arrays("gru_1", drawn())}, "2.2.5")
-    with pytest.warns(gru_xp.ConversionWarning, match="assumed: peephole=False: gru_xp does not know this option"):
+    with pytest.warns(errors.ConversionWarning, match="assumed: peephole=False: gru_xp does not know this option"):
         gru_xp.load(path)

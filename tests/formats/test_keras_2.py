@@ -12,7 +12,7 @@ import pytest
 from keras_loop import VERSIONS, assert_near, outputs, unpacked
 
 import gru_xp
-from gru_xp import Activation, files
+from gru_xp import Activation, errors, files
 from gru_xp.stored import StoredGRU
 
 OPTIONS = (
@@ -117,7 +117,7 @@ def test_what_adam_keeps_is_no_gru(saved: tuple[Path, Any], file: str) -> None:
 
 def test_a_part_of_a_stack_by_its_name(saved: tuple[Path, Any]) -> None:
     folder, expected = saved
-    with pytest.warns(gru_xp.ConversionWarning, match="the mask"):
+    with pytest.warns(errors.ConversionWarning, match="the mask"):
         a = gru_xp.load(folder / "trained.h5", name="a")
     assert_near(np.asarray(a(expected["trained/x"], mask=expected["trained/mask"])[0]), expected["trained/a"])
 
@@ -187,7 +187,7 @@ def named_or_refused(path: Path) -> dict[str, StoredGRU]:
 def test_an_unknown_keras_is_refused(saved: tuple[Path, Any], tmp_path: Path, version: Any) -> None:
     folder, _ = saved
     other = rewritten(folder / "options.keras", tmp_path / "v.keras", metadata=lambda _: {"keras_version": version})
-    with pytest.raises(gru_xp.FileFormatError, match="expected the version of Keras"):
+    with pytest.raises(errors.FileFormatError, match="expected the version of Keras"):
         files.contents(other)
 
 
@@ -206,5 +206,5 @@ def test_keras_2_runs_by_tf_keras_alone(saved: tuple[Path, Any]) -> None:
     gru = named(folder / "options.keras")["hard"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(__import__("sys").modules, "tf_keras", None)
-        with pytest.raises(gru_xp.BackendError, match=r"Keras 2\.1\d\.\d wrote it.*tf_keras runs it"):
+        with pytest.raises(errors.BackendError, match=r"Keras 2\.1\d\.\d wrote it.*tf_keras runs it"):
             format_.run(folder / "options.keras", gru, expected["x"].swapaxes(0, 1), None, None)

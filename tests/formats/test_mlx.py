@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.params import weights_of
 
 mx = pytest.importorskip("mlx.core")
@@ -64,7 +64,7 @@ def test_modules_of_their_own_are_refused() -> None:
         def __call__(self, x: Any) -> Any:
             return x
 
-    with pytest.raises(gru_xp.ConversionError, match="Own may compute anything with them"):
+    with pytest.raises(errors.ConversionError, match="Own may compute anything with them"):
         gru_xp.from_framework(Own(I, H))
 
 
@@ -91,7 +91,7 @@ def test_out_and_back(tmp_path: Path, dtype: str) -> None:
 
 def test_what_mlx_has_not(tmp_path: Path) -> None:
     for options, words in (({"bidirectional": True}, "two directions"), ({"clip": 2.0}, "clip=2.0: MLX's GRU")):
-        with pytest.raises(gru_xp.ConversionError, match=words):
+        with pytest.raises(errors.ConversionError, match=words):
             gru_xp.GRU(I, H, **options).save(tmp_path / "m.safetensors", format="mlx")
-    with pytest.raises(gru_xp.ConversionError, match="NumPy's files have no such numbers"):
+    with pytest.raises(errors.ConversionError, match="NumPy's files have no such numbers"):
         gru_xp.GRU(I, H, dtype="bfloat16", backend="torch").save(tmp_path / "m.npz", format="mlx")

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.cli import app
 from gru_xp.formats.layouts import folded, from_keras, swapped, to_keras
 from gru_xp.params import CellParams, weights_of
@@ -45,7 +45,7 @@ def bits(params: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.filterwarnings("ignore:.*decoder. assumed. bias=False:gru_xp.ConversionWarning")
+@pytest.mark.filterwarnings("ignore:.*decoder. assumed. bias=False:gru_xp.errors.ConversionWarning")
 def test_everything_in_a_larger_model(path: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = Larger().to(dtype)
@@ -77,21 +77,21 @@ def test_everything_in_a_larger_model(path: Path, dtype: torch.dtype) -> None:
 def test_which_one_is_asked(path: Path) -> None:
     save_file(Larger().state_dict(), path)
     with pytest.raises(
-        gru_xp.StructureError, match="expected name= .--name. to say which, .*'decoder', 'encoder.gru'; refused"
+        errors.StructureError, match="expected name= .--name. to say which, .*'decoder', 'encoder.gru'; refused"
     ):
         gru_xp.load(path)
-    with pytest.raises(gru_xp.ConversionError, match="lstm: an LSTM: four gates; .* this one is \\(16, 4\\)"):
+    with pytest.raises(errors.ConversionError, match="lstm: an LSTM: four gates; .* this one is \\(16, 4\\)"):
         gru_xp.load(path, name="lstm")
-    with pytest.raises(gru_xp.FileFormatError, match="expected a GRU called 'coder', found: 'cells.0'"):
+    with pytest.raises(errors.FileFormatError, match="expected a GRU called 'coder', found: 'cells.0'"):
         gru_xp.load(path, name="coder")
 
 
 def test_nothing_of_the_kind(path: Path) -> None:
     save_file(torch.nn.Linear(3, 4).state_dict(), path)
-    with pytest.raises(gru_xp.FileFormatError, match="expected a GRU, found: none"):
+    with pytest.raises(errors.FileFormatError, match="expected a GRU, found: none"):
         gru_xp.load(path)
     save_file(torch.nn.LSTM(3, 4).state_dict(), path)
-    with pytest.raises(gru_xp.ConversionError, match="model.safetensors: an LSTM"):
+    with pytest.raises(errors.ConversionError, match="model.safetensors: an LSTM"):
         gru_xp.load(path)
 
 
@@ -121,7 +121,7 @@ BROKEN = {
 def test_a_broken_set_is_refused(path: Path, what: str) -> None:
     changes, words = BROKEN[what]
     save_numpy({f"a.b.{name}": a for name, a in (ARRAYS | changes).items() if a is not None}, path)
-    with pytest.raises(gru_xp.ConversionError, match=f"model.safetensors: a.b: {words}"):
+    with pytest.raises(errors.ConversionError, match=f"model.safetensors: a.b: {words}"):
         gru_xp.load(path)
 
 
@@ -159,7 +159,7 @@ def test_the_layout_of_keras() -> None:
     one = to_keras(w, "float64", reset_after=False)[2]
     np.testing.assert_array_equal(one[:4], w.b_ih[4:8] + w.b_hh[4:8])
     assert from_keras([kernel, recurrent, one])[1] is False
-    with pytest.raises(gru_xp.ConversionError, match=r"bias: expected \(2, 3H\) = \(2, 12\) or \(3H,\) = \(12,\)"):
+    with pytest.raises(errors.ConversionError, match=r"bias: expected \(2, 3H\) = \(2, 12\) or \(3H,\) = \(12,\)"):
         from_keras([kernel, recurrent, np.zeros(24)])
 
 
@@ -179,7 +179,7 @@ def test_metadata_of_others(path: Path) -> None:
 
 def test_endless_refusals_are_not_all_told(path: Path) -> None:
     save_file({f"x{n}.weight_hh_l0": torch.zeros(0) for n in range(300)}, path)
-    with pytest.raises(gru_xp.FileFormatError, match="and 280 more") as caught:
+    with pytest.raises(errors.FileFormatError, match="and 280 more") as caught:
         gru_xp.load(path, name="gru")
     assert len(str(caught.value)) < 4000
     said = CliRunner().invoke(app, ["inspect", str(path)])

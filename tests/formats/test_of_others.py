@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 
 PACKAGE = """
 from gru_xp import files
@@ -51,6 +51,6 @@ def test_what_a_format_lacks_it_refuses() -> None:
     nothing.name = "nothing"
     path = Path("m.nothing")
     for call in (lambda: nothing.read(path), lambda: nothing.adopt(path)):
-        with pytest.raises(gru_xp.ConversionError, match="nothing"):
+        with pytest.raises(errors.ConversionError, match="nothing"):
             call()
     assert not nothing.recognises(path, b"") and not nothing.adopts(path)

@@ -16,7 +16,7 @@ from onnx import helper
 from onnx_nodes import H, I, N, T, constant, node_model, read, session
 
 import gru_xp
-from gru_xp import Activation, GRUSpec, files
+from gru_xp import Activation, GRUSpec, errors, files
 from gru_xp.formats.onnx.nodes import ACTIVATIONS
 from gru_xp.params import weights_of
 from gru_xp.stored import StoredGRU
@@ -118,14 +118,14 @@ def test_a_first_state_of_the_file_is_the_default(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.h0, h0)
     assert [note.what for note in again.report.notes if note.fate == "changed"] == ["the first state"]
     with pytest.warns(
-        gru_xp.ConversionWarning, match="m.onnx, a.b: differs from the original, the first state: the file"
+        errors.ConversionWarning, match="m.onnx, a.b: differs from the original, the first state: the file"
     ):
         assert gru_xp.load(tmp_path / "m.onnx").report == again.report
 
 
 def test_what_onnx_cannot_say(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    with pytest.raises(gru_xp.ConversionError, match="swish: ONNX's GRU has only"):
+    with pytest.raises(errors.ConversionError, match="swish: ONNX's GRU has only"):
         gru_xp.GRU.from_params(random_params(RNG, I, H), spec=GRUSpec(gate_activation="swish")).save(path)
     assert not path.exists()
     model = gru_xp.GRU.from_params(random_params(RNG, I, H), spec=GRUSpec(padding="hold", clip=1 / 3), dropout=0.5)
@@ -379,7 +379,7 @@ def test_weights_beside_the_model(tmp_path: Path) -> None:
     assert (tmp_path / "big.bin").exists()
     assert_same_bits(only(tmp_path / "big.onnx").params, expected.params)
     (tmp_path / "big.bin").unlink()
-    with pytest.raises(gru_xp.ConversionError, match=r"rnn: its numbers lie in 'big.bin', which is not there"):
+    with pytest.raises(errors.ConversionError, match=r"rnn: its numbers lie in 'big.bin', which is not there"):
         gru_xp.load(tmp_path / "big.onnx")
 
 
@@ -440,7 +440,7 @@ def test_refused_with_the_reason(what: str, tmp_path: Path) -> None:
     found = read(make(), tmp_path)
     assert not found.grus
     assert words in found.refused[0].reason
-    with pytest.raises(gru_xp.ConversionError, match="node.onnx: rnn: "):
+    with pytest.raises(errors.ConversionError, match="node.onnx: rnn: "):
         gru_xp.load(tmp_path / "node.onnx")
 
 
@@ -540,7 +540,7 @@ def test_the_runtime_runs_the_nodes_of_the_file(tmp_path: Path) -> None:
         ran = files.formats()["onnx"].run(tmp_path / "node.onnx", gru, x, None, np.array([T, 1, 2, 3]))
         assert ran is not None
         assert_near(ran, gru_xp.gru(x, gru.params, lengths=[T, 1, 2, 3], spec=gru.spec))
-    with pytest.raises(gru_xp.BackendError, match="aborts the process"):
+    with pytest.raises(errors.BackendError, match="aborts the process"):
         files.formats()["onnx"].run(tmp_path / "node.onnx", gru, x[:0], None, None)
 
 
@@ -558,7 +558,7 @@ def test_two_modules_that_lie_on_one_another(tmp_path: Path) -> None:
     np.testing.assert_array_equal(upper.params[0][0].W_ih, stack.params[1][0].W_ih)
     runtime = files.formats()["onnx"]
     assert runtime.run(path, stack, RNG.normal(size=(T, N, I)).astype("f4"), None, None) is not None
-    with pytest.raises(gru_xp.BackendError, match="'upper' is no node of the file, but a part of one"):
+    with pytest.raises(errors.BackendError, match="'upper' is no node of the file, but a part of one"):
         runtime.run(path, stack.renamed("upper"), x, None, None)
     grus(model.graph)[1].attribute.append(helper.make_attribute("clip", 3.0))
     assert [gru.name for gru in read(model, tmp_path).grus] == ["lower", "upper"]

@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_nodes import H, I, N, T, constant, node_model, read, session
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.formats.onnx.quantized import quantised
 
 RNG = np.random.default_rng(0)
@@ -216,7 +216,7 @@ def test_a_cell_of_pytorch_by_the_names_of_its_arrays(dynamo: bool, bias: bool, 
     for t, y in enumerate(model(X)[0]):
         h = session(path).run(None, dict(zip(names, (X[t], h), strict=True)))[1]
         assert_close({"h": y}, {"h": h}, 4 * EPS * T)
-    with pytest.raises(gru_xp.BackendError, match="'inner.cell' is no node of the file"):
+    with pytest.raises(errors.BackendError, match="'inner.cell' is no node of the file"):
         files.formats()["onnx"].run(path, gru, X, None, None)
 
 

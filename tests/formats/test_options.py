@@ -19,7 +19,7 @@ import torch
 from flax import nnx
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.formats.live import BIDIRECTIONAL, EQUINOX, MLX, NNX, RNN
 
 T, N, I, H = 6, 2, 3, 4
@@ -335,14 +335,14 @@ def test_every_option_of_every_format_has_a_case() -> None:
             assert tested == CASES[SAME.get(source, source)].keys(), source
 
 
-@pytest.mark.filterwarnings("ignore:carry_init is provided", "ignore:.*:gru_xp.ConversionWarning")
+@pytest.mark.filterwarnings("ignore:carry_init is provided", "ignore:.*:gru_xp.errors.ConversionWarning")
 @pytest.mark.parametrize(("source", "option"), ALL, ids=[f"{source}-{option.name}" for source, option in ALL])
 def test_an_option_does_what_its_format_says(source: str, option: files.Option, tmp_path: Path) -> None:
     make: Any = CASES[source][option.name]
     case = make(tmp_path) if make.__code__.co_argcount and not make.__defaults__ else make()
     read: Any = gru_xp.load if isinstance(case.thing, Path) else gru_xp.from_framework
     if option.fate == "refused":
-        with pytest.raises(gru_xp.ConversionError):
+        with pytest.raises(errors.ConversionError):
             read(case.thing)
         return
     model = read(case.thing)
@@ -371,7 +371,7 @@ def test_an_option_does_what_its_format_says(source: str, option: files.Option, 
 def test_an_attribute_that_is_not_known_is_a_warning() -> None:
     case = of_nnx()
     case.thing.cell.clip_gates = 1.0
-    with pytest.warns(gru_xp.ConversionWarning, match=r"clip_gates of .*GRUCell: not known here, and not used"):
+    with pytest.warns(errors.ConversionWarning, match=r"clip_gates of .*GRUCell: not known here, and not used"):
         gru_xp.from_framework(case.thing)
 
 
@@ -380,11 +380,11 @@ def test_mlx_before_0_32_forgets_a_bias_at_the_first_step(monkeypatch: pytest.Mo
     layer.bhn = mx.array(RNG.normal(size=H).astype("f4"))
     gru_xp.from_framework(layer)
     monkeypatch.setattr("gru_xp.formats.live.version", lambda name: "0.31.1")
-    with pytest.warns(gru_xp.ConversionWarning, match="bhn at the first step: MLX before 0.32 leaves it out"):
+    with pytest.warns(errors.ConversionWarning, match="bhn at the first step: MLX before 0.32 leaves it out"):
         gru_xp.from_framework(layer)
 
 
 def test_a_key_of_rtneural_that_is_not_known_is_a_warning(tmp_path: Path) -> None:
     path = rtneural(lambda layers: layers[0].update(reset_after=False))(tmp_path).thing
-    with pytest.warns(gru_xp.ConversionWarning, match="reset_after: not known here, and not used"):
+    with pytest.warns(errors.ConversionWarning, match="reset_after: not known here, and not used"):
         gru_xp.load(path)

@@ -15,7 +15,7 @@ from helpers import assert_close, random_params
 from typer.testing import CliRunner
 
 import gru_xp
-from gru_xp import Activation, GRUSpec
+from gru_xp import Activation, GRUSpec, errors
 from gru_xp.activations import FUNCTIONS
 from gru_xp.cli import app
 from gru_xp.formats.program import program
@@ -190,7 +190,7 @@ def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
         said.exit_code == 1 and "small_weights.npz: is there and holds something else, so small.py needs" in said.stderr
     )
     path.with_name("other_weights.npz").write_bytes(b"no archive")
-    with pytest.raises(gru_xp.ConversionError, match="other_weights.npz: is there and holds something else"):
+    with pytest.raises(errors.ConversionError, match="other_weights.npz: is there and holds something else"):
         given.save(tmp_path / "other.py")
     assert path.read_bytes() == before and not (tmp_path / "small.py").exists()
     for _ in range(2):  # a program may be written again
@@ -215,7 +215,7 @@ def test_the_weights_of_a_program_are_not_replaced(format: str | None, tmp_path:
     given = gru_xp.GRU(3, 4, batch_first=True, seed=0)
     given.save(tmp_path / "a.py")
     before = (tmp_path / "a_weights.npz").read_bytes()
-    with pytest.raises(gru_xp.ConversionError, match=r"a_weights.npz: a.py beside it needs what is there"):
+    with pytest.raises(errors.ConversionError, match=r"a_weights.npz: a.py beside it needs what is there"):
         given.save(tmp_path / "a_weights.npz", format=format)
     assert (tmp_path / "a_weights.npz").read_bytes() == before
     (tmp_path / "a.py").unlink()

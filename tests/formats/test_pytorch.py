@@ -19,7 +19,7 @@ import torch
 
 import gru_xp
 import gru_xp_torch
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.params import map_params, weights_of
 from gru_xp_torch import to_module
 
@@ -111,7 +111,7 @@ def test_recognised_by_what_is_in_it(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / name, "w") as archive:
         archive.writestr("readme.txt", "no data.pkl")
     with pytest.raises(
-        gru_xp.FileFormatError, match=r"expected a file of a known format, or format= to say which: .*torch"
+        errors.FileFormatError, match=r"expected a file of a known format, or format= to say which: .*torch"
     ):
         gru_xp.load(tmp_path / name)
 
@@ -180,7 +180,7 @@ def test_live_modules(module: Larger) -> None:
             assert_same_bits(gru_xp.from_framework(thing, name=given), part.parameters())
     model = gru_xp.from_framework(module, name="gru", backend="torch")
     assert (model.batch_first, model.dropout, model.backend) == (True, 0.25, "torch:cpu")
-    with pytest.raises(gru_xp.ConversionError, match="Larger: lstm: an LSTM"):
+    with pytest.raises(errors.ConversionError, match="Larger: lstm: an LSTM"):
         gru_xp.from_framework(module, name="lstm")
 
 
@@ -192,14 +192,14 @@ def test_what_computes_something_else_is_refused() -> None:
     class Renamed(torch.nn.GRU):
         pass
 
-    with pytest.raises(gru_xp.ConversionError, match=r"Own may compute anything with them"):
+    with pytest.raises(errors.ConversionError, match=r"Own may compute anything with them"):
         gru_xp.from_framework(Own(3, 4))
     assert gru_xp.from_framework(Renamed(3, 4)).hidden_size == 4
     assert gru_xp.from_framework(Own(3, 4).state_dict()).hidden_size == 4
 
 
 def test_weights_without_numbers() -> None:
-    with torch.device("meta"), pytest.raises(gru_xp.ConversionError, match="on the meta device has no numbers"):
+    with torch.device("meta"), pytest.raises(errors.ConversionError, match="on the meta device has no numbers"):
         gru_xp.from_framework(torch.nn.GRU(3, 4))
 
 
@@ -212,7 +212,7 @@ def test_hooks_around_a_module_are_told(path: Path, register: str) -> None:
     layer = torch.nn.GRU(3, 4)
     handle = getattr(layer, register)(doubled)
     torch.save(layer, path)
-    with pytest.warns(gru_xp.ConversionWarning, match="assumed: forward hooks that change nothing"):
+    with pytest.warns(errors.ConversionWarning, match="assumed: forward hooks that change nothing"):
         loaded = gru_xp.load(path)
     for model in (gru_xp.from_framework(layer), loaded):
         assert model.report is not None and not model.report.exact
@@ -226,7 +226,7 @@ def test_a_forward_of_its_own_on_one_module() -> None:
     layer = torch.nn.GRU(3, 4)
     layer.forward = partial(doubled, layer)
     with pytest.raises(
-        gru_xp.ConversionError, match=r"forward was replaced .* if it is a GRU, pass its state_dict\(\)"
+        errors.ConversionError, match=r"forward was replaced .* if it is a GRU, pass its state_dict\(\)"
     ):
         gru_xp.from_framework(layer)
     assert_same_bits(gru_xp.from_framework(layer.state_dict()), layer.parameters())
@@ -278,18 +278,18 @@ def test_torch_runs_what_stands_in_a_file(path: Path, module: Larger) -> None:
         model = gru_xp.GRU.from_params(gru.params)
         for got, expected in zip(model(x.numpy(), None if h is None else h.numpy(), lengths=lengths), ran, strict=True):
             assert np.abs(got - expected).max() <= 4 * T * EPS
-    with pytest.raises(gru_xp.BackendError, match="packs no sequences of length 0"):
+    with pytest.raises(errors.BackendError, match="packs no sequences of length 0"):
         files.formats()["torch"].run(path, gru, x.numpy(), None, [0, 1, 2])
     torch.save(module, path)
-    with pytest.raises(gru_xp.BackendError, match="refuses the file"):
+    with pytest.raises(errors.BackendError, match="refuses the file"):
         files.formats()["torch"].run(path, gru, x.numpy(), None, None)
 
 
 def test_what_pytorch_has_not(path: Path) -> None:
     model = gru_xp.GRU(3, 4, reset_after=False)
-    with pytest.raises(gru_xp.ConversionError, match="reset_after=False: PyTorch's GRU knows True only"):
+    with pytest.raises(errors.ConversionError, match="reset_after=False: PyTorch's GRU knows True only"):
         model.save(path)
-    with pytest.raises(gru_xp.ConversionError, match=r"reset_after=False: torch.nn.GRU knows True only"):
+    with pytest.raises(errors.ConversionError, match=r"reset_after=False: torch.nn.GRU knows True only"):
         to_module(model)
     assert not path.exists()
 
@@ -324,7 +324,7 @@ def test_nothing_is_executed(path: Path, module: Larger) -> None:
         assert_same_bits(gru_xp.load(path, name="gru"), module.gru.parameters())
     assert not target.exists()
     path.write_bytes(pickle.dumps(Bomb(target)))
-    with pytest.raises(gru_xp.FileFormatError, match="expected a file that PyTorch wrote"):
+    with pytest.raises(errors.FileFormatError, match="expected a file that PyTorch wrote"):
         gru_xp.load(path)
     assert not target.exists()
 
@@ -351,7 +351,7 @@ PICKLES = {
 def test_hostile_pickles(path: Path, what: str) -> None:
     torch.save({}, path)
     rewritten(path, "data.pkl", lambda _: PICKLES[what])
-    with pytest.raises(gru_xp.FileFormatError, match=r"model.pt: expected a"):
+    with pytest.raises(errors.FileFormatError, match=r"model.pt: expected a"):
         gru_xp.load(path)
 
 
@@ -386,9 +386,9 @@ def test_tensors_that_are_no_arrays_are_said_to_be_there(path: Path, kind: str) 
     weights = torch.nn.GRU(3, 4).state_dict()
     for each in (weights | {"weight_hh_l0": KINDS[kind](weights["weight_hh_l0"])}, map_values(KINDS[kind], weights)):
         torch.save({"model": each}, path)
-        with pytest.raises(gru_xp.ConversionError, match=f"model: expected arrays of one of float16, .* got .*{kind}$"):
+        with pytest.raises(errors.ConversionError, match=f"model: expected arrays of one of float16, .* got .*{kind}$"):
             gru_xp.load(path)
-        with pytest.raises(gru_xp.ConversionError, match="float8_e4m3fn|sparse_coo is no array|on the meta device"):
+        with pytest.raises(errors.ConversionError, match="float8_e4m3fn|sparse_coo is no array|on the meta device"):
             gru_xp.from_framework(each)
 
 
@@ -421,7 +421,7 @@ def test_tensors_that_lie(path: Path, changes: dict[str, Any]) -> None:
     tensor_changed(path)
     assert gru_xp.load(path).hidden_size == 4
     tensor_changed(path, **changes)
-    with pytest.raises(gru_xp.FileFormatError, match=r"model.pt: expected a"):
+    with pytest.raises(errors.FileFormatError, match=r"model.pt: expected a"):
         gru_xp.load(path)
 
 
@@ -430,7 +430,7 @@ def test_storages_that_lie(path: Path) -> None:
     for change in (lambda data: data[:-4], lambda data: data + b"\0" * 4, lambda data: b""):
         torch.save(cell.state_dict(), path)
         rewritten(path, "data/1", change)
-        with pytest.raises(gru_xp.FileFormatError, match="model.pt: expected a"):
+        with pytest.raises(errors.FileFormatError, match="model.pt: expected a"):
             gru_xp.load(path)
 
 
@@ -441,7 +441,7 @@ def test_names_in_the_archive_lead_nowhere(path: Path) -> None:
         for info in archive.infolist():
             changed.writestr(info.filename.replace("archive/", "../../"), archive.read(info))
     before = sorted(path.parent.parent.iterdir())
-    with pytest.raises(gru_xp.FileFormatError, match=r"lacks data\.pkl"):
+    with pytest.raises(errors.FileFormatError, match=r"lacks data\.pkl"):
         gru_xp.load(path)
     assert sorted(path.parent.parent.iterdir()) == before
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.params import weights_of
 
 I, H = 4, 5
@@ -166,7 +166,7 @@ NOT_PLAIN: dict[str, tuple[Callable[[Any], Any], str]] = {
 def test_arrays_that_are_more_than_their_numbers_are_refused(path: Path, layer: torch.nn.GRU, what: str) -> None:
     make, said = NOT_PLAIN[what]
     torch.save({name: make(tensor) for name, tensor in layer.state_dict().items()}, path)
-    with pytest.raises(gru_xp.ConversionError, match=f"expected arrays of one of float16.*, got .*{said}"):
+    with pytest.raises(errors.ConversionError, match=f"expected arrays of one of float16.*, got .*{said}"):
         gru_xp.load(path)
 
 
@@ -257,7 +257,7 @@ files.formats()
 for path in sys.argv[1:]:
     try:
         print("read", files.contents(path).grus)
-    except gru_xp.FileFormatError as error:
+    except errors.FileFormatError as error:
         print("refused", str(error)[:80].replace(chr(10), " "))
 """
 
@@ -289,9 +289,9 @@ def test_compressed_bombs_are_refused(path: Path) -> None:
     torch.save(weights | {"weight_ih": torch.zeros(3 * H, 1 << 20)}, path)
     rezipped(path, compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 100_000
-    with pytest.raises(gru_xp.FileFormatError, match="asks for more numbers than a file of its size can hold"):
+    with pytest.raises(errors.FileFormatError, match="asks for more numbers than a file of its size can hold"):
         gru_xp.load(path)
     torch.save({"text": "a" * (1 << 25)} | weights, path)
     rezipped(path, compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(gru_xp.FileFormatError, match=r"data\.pkl: expected at most \d+ bytes, got"):
+    with pytest.raises(errors.FileFormatError, match=r"data\.pkl: expected at most \d+ bytes, got"):
         gru_xp.load(path)

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gru_xp
 import gru_xp_torch
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.params import weights_of
 
 pytestmark = [
@@ -129,7 +129,7 @@ def test_equations_that_are_not_pytorchs_are_refused(tmp_path: Path) -> None:
             return gru_xp.gru(x, params, spec=gru_xp.GRUSpec(reset_after=False))
 
     WRITERS["exported"](Own().eval(), tmp_path / "m.pt2")
-    with pytest.raises(gru_xp.ConversionError, match="own: computed by gru_xp with other equations than PyTorch's"):
+    with pytest.raises(errors.ConversionError, match="own: computed by gru_xp with other equations than PyTorch's"):
         gru_xp.load(tmp_path / "m.pt2")
 
 
@@ -167,7 +167,7 @@ def test_a_program_made_in_training_drops_out(how: str, tmp_path: Path) -> None:
         torch.jit.save(torch.jit.trace(module, (X,), check_trace=False), path)
     else:
         WRITERS[how](module, path)
-    with pytest.warns(gru_xp.ConversionWarning, match=r"dropout=0\.5: the program was made in training"):
+    with pytest.warns(errors.ConversionWarning, match=r"dropout=0\.5: the program was made in training"):
         assert gru_xp.load(path, name="encoder").dropout == 0.5
 
 
@@ -201,7 +201,7 @@ def test_classes_of_their_own_are_refused(tmp_path: Path) -> None:
             return torch.nn.GRU.forward(self, -x)
 
     WRITERS["exported"](torch.nn.Sequential(Own(I, H)).eval(), tmp_path / "m.pt2")
-    with pytest.raises(gru_xp.ConversionError, match="Own may compute anything with them"):
+    with pytest.raises(errors.ConversionError, match="Own may compute anything with them"):
         gru_xp.load(tmp_path / "m.pt2")
 
 
@@ -234,7 +234,7 @@ def test_quantised_programs_are_refused(tmp_path: Path) -> None:
     quantised = torch.jit.script(torch.ao.quantization.quantize_dynamic(tagger(), kinds))
     for program in (quantised, torch.jit.freeze(quantised)):
         torch.jit.save(program, tmp_path / "m.pt")
-        with pytest.raises(gru_xp.ConversionError, match="a quantised layer; convert the model from before"):
+        with pytest.raises(errors.ConversionError, match="a quantised layer; convert the model from before"):
             gru_xp.load(tmp_path / "m.pt")
 
 
@@ -242,7 +242,7 @@ def test_a_runtime_refuses_programs(tmp_path: Path) -> None:
     for how in WRITERS:
         WRITERS[how](tagger(), tmp_path / "m.pt")
         gru = files.contents(tmp_path / "m.pt").grus[0]
-        with pytest.raises(gru_xp.BackendError, match="refuses the file"):
+        with pytest.raises(errors.BackendError, match="refuses the file"):
             files.formats()["torch"].run(tmp_path / "m.pt", gru, np.ones((T, N, I), "f4"), None, None)
 
 
@@ -276,7 +276,7 @@ def test_both_orders_in_one_program_are_refused(tmp_path: Path) -> None:
     call = b"torch.gru(input0, hx7, _flat_weights, True, 1, 0., training, False, False)"
     both = call + b"\n    _14, _15 = " + call.replace(b"False, False", b"False, True")
     rewritten(tmp_path / "m.pt", ".py", lambda text: text.replace(call, both))
-    with pytest.raises(gru_xp.ConversionError, match="batch_first=True and with batch_first=False in one program"):
+    with pytest.raises(errors.ConversionError, match="batch_first=True and with batch_first=False in one program"):
         gru_xp.load(tmp_path / "m.pt")
 
 
@@ -298,7 +298,7 @@ def test_hostile_code_changes_no_numbers(what: str, tmp_path: Path) -> None:
     rewritten(tmp_path / "m.pt", ".py", lambda text: text.replace(b"torch.gru(input0", CODE[what] + b"("))
     try:
         model = gru_xp.load(tmp_path / "m.pt")
-    except gru_xp.FileFormatError:
+    except errors.FileFormatError:
         return
     for own, array in zip(weights_of(model.params), layer.parameters(), strict=True):
         assert np.array_equal(own, array.detach().numpy())
@@ -320,7 +320,7 @@ def test_hostile_tables_are_damage(tmp_path: Path) -> None:
             return json.dumps(read).encode()
 
         rewritten(path, "weights_config.json", changed)
-        with pytest.raises(gru_xp.FileFormatError, match="damaged or something else"):
+        with pytest.raises(errors.FileFormatError, match="damaged or something else"):
             gru_xp.load(path)
 
 
@@ -330,5 +330,5 @@ def test_compiled_packages_say_what_to_do(tmp_path: Path) -> None:
         archive.writestr("m/archive_format", "pt2")
         archive.writestr("m/data/aotinductor/model/model.so", b"\x7fELF")
     (tmp_path / "m.pt2").write_bytes(buffer.getvalue())
-    with pytest.raises(gru_xp.ConversionError, match=r"m\.pt2: holds compiled code; export the model again"):
+    with pytest.raises(errors.ConversionError, match=r"m\.pt2: holds compiled code; export the model again"):
         gru_xp.load(tmp_path / "m.pt2")

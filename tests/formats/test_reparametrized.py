@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 T, N, I, H = 9, 2, 3, 4
@@ -134,7 +134,7 @@ def test_what_else_computes_weights_is_refused(tmp_path: Path, what: str) -> Non
     model = changed(UNKNOWN[what])
     torch.save(model.state_dict(), tmp_path / "m.pt")
     said = r"enc: weight_hh_l0 is computed anew in each call, from parametrizations\.weight_hh_l0\..*; undo that"
-    with pytest.raises(gru_xp.ConversionError, match=said):
+    with pytest.raises(errors.ConversionError, match=said):
         gru_xp.load(tmp_path / "m.pt")
     assert_runs_as(gru_xp.from_framework(model), model["enc"])
 
@@ -143,7 +143,7 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     state = changed(weight_norm)["enc"].state_dict()
     for change in ({"weight_hh_l0_g": torch.ones(3 * H)}, {"weight_hh_l0_g": torch.ones(3 * H, 1, dtype=torch.int64)}):
         torch.save(state | change, tmp_path / "m.pt")
-        with pytest.raises(gru_xp.ConversionError, match="weight_hh_l0 is computed anew in each call"):
+        with pytest.raises(errors.ConversionError, match="weight_hh_l0 is computed anew in each call"):
             gru_xp.load(tmp_path / "m.pt")
 
 
@@ -157,5 +157,5 @@ def test_a_weight_beside_what_it_may_be_computed_from(tmp_path: Path) -> None:
 def test_the_runtime_says_why_it_does_not_run_them(tmp_path: Path) -> None:
     torch.save(changed(weight_norm).state_dict(), tmp_path / "m.pt")
     (gru,) = files.contents(tmp_path / "m.pt").grus
-    with pytest.raises(gru_xp.BackendError, match=r"computed or named otherwise: \['enc.weight_hh_l0'\]"):
+    with pytest.raises(errors.BackendError, match=r"computed or named otherwise: \['enc.weight_hh_l0'\]"):
         files.formats()["torch"].run(tmp_path / "m.pt", gru, np.zeros((T, N, I), "f4"), None, None)

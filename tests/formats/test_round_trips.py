@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import gru_xp
-from gru_xp import Activation, CellParams, GRUSpec, files
+from gru_xp import Activation, CellParams, GRUSpec, errors, files
 from gru_xp.activations import FUNCTIONS
 from gru_xp.params import weights_of
 from gru_xp.stored import StoredGRU
@@ -80,7 +79,7 @@ def test_exact_is_exact(name: str, tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
         try:
             report = chosen.write(gru, path)
-        except gru_xp.ConversionError:
+        except errors.ConversionError:
             outcomes["refused"] += 1
             assert list(tmp_path.iterdir()) == []
             continue

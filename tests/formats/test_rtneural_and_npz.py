@@ -13,7 +13,7 @@ from helpers import random_params
 from libraries import torch
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.arraymancer import to_arraymancer
 from gru_xp.params import weights_of
 
@@ -105,7 +105,7 @@ def test_what_rtneural_has_not(tmp_path: Path) -> None:
         (gru_xp.GRU(I, H, reset_after=False), "reset_after=False: RTNeural's GRU"),
         (endless, "no finite number"),
     ):
-        with pytest.raises(gru_xp.ConversionError, match=words):
+        with pytest.raises(errors.ConversionError, match=words):
             model.save(tmp_path / "m.json")
 
 
@@ -120,7 +120,7 @@ def test_what_rtneural_has_not(tmp_path: Path) -> None:
 def test_broken_json(tmp_path: Path, text: str) -> None:
     path = tmp_path / "m.json"
     path.write_text(text)
-    with pytest.raises((gru_xp.FileFormatError, gru_xp.ConversionError), match=r"m\.json"):
+    with pytest.raises((errors.FileFormatError, errors.ConversionError), match=r"m\.json"):
         gru_xp.load(path)
 
 
@@ -144,7 +144,7 @@ def test_arraymancer(tmp_path: Path) -> None:
         assert bits(gru_xp.load(tmp_path / "m.npz")) == bits(model)
         assert bits(gru_xp.from_framework(arrays)) == bits(model)
     del arrays["bU3s"]
-    with pytest.raises(gru_xp.ConversionError, match="incomplete: expected bU3s too"):
+    with pytest.raises(errors.ConversionError, match="incomplete: expected bU3s too"):
         gru_xp.from_framework(arrays)
 
 
@@ -176,6 +176,6 @@ def test_broken_archives(tmp_path: Path) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for entry, data in entries.items():
                 archive.writestr(entry, change(data) if "hh" in entry else data)
-        with pytest.raises((gru_xp.FileFormatError, gru_xp.ConversionError), match=r"m\.npz"):
+        with pytest.raises((errors.FileFormatError, errors.ConversionError), match=r"m\.npz"):
             gru_xp.load(path)
         assert name

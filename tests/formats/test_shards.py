@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.cli import app
 
 T, N, I, H = 7, 2, 4, 5
@@ -84,7 +84,7 @@ def test_one_shard_names_the_index_and_what_is_missing(tmp_path: Path, net: Net,
     for number, shard in enumerate(shards):
         other = parts(net)[1 - number]
         missing = next(name for name in sorted(other) if name.startswith("gru.")).removeprefix("gru.")
-        with pytest.raises(gru_xp.ConversionError) as caught:
+        with pytest.raises(errors.ConversionError) as caught:
             gru_xp.load(shard)
         words = str(caught.value)
         assert f"gru: incomplete: {missing}, " in words and f"in {shards[1 - number].name}; load " in words
@@ -98,7 +98,7 @@ def test_a_shard_that_holds_all_of_a_gru_is_read(tmp_path: Path, net: Net) -> No
     first, second = split(tmp_path, net, [[n for n in names if "gru" in n], [n for n in names if "gru" not in n]])
     is_the_whole(gru_xp.load(first, batch_first=False), net)
     assert files.contents(first, batch_first=False).grus[0].report.exact
-    with pytest.raises(gru_xp.ConversionError, match=f"gru: incomplete: all of it is in {first.name}; load model"):
+    with pytest.raises(errors.ConversionError, match=f"gru: incomplete: all of it is in {first.name}; load model"):
         gru_xp.load(second)
     second.unlink()
     is_the_whole(gru_xp.load(tmp_path, batch_first=False), net)  # what is missing holds nothing of the GRU
@@ -107,7 +107,7 @@ def test_a_shard_that_holds_all_of_a_gru_is_read(tmp_path: Path, net: Net) -> No
 def test_a_shard_is_not_replaced_by_another_model(tmp_path: Path, net: Net) -> None:
     first, _ = split(tmp_path, net, biases_first(net))
     before = first.read_bytes()
-    with pytest.raises(gru_xp.ConversionError, match="model.safetensors.index.json beside it needs what is there"):
+    with pytest.raises(errors.ConversionError, match="model.safetensors.index.json beside it needs what is there"):
         gru_xp.GRU(I, H).save(first)
     assert first.read_bytes() == before
 
@@ -115,7 +115,7 @@ def test_a_shard_is_not_replaced_by_another_model(tmp_path: Path, net: Net) -> N
 def test_a_shard_without_its_index_is_not_said_to_be_whole(tmp_path: Path, net: Net) -> None:
     """Its GRU may have biases, or more layers, in the other files."""
     _, second = split(tmp_path, net, biases_first(net), index=False)
-    with pytest.warns(gru_xp.ConversionWarning, match="assumed: all of the GRU is in this file: .* one of 2 files"):
+    with pytest.warns(errors.ConversionWarning, match="assumed: all of the GRU is in this file: .* one of 2 files"):
         model = gru_xp.load(second, batch_first=False)
     assert model.report is not None and not model.report.exact
     is_the_whole(gru_xp.load(tmp_path, batch_first=False), net)  # by the files' names
@@ -125,10 +125,10 @@ def test_a_shard_without_its_index_is_not_said_to_be_whole(tmp_path: Path, net: 
 def test_a_missing_shard_is_named(tmp_path: Path, net: Net) -> None:
     first, second = split(tmp_path, net, biases_first(net))
     first.unlink()
-    with pytest.raises(gru_xp.ConversionError, match=f"bias_hh_l0, .* in {first.name}, which is missing beside"):
+    with pytest.raises(errors.ConversionError, match=f"bias_hh_l0, .* in {first.name}, which is missing beside"):
         gru_xp.load(tmp_path)
     (tmp_path / "model.safetensors.index.json").unlink()
-    with pytest.raises(gru_xp.FileFormatError, match=f"of 2 shards 1 are missing: .'{first.name}'"):
+    with pytest.raises(errors.FileFormatError, match=f"of 2 shards 1 are missing: .'{first.name}'"):
         gru_xp.load(tmp_path)
     assert second.exists()
 
@@ -139,7 +139,7 @@ def test_gru_without_biases_beside_ones_with_biases_is_not_exact(tmp_path: Path)
     save_file(state, tmp_path / "m.safetensors")
     a, b = files.contents(tmp_path / "m.safetensors", batch_first=False).grus
     assert a.report.exact and b.report.assumed == ("bias=False",)
-    with pytest.warns(gru_xp.ConversionWarning, match="b: assumed: bias=False: other GRUs beside it have biases"):
+    with pytest.warns(errors.ConversionWarning, match="b: assumed: bias=False: other GRUs beside it have biases"):
         gru_xp.load(tmp_path / "m.safetensors", name="b")
     only = {name: array for name, array in state.items() if name.startswith("b.")}
     save_file(only, tmp_path / "m.safetensors")
@@ -164,17 +164,17 @@ def test_gru_without_biases_beside_ones_with_biases_is_not_exact(tmp_path: Path)
 def test_a_bad_index_is_an_error(content: str, words: str, tmp_path: Path) -> None:
     gru_xp.GRU(I, H).save(tmp_path / "m.safetensors")
     (tmp_path / "model.index.json").write_text(content)
-    with pytest.raises(gru_xp.FileFormatError, match=words):
+    with pytest.raises(errors.FileFormatError, match=words):
         gru_xp.load(tmp_path / "model.index.json")
     gru_xp.load(tmp_path / "m.safetensors")  # whatever is beside it
 
 
 def test_folders_that_are_none_of_shards(tmp_path: Path, net: Net) -> None:
-    with pytest.raises(gru_xp.FileFormatError, match="expected a file, or a folder of a known format"):
+    with pytest.raises(errors.FileFormatError, match="expected a file, or a folder of a known format"):
         gru_xp.load(tmp_path)
     split(tmp_path, net, biases_first(net))
     split(tmp_path, net, biases_first(net), "bin")
-    with pytest.raises(gru_xp.FileFormatError, match="expected one index, got several"):
+    with pytest.raises(errors.FileFormatError, match="expected one index, got several"):
         gru_xp.load(tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 from keras_loop import assert_near, outputs
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 
 K = pytest.importorskip("tf_keras", reason="TensorFlow takes half a gigabyte")
 tf = pytest.importorskip("tensorflow")
@@ -67,7 +67,7 @@ def test_a_live_subclass_that_may_compute_anything() -> None:
 
     layer = Odd(H)
     layer(X)
-    with pytest.raises(gru_xp.ConversionError, match="a Odd may compute anything"):
+    with pytest.raises(errors.ConversionError, match="a Odd may compute anything"):
         gru_xp.from_framework(layer)
 
 

@@ -12,7 +12,7 @@ from helpers import random_params
 from libraries import onnx
 
 import gru_xp
-from gru_xp import GRUSpec, files
+from gru_xp import GRUSpec, errors, files
 from gru_xp.stored import StoredGRU
 from gru_xp.verify import Inputs, Side, random_inputs, side_of, verify
 from gru_xp.verify import compare as verify_module
@@ -243,7 +243,7 @@ def test_weights_that_are_no_numbers_are_no_mistake_of_a_conversion(tmp_path: Pa
 
 @pytest.mark.parametrize("tolerance", [float("nan"), float("inf"), -1.0])
 def test_a_tolerance_that_means_nothing(tolerance: float) -> None:
-    with pytest.raises(gru_xp.RangeError, match="tolerance: expected a finite number, at least 0, got "):
+    with pytest.raises(errors.RangeError, match="tolerance: expected a finite number, at least 0, got "):
         verify(Side("A", stored()), Side("B", stored()), tolerance=tolerance)
 
 
@@ -278,7 +278,7 @@ def test_a_tolerance_that_is_given() -> None:
     other = changed(gru, LOST)
     assert verify(Side("A", gru), Side("B", other), tolerance=10.0).agrees
     assert not verify(Side("A", gru), Side("B", replace(gru, dtype="float64")), tolerance=0.0).unfaithful
-    with pytest.raises(gru_xp.ShapeError, match=r"mine: expected \(T, N, I\) = \(T, N, 5\), got \(7, 2, 4\)"):
+    with pytest.raises(errors.ShapeError, match=r"mine: expected \(T, N, I\) = \(T, N, 5\), got \(7, 2, 4\)"):
         verify(Side("A", gru), Side("B", gru), [Inputs("mine", np.ones((7, 2, 4)))])
 
 
@@ -294,7 +294,7 @@ class Missing(files.Format):
         if not self.there:
             return None
         if lengths is not None:
-            raise gru_xp.BackendError("it has no lengths")
+            raise errors.BackendError("it has no lengths")
         return gru_xp.gru_inference(x, gru.params, h0)
 
 

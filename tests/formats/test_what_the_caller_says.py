@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import gru_xp
-from gru_xp import files
+from gru_xp import errors, files
 from gru_xp.cli import app
 from gru_xp.params import weights_of
 from gru_xp.stored import StoredGRU, rounded_to_bfloat16, with_dtype
@@ -79,7 +79,7 @@ def test_an_argument_that_contradicts_the_source_names_both(name: str, tmp_path:
     thing = layer if name == "live" else path
     read = gru_xp.from_framework if name == "live" else gru_xp.load
     assert read(thing, batch_first=True).batch_first and read(thing).batch_first
-    with pytest.raises(gru_xp.ConversionError, match=r"batch_first: expected True, which .* says, got False"):
+    with pytest.raises(errors.ConversionError, match=r"batch_first: expected True, which .* says, got False"):
         read(thing, batch_first=False)
 
 
@@ -115,7 +115,7 @@ def test_verify_reads_its_input_as_the_caller_says(tmp_path: Path, layer: torch.
     model.save(tmp_path / "m.onnx")
     sides = [side_of(label, tmp_path / f"m.{end}", batch_first=True) for label, end in (("A", "pt"), ("B", "onnx"))]
     assert verify(*sides).agrees
-    with pytest.raises(gru_xp.ConversionError, match="batch_first"):
+    with pytest.raises(errors.ConversionError, match="batch_first"):
         side_of("B", tmp_path / "m.onnx", batch_first=False)
     np.save(tmp_path / "x.npy", rows(layer)[0][:, :, :])
     command = ["verify", str(tmp_path / "m.pt"), str(tmp_path / "m.onnx"), "--input", str(tmp_path / "x.npy")]
@@ -175,16 +175,16 @@ def test_a_narrower_type_is_rounded_and_reported() -> None:
         for own, theirs in zip(weights_of(other.params), weights_of(gru.params), strict=True):
             np.testing.assert_array_equal(own, _nearest(theirs) if nearest is None else theirs.astype(nearest))
     big = gru.params[0][0]._replace(b_ih=np.full(3 * H, 1e5))
-    with pytest.raises(gru_xp.RangeError, match="dtype=float16: expected numbers up to 65504, got 100000"):
+    with pytest.raises(errors.RangeError, match="dtype=float16: expected numbers up to 65504, got 100000"):
         with_dtype(StoredGRU(((big,),), dtype="float64"), "float16")
-    with pytest.raises(gru_xp.DTypeError, match="dtype: expected one of float16, bfloat16, float32, float64"):
+    with pytest.raises(errors.DTypeError, match="dtype: expected one of float16, bfloat16, float32, float64"):
         with_dtype(gru, "int8")
 
 
 def test_bfloat16_weights_reach_numpy_and_onnx(tmp_path: Path) -> None:
     layer = torch.nn.GRU(I, H).bfloat16()
     torch.save(layer.state_dict(), tmp_path / "m.pt")
-    with pytest.raises(gru_xp.BackendError, match=r"dtype='float32' \(--dtype float32\)"):
+    with pytest.raises(errors.BackendError, match=r"dtype='float32' \(--dtype float32\)"):
         gru_xp.load(tmp_path / "m.pt")
     x = np.random.default_rng(0).normal(size=(T, N, I)).astype("f4")
     expected = layer.float()(torch.tensor(x))[0].detach().numpy()

@@ -17,6 +17,7 @@ from helpers import random_params
 from subprocesses import on_two_devices
 
 import gru_xp
+from gru_xp import errors
 from gru_xp.errors import ShapeError
 from gru_xp.params import map_params
 
@@ -65,10 +66,10 @@ def test_require_says_why_not(function: str, monkeypatch: pytest.MonkeyPatch) ->
     door(X, PARAMS)
     jax.jit(lambda x: door(x, PARAMS)[0])(X)
     spec = gru_xp.GRUSpec(reset_after=False)
-    with pytest.raises(gru_xp.errors.KernelError, match="has only the equations with the reset gate after the product"):
+    with pytest.raises(errors.KernelError, match="has only the equations with the reset gate after the product"):
         jax.jit(lambda x: door(x, PARAMS, spec=spec)[0])(X)
     if function == "gru":
-        with pytest.raises(gru_xp.errors.KernelError, match="has only the equations"):
+        with pytest.raises(errors.KernelError, match="has only the equations"):
             jax.grad(lambda x: jnp.sum(door(x, PARAMS, spec=spec)[0]))(X)
 
 

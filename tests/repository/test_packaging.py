@@ -25,6 +25,7 @@ PACKAGES = {
 SMOKE = """
 import importlib.util, sys
 import gru_xp
+from gru_xp import errors
 assert not {"numpy", "torch"} & set(sys.modules)
 import numpy as np
 model = gru_xp.GRU(3, 4, num_layers=2, bidirectional=True, seed=0)
@@ -36,7 +37,7 @@ assert gru_xp.explain(x, model.params).kernel == "numpy-gates"
 assert importlib.util.find_spec("gru_xp_conformance") is not None
 try:
     gru_xp.gru(x, model.params, backend="jax")
-except gru_xp.BackendError as error:
+except errors.BackendError as error:
     assert "its library is missing; install it (python -m pip install 'gru-xp[jax]')" in str(error), error
 else:
     raise AssertionError("JAX is not installed here")

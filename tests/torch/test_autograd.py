@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import gru_xp
+from gru_xp import errors
 
 # torch's own code, on its way from one of its versions to the next
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.*jit.script.*:DeprecationWarning")
@@ -167,7 +168,7 @@ def test_vmap_over_lengths_and_resets_alone() -> None:
     for b, y in enumerate(vmap(run)(lengths, resets)):
         assert (y - run(lengths[b], resets[b])).abs().max() <= BOUND
     assert (vmap(run, (0, None))(lengths, RESETS)[1] - run(lengths[1], RESETS)).abs().max() <= BOUND
-    with pytest.raises(gru_xp.RangeError, match="at least one problem"):
+    with pytest.raises(errors.RangeError, match="at least one problem"):
         vmap(run)(lengths[:0], resets[:0])
 
 
@@ -326,7 +327,7 @@ def test_what_pytorch_does_not_offer_is_an_error() -> None:
     """Batched gradients of the older kind: `torch.func` has those that work."""
     x = X.clone().requires_grad_()
     y, _ = ours(x, *ARGS[1:])
-    with pytest.raises(gru_xp.NotDifferentiableError, match=r"torch\.func"):
+    with pytest.raises(errors.NotDifferentiableError, match=r"torch\.func"):
         torch.autograd.grad(y, x, torch.stack([y, y]).detach(), is_grads_batched=True)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import LIBRARIES, to_library, to_numpy
 
-from gru_xp import RangeError, ShapeError, StructureError
+from gru_xp.errors import RangeError, ShapeError, StructureError
 from gru_xp.training import batches, pad, valid_steps
 
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(1, 60, size=203)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import LIBRARIES, random_params, to_library, to_numpy
 
-from gru_xp import BackendError, DTypeError, FileFormatError, StructureError
+from gru_xp.errors import BackendError, DTypeError, FileFormatError, StructureError
 from gru_xp.training import Adam, leaves, load, map_tree, save
 
 FILES = ("state.npz", "state.safetensors")

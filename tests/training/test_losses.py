@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import LIBRARIES, to_library, to_numpy
 
-from gru_xp import DTypeError, MixedArraysError, RangeError, ShapeError
+from gru_xp.errors import DTypeError, MixedArraysError, RangeError, ShapeError
 from gru_xp.training import cross_entropy, squared_error
 
 T, N, K = 5, 3, 4

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import LIBRARIES, to_library, to_numpy
 
-from gru_xp import DTypeError, RangeError, ShapeError, StructureError
+from gru_xp.errors import DTypeError, RangeError, ShapeError, StructureError
 from gru_xp.training import SGD, Adam, clip_by_norm, leaves, map_tree
 
 SHAPES = {"W": (3, 4), "cell": [(5,), ()]}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from helpers import LIBRARIES, random_params, to_library, to_numpy
 
-from gru_xp import CellParams, StructureError
+from gru_xp import CellParams
+from gru_xp.errors import StructureError
 from gru_xp.training import flatten, leaves, map_tree, names, unflatten
 
 
