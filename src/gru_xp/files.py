@@ -62,7 +62,7 @@ class Format:
         return path.name.lower().endswith(self.suffixes) if self.suffixes else False
 
     def recognises_folder(self, folder: Path) -> bool:
-        """Whether a folder is one of these; its path is what `read` is given."""
+        """Whether a folder, or what is no file but begins the names of several, is one of these; `read` is given it."""
         return False
 
     def read(self, path: Path) -> Contents:
@@ -118,11 +118,14 @@ def format_of(path: PathType, format: str | None = None, *, writing: bool = Fals
             raise StructureError(f"format: expected one of {', '.join(formats())}, got {format!r}")
         return formats()[format]
     file = _path(path)
-    if not writing and file.is_dir():
+    if not writing and not file.is_file():
         for candidate in formats().values():
             if candidate.recognises_folder(file):
                 return candidate
-        raise FileFormatError(f"{file}: expected a file, or a folder of a known format, such as one of shards")
+    if not writing and file.is_dir():
+        raise FileFormatError(
+            f"{file}: expected a file, or a folder of a known format: shards, a SavedModel, a checkpoint"
+        )
     head = b""
     if not writing:
         with file.open("rb") as opened:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from hostile import Subject
+from hostile_tensorflow import TENSORFLOW
 from hostile_weights import WEIGHTS
 
 import gru_xp
@@ -326,4 +327,5 @@ SUBJECTS = (
     Onnx("onnx", ".onnx"),
     Safetensors("safetensors", ".safetensors"),
     *WEIGHTS,
+    *TENSORFLOW,
 )

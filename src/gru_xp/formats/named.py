@@ -10,8 +10,8 @@ The last part of a name says what an array is, and all that stands before it whe
     NNX        cell.dense_i.kernel, dense_i.bias, dense_h.kernel
     Arraymancer  W3s0, W3sN, U3s, bW3s, bU3s
 
-Parts are joined by "." or "/". What else is there is listed as ignored; LSTMs and incomplete sets are refused with the
-reason.
+Keras's and TensorFlow 1's are in `cells`. Parts are joined by "." or "/". What else is there is listed as ignored;
+LSTMs and incomplete sets are refused with the reason.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ import numpy as np
 from gru_xp.arraymancer import ArraymancerParams, from_arraymancer
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
+from gru_xp.formats.cells import CELLS, TENSORFLOW_1
 from gru_xp.formats.layouts import UNFOLDED, kind_of, unfolded
 from gru_xp.formats.reparametrized import reparametrized, some
-from gru_xp.params import CellParams, Params, map_params
+from gru_xp.params import CellParams, GRUSpec, Params, map_params
 from gru_xp.stored import FLOATS, Arrays, Contents, Note, Refusal, Report, StoredGRU, Tensor
 
 __all__ = ["FLOATS", "Tensor", "grus_in", "pytorch_names"]
@@ -54,10 +55,11 @@ def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
             try:
                 _assert_here({leaf: group[leaf] for leaf in own})
                 _assert_floats(group[leaf] for leaf in own)
-                params, dtype, note = layout.build({leaf: group[leaf] for leaf in own})
+                params, dtype, note, *told = layout.build({leaf: group[leaf] for leaf in own})
                 doubt = [Note("assumed", "the weights are in use as they are", origin)] if origin else []
                 report = Report((note, *layout.untold, *computed.get(place, ()), *doubt))
-                grus.append(StoredGRU(params, name=name, dtype=dtype, batch_first=layout.batch_first, report=report))
+                spec = told[0] if told else GRUSpec()
+                grus.append(StoredGRU(params, spec, name, dtype, layout.batch_first, report=report))
             except FileFormatError:
                 raise  # the file is damaged, which is not for this GRU alone
             except GRUError as error:
@@ -93,7 +95,7 @@ def pytorch_names(params: Params) -> dict[str, np.ndarray]:
 
 # ---- places ----------------------------------------------------------------------------------------------------------
 
-CHILD = re.compile(r"(.*[./]|)((?:[ih][rznifgo]|dense_[ih])[./](?:kernel|bias))", re.DOTALL)
+CHILD = re.compile(rf"(.*[./]|)((?:[ih][rznifgo]|dense_[ih])[./](?:kernel|bias)|{TENSORFLOW_1})", re.DOTALL)
 LEAF = re.compile(r"(.*[./]|)(.*)", re.DOTALL)
 
 
@@ -115,7 +117,7 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
 
 # ---- layouts ---------------------------------------------------------------------------------------------------------
 
-Built = tuple[Params, str, Note]
+Built = tuple[Params, str, Note] | tuple[Params, str, Note, GRUSpec]
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ LINEN = ("ir", "iz", "in", "hr", "hz", "hn")
 
 
 def _own_linen(group: Group) -> list[str]:
-    return [leaf for leaf in group if CHILD.fullmatch(leaf) and leaf[:2] != "de"]
+    return [leaf for leaf in group if CHILD.fullmatch(leaf) and leaf[:1] in "ih"]
 
 
 def _build_linen(group: Group) -> Built:
@@ -257,6 +259,14 @@ def _build_arraymancer(group: Group) -> Built:
     return map_params(np.ascontiguousarray, params), _one_dtype(group.values()), EXACT
 
 
+def _cell(build: Callable[[Group], tuple[CellParams, Note, GRUSpec]]) -> Callable[[Group], Built]:
+    def built(group: Group) -> Built:
+        w, note, spec = build(group)
+        return _one_cell(w), _one_dtype(group.values()), note, spec
+
+    return built
+
+
 LAYOUTS = (
     _Layout(_own_arraymancer, _build_arraymancer, batch_first=False),
     _Layout(_own_stack, _build_stack),
@@ -265,6 +275,7 @@ LAYOUTS = (
     _folded_layout("Wx", "Wh", "b", "bhn", batch_first=True),
     _Layout(_own_linen, _build_linen, (FLAX_UNTOLD,)),
     _Layout(_own_nnx, _build_nnx, (FLAX_UNTOLD,)),
+    *(_Layout(own, _cell(build), (untold,), batch_first) for own, build, untold, batch_first in CELLS),
 )
 
 

@@ -29,7 +29,7 @@ class ShardsFormat(Format):
         return INDEX.fullmatch(path.name) is not None or (head[:1] == b"{" and b'"weight_map"' in head)
 
     def recognises_folder(self, folder: Path) -> bool:
-        return any(INDEX.fullmatch(name) or SHARD.fullmatch(name) for name in _names(folder))
+        return folder.is_dir() and any(INDEX.fullmatch(name) or SHARD.fullmatch(name) for name in _names(folder))
 
     def needs(self, path: Path) -> str:
         return ", ".join(index.name for index, _ in indices_of(path))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp.errors import FileFormatError
-from gru_xp.formats.named import Tensor
+from gru_xp.stored import Tensor
 
 from .child import NUMBERS
 from .reader import SIGNATURE, Stored, UnreadKindError, read_plain

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gru_xp.errors import FileFormatError
-from gru_xp.formats.named import Tensor
+from gru_xp.stored import Tensor
 
 __all__ = ["SIGNATURE", "UnreadKindError", "Stored", "read_plain"]
 

@@ -2,31 +2,37 @@
 
 A .keras file is a zip of a description in JSON and of an HDF5 file. A .weights.h5 file is the latter alone, which does
 not say a GRU's activations. The older .h5 has the description as an attribute, or none where weights alone were saved.
-TensorFlow.js has the description in model.json, and the numbers in files beside it.
+Keras 3 also writes weights in several files, which a .weights.json lists.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gru_xp.errors import FileFormatError
 from gru_xp.formats.hdf5 import Stored, read
-from gru_xp.formats.named import Tensor
 
 from .dialects import KERAS_3, TENSORFLOW_2, Dialect, dialect_of
+from .javascript import GRAPH_MODEL, layers_model
 from .sources import Names, Paths, Source
 
-__all__ = ["Model", "model_in"]
+__all__ = ["IncompleteError", "Model", "model_in"]
 
 MOST_JSON = 1 << 24  # bytes
 MOST_METADATA = 1 << 16
+MOST_FILES = 10_000
+WEIGHTS = "model.weights"
+SHARD = re.compile(r".*_\d{5}\.weights\.h5", re.DOTALL)  # as Keras 3 numbers them
+
+
+class IncompleteError(FileFormatError):
+    """The file is whole, and says that what is wanted is in others or not there."""
 
 
 class Model(NamedTuple):
@@ -42,7 +48,9 @@ def model_in(path: Path) -> Model:
     with path.open("rb") as file:
         head = file.read(2)
     if head[:1] == b"{":
-        return from_tensorflow_js(path)
+        return from_json(path)
+    if index := _index_of(path):
+        raise IncompleteError(f"one of the files of {index}; load that")
     return from_zip(path.read_bytes()) if head == b"PK" else from_hdf5(path.read_bytes())
 
 
@@ -50,16 +58,12 @@ def from_zip(data: bytes) -> Model:
     """A .keras file. Sizes are looked at before anything is unpacked, and nothing touches the disk."""
     archive = zipfile.ZipFile(io.BytesIO(data))
     entries = {info.filename: info for info in archive.infolist()}
+    left = 8 * len(data)  # bytes of HDF5
 
     def unpacked(name: str, most: int) -> bytes:
         info = entries.get(name)
         if info is None:
-            sharded = (
-                "; its weights are in several files, load it with Keras and save it again without max_shard_size"
-                if "model.weights.json" in entries
-                else ""
-            )
-            raise FileFormatError(f"a zip without {name}{sharded}")
+            raise FileFormatError(f"a zip without {name}")
         if info.file_size > most:
             raise FileFormatError(f"{name}: expected at most {most} bytes, it says {info.file_size}")
         with archive.open(info) as file:
@@ -70,7 +74,16 @@ def from_zip(data: bytes) -> Model:
     dialect = dialect_of(version)
     if dialect is None:
         raise FileFormatError(f"metadata.json: expected the version of Keras, got {str(version)[:40]!r}")
-    return Model(config, dialect, Paths(read(unpacked("model.weights.h5", 8 * len(data)))))
+
+    def weights(name: str) -> bytes:
+        nonlocal left
+        file = unpacked(name, left)
+        left -= len(file)
+        return file
+
+    sharded = f"{WEIGHTS}.json" in entries
+    index = unpacked(f"{WEIGHTS}.json", MOST_JSON) if sharded else b""
+    return Model(config, dialect, _merged(index, weights) if sharded else Paths(read(weights(f"{WEIGHTS}.h5"))))
 
 
 def from_hdf5(data: bytes) -> Model:
@@ -92,62 +105,41 @@ def _has(stored: Stored, group: str) -> bool:
     return any("layer_names" in name for name in stored.attributes.get(group, {}))
 
 
-# ---- TensorFlow.js ---------------------------------------------------------------------------------------------------
+def from_json(path: Path) -> Model:
+    """A model of TensorFlow.js, or Keras 3's index of weights in several files; both name files beside them."""
 
-QUANTISED = {"uint8": "u1", "uint16": "<u2"}
-KINDS = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "bool": "u1"}
+    def beside(name: str) -> bytes:
+        if name in ("", ".", "..") or {"/", "\\", ":", "\0"} & {*name}:
+            raise FileFormatError(f"expected the weights in a file beside {path.name}, got {name[:60]!r}")
+        file = path.with_name(name)
+        if not file.is_file():
+            raise IncompleteError(f"its weights are in {name[:60]!r}, which is not beside it")
+        return file.read_bytes()
 
-
-def from_tensorflow_js(path: Path) -> Model:
-    """A model.json of TensorFlow.js's layers, and the files beside it that it names."""
-    content = json.loads(path.read_bytes())
+    data = path.read_bytes()
+    content = json.loads(data)
+    if "weight_map" in content:
+        return Model(None, KERAS_3, _merged(data, beside))
     if content.get("format") == "graph-model" or "modelTopology" not in content:
-        raise FileFormatError(
-            "a graph-model of TensorFlow.js, whose GRU is no layer any more; convert the Keras model that it was made "
-            "from, or make it again with --output_format=tfjs_layers_model"
-        )
-    topology = content["modelTopology"]
-    config = topology.get("model_config", topology)
-    tensors: dict[str, Tensor] = {}
-    for group in content.get("weightsManifest") or ():
-        data = b"".join(_beside(path, str(name)).read_bytes() for name in group["paths"])
-        at = 0
-        for entry in group["weights"]:
-            size, tensor = _tensor_at(data, at, entry)
-            tensors[str(entry["name"])] = tensor
-            at += size
-        if at != len(data):
-            raise FileFormatError(f"expected {at} bytes of weights in {group['paths'][:4]}, got {len(data)}")
-    dialect = dialect_of(topology.get("keras_version")) or Dialect(2, "TensorFlow.js", False, 3)
-    return Model(config, dialect, Names.of_variables(tensors))
+        raise IncompleteError(GRAPH_MODEL)
+    return Model(*layers_model(content, beside))
 
 
-def _beside(path: Path, name: str) -> Path:
-    if name in ("", ".", "..") or {"/", "\\", ":", "\0"} & {*name}:
-        raise FileFormatError(f"expected the weights in a file beside {path.name}, got {name[:60]!r}")
-    file = path.with_name(name)
-    if not file.is_file():
-        raise FileFormatError(f"its weights are in {name!r}, which is not beside it")
-    return file
+def _merged(index: bytes, opened: Callable[[str], bytes]) -> Paths:
+    """The arrays of several files, by the index that names them."""
+    listed = json.loads(index)["weight_map"].values()
+    names = sorted({str(name) for each in listed for name in ([each] if isinstance(each, str) else each)})
+    if len(names) > MOST_FILES:
+        raise FileFormatError(f"expected weights in at most {MOST_FILES} files")
+    parts = [read(opened(name)) for name in names]
+    datasets = {path: tensor for part in parts for path, tensor in part.datasets.items()}
+    return Paths(Stored(datasets, [group for part in parts for group in part.groups]))
 
 
-def _tensor_at(data: bytes, start: int, entry: Mapping[str, Any]) -> tuple[int, Tensor]:
-    """The bytes that an array takes, and the array; quantised numbers as what they stand for, in float32."""
-    shape = tuple(int(n) for n in entry["shape"])
-    packed = entry.get("quantization")
-    kind = str((packed or entry)["dtype"])
-    dtype = np.dtype({**KINDS, **(QUANTISED if packed else {})}.get(kind, "V1"))
-    count = int(np.prod(shape, dtype=object))
-    size = count * dtype.itemsize
-    if dtype.kind == "V":
-        raise FileFormatError(f"{str(entry['name'])[:60]}: expected numbers, got {kind[:20]!r}")
-    if count < 0 or start + size > len(data):
-        raise FileFormatError(f"{str(entry['name'])[:60]}: its numbers are not all there")
-
-    def values() -> np.ndarray:
-        array = np.frombuffer(data, dtype, count, start).reshape(shape)
-        if packed and dtype.kind == "u":
-            array = array * float(packed["scale"]) + float(packed["min"])
-        return np.array(array, "f4" if packed else dtype.newbyteorder("="))
-
-    return size, Tensor(shape, "float32" if packed else dtype.name, values)
+def _index_of(path: Path) -> str:
+    """The index that names a file as one of several, if there is one beside it."""
+    if SHARD.fullmatch(path.name):
+        for index in sorted(path.parent.glob("*.weights.json"))[:MOST_FILES]:
+            if index.stat().st_size <= MOST_JSON and json.dumps(path.name).encode() in index.read_bytes():
+                return index.name
+    return ""

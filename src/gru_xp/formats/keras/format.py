@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,18 @@ from gru_xp.formats.trees import library_of
 from gru_xp.stored import Contents, Note, Report, StoredGRU
 
 from .export import hdf5_of, sequential
-from .files import model_in
+from .files import IncompleteError, model_in
 from .live import Live
 from .options import OPTIONS
 from .runtime import run_saved
 from .walk import Walk
+from .weights import grus_of_weights, is_weights
 
 __all__ = ["KerasFormat", "keras"]
 
 
 UNTOLD = "such a file holds arrays alone; load it into a model of the same layers, or write .keras"
+INDEX = ".weights.json"  # of weights in several files
 TENSORFLOW_JS = (b'"layers-model"', b'"graph-model"', b'"modelTopology"', b'"weightsManifest"')
 
 
@@ -40,14 +43,19 @@ class KerasFormat(Format):
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """By the ending, by HDF5's first bytes, or by what TensorFlow.js's JSON begins with."""
-        return super().recognises(path, head) or head.startswith(SIGNATURE) or _is_tensorflow_js(head)
+        if head.lstrip()[:1] == b"{":
+            return path.name.endswith(INDEX) or any(word in head for word in TENSORFLOW_JS)
+        return super().recognises(path, head) or head.startswith(SIGNATURE)
+
+    def recognises_folder(self, folder: Path) -> bool:
+        return _index_in(folder) is not None
 
     def read(self, path: Path) -> Contents:
         try:
-            return Walk(model_in(path)).contents()
+            return Walk(model_in(_index_in(path) or path)).contents()
         except (MemoryError, OSError):
             raise
-        except UnreadKindError as error:
+        except (UnreadKindError, IncompleteError) as error:
             raise FileFormatError(f"{path}: {error}") from None
         except Exception as error:  # what a damaged file leads to is of any kind
             raise FileFormatError(
@@ -75,14 +83,16 @@ class KerasFormat(Format):
         return run_saved(path, gru, x, h0, lengths)
 
     def adopts(self, thing: Any) -> bool:
-        return library_of(thing) in ("keras", "tf_keras") and hasattr(thing, "get_config")
+        return (library_of(thing) in ("keras", "tf_keras") and hasattr(thing, "get_config")) or is_weights(thing)
 
     def adopt(self, thing: Any) -> Contents:
-        return Live().contents(thing)
+        return grus_of_weights(thing) if isinstance(thing, list | tuple) else Live().contents(thing)
 
 
 keras = KerasFormat()
 
 
-def _is_tensorflow_js(head: bytes) -> bool:
-    return head.lstrip()[:1] == b"{" and any(word in head for word in TENSORFLOW_JS)
+def _index_in(folder: Path) -> Path | None:
+    """The one index in a folder of weights in several files."""
+    found = list(islice(folder.glob(f"*{INDEX}"), 2)) if folder.is_dir() else []
+    return found[0] if len(found) == 1 else None

@@ -8,11 +8,10 @@ from typing import Any
 
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError
-from gru_xp.formats.named import Tensor
+from gru_xp.formats.keras_arrays import cell_of
 from gru_xp.params import GRUSpec
-from gru_xp.stored import Note, Report, StoredGRU
+from gru_xp.stored import Note, Report, StoredGRU, Tensor
 
-from .arrays import cell_of
 from .dialects import Dialect
 from .options import notes_on
 

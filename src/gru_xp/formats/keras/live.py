@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from gru_xp.errors import GRUError
-from gru_xp.formats.named import Tensor
 from gru_xp.formats.trees import library_of
-from gru_xp.stored import Contents, Refusal, StoredGRU
+from gru_xp.stored import Contents, Refusal, StoredGRU, Tensor
 
 from .dialects import KERAS_3, TENSORFLOW_2, dialect_of
 from .layer import OTHER, RECURRENT, Step, gru_of

@@ -13,7 +13,7 @@ from itertools import islice, takewhile
 from typing import Any, NamedTuple, Protocol
 
 from gru_xp.formats.hdf5 import Stored
-from gru_xp.formats.named import Tensor
+from gru_xp.stored import Tensor
 
 from .layer import Step
 

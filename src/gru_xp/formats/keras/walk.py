@@ -9,18 +9,17 @@ from typing import Any, NamedTuple
 
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
-from gru_xp.formats.named import Tensor
+from gru_xp.formats.keras_arrays import is_cudnn, looks_like_one, read_cell
 from gru_xp.params import GRUSpec
-from gru_xp.stored import Arrays, Contents, Note, Refusal, Report, StoredGRU, two_directions
+from gru_xp.stored import Arrays, Contents, Note, Refusal, Report, StoredGRU, Tensor, two_directions
 
-from .arrays import is_cudnn, looks_like_one, read_cell
 from .dialects import Dialect
 from .files import Model
 from .layer import KEPT, OTHER, RECURRENT, Step, gru_of, kind_of
 from .sources import LayerPlace, snake_case
 from .stacks import layers_of, name_of, stacks_of, wiring_of
 
-__all__ = ["Walk"]
+__all__ = ["Walk", "both_directions", "guessed"]
 
 MOST_LAYERS = 20_000
 DEEPEST = 20
@@ -158,7 +157,7 @@ class Walk:
             self.used.update(names)
             path = _path_of(place)
             try:
-                found[path] = _guessed(tensors, path, self.dialect)
+                found[path] = guessed(tensors, path, self.dialect)
             except FileFormatError:
                 raise
             except GRUError as error:
@@ -200,7 +199,8 @@ def _path_of(place: str) -> str:
     return further if further.partition("/")[0] == first else path
 
 
-def _guessed(tensors: Sequence[Tensor], path: str, dialect: Dialect) -> StoredGRU:
+def guessed(tensors: Sequence[Tensor], path: str, dialect: Dialect) -> StoredGRU:
+    """A GRU by its arrays alone, which say neither its activations nor its direction."""
     w, told, dtype = read_cell(tensors)
     sizes_of(((w,),))
     reset_after = told is not False
@@ -236,9 +236,13 @@ def _pairs(found: Mapping[str, StoredGRU], dialect: Dialect) -> Iterator[StoredG
             yield from () if path in joined else (gru,)
             continue
         other = found[others[path]]
-        if dialect.zeroes_both:
-            gru, other = (replace(half, spec=replace(half.spec, padding="zero")) for half in (gru, other))
         try:
-            yield two_directions(gru, other, HALF.sub(r"\1", path).removesuffix("/"))
+            yield both_directions(gru, other, HALF.sub(r"\1", path).removesuffix("/"), dialect)
         except ConversionError:
             yield from (gru, other)
+
+
+def both_directions(forward: StoredGRU, backward: StoredGRU, name: str, dialect: Dialect) -> StoredGRU:
+    """The two layers of a `Bidirectional` by their arrays alone."""
+    gru = two_directions(forward, backward, name)
+    return replace(gru, spec=replace(gru.spec, padding="zero")) if dialect.zeroes_both else gru

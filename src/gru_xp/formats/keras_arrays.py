@@ -8,11 +8,10 @@ import numpy as np
 
 from gru_xp.errors import ConversionError
 from gru_xp.formats.layouts import from_keras
-from gru_xp.formats.named import Tensor
 from gru_xp.params import CellParams
-from gru_xp.stored import FLOATS
+from gru_xp.stored import FLOATS, Tensor
 
-__all__ = ["cell_of", "is_cudnn", "looks_like_one", "read_cell"]
+__all__ = ["KERAS_1", "cell_of", "is_cudnn", "looks_like_one", "read_cell"]
 
 KERAS_1 = 9  # arrays: W, U and b of the gates z, r and h, one after the other
 
