@@ -41,7 +41,7 @@ A = np.concatenate([np.linspace(-9.03, 9.01, 501), [-700.0, -60.5, 60.5, 700.0]]
 EPS = 2.0**-52
 
 
-def test_there_is_another_for_each() -> None:
+def test_every_activation_has_an_oracle() -> None:
     assert {activation.name for activation in OTHERS} == set(FUNCTIONS)
 
 

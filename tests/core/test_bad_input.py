@@ -285,7 +285,7 @@ TABLE: dict[str, tuple[dict[str, Any] | Callable[[], dict[str, Any]], type[gru_x
 
 @pytest.mark.parametrize("case", TABLE)
 @pytest.mark.parametrize("door", [gru_xp.gru, gru_xp.gru_inference, gru_xp.gru_forward, gru_xp.explain])
-def test_sequence(door: Any, case: str) -> None:
+def test_bad_arguments_of_a_sequence(door: Any, case: str) -> None:
     arguments, error, message = TABLE[case]
     with pytest.raises(error, match=message):
         door(**(arguments() if callable(arguments) else arguments))
@@ -314,7 +314,7 @@ CELLS: dict[str, tuple[tuple[Any, ...], type[gru_xp.GRUError], str]] = {
 @pytest.mark.parametrize("case", CELLS)
 @pytest.mark.parametrize("door", [gru_xp.gru_cell, gru_xp.gru_cell_inference, gru_xp.gru_cell_forward])
 @pytest.mark.parametrize("library", ["numpy", "torch"])
-def test_cell(door: Any, case: str, library: str) -> None:
+def test_bad_arguments_of_a_cell(door: Any, case: str, library: str) -> None:
     def of_kind(a: Any) -> Any:
         if isinstance(a, tuple):
             return CellParams(*map(of_kind, a)) if isinstance(a, CellParams) else tuple(map(of_kind, a))
@@ -327,7 +327,7 @@ def test_cell(door: Any, case: str, library: str) -> None:
             door(*of_kind(arguments))
 
 
-def test_backward() -> None:
+def test_bad_arguments_of_backward() -> None:
     y, h_n, tape = gru_xp.gru_forward(X, ((W,),))
     for arguments, error, message in (
         ((None, y), errors.StructureError, "tape: expected what gru_forward returned last, got a NoneType"),
@@ -361,7 +361,7 @@ def test_backward() -> None:
         gru_xp.gru_forward(X, ((W,),), save="some")
 
 
-def test_prepared_for_somewhere_else() -> None:
+def test_parameters_prepared_for_another_library_are_refused() -> None:
     prepared = gru_xp.prepare(((W,),), backend="torch")
     with pytest.raises(
         errors.StructureError, match="params: expected parameters prepared for numpy:cpu, got .* torch:cpu"

@@ -68,7 +68,7 @@ def test_a_negative_stride_along_an_axis_of_one_is_copied() -> None:
     assert min(exported.strides) > 0
 
 
-def test_gradients_do_not_cross() -> None:
+def test_tensors_that_require_gradients_do_not_cross_libraries() -> None:
     x, params = torch.tensor(X, requires_grad=True), map_params(torch.tensor, PARAMS)
     with pytest.raises(errors.NotDifferentiableError, match="x: requires a gradient.*use gru_forward and gru_backward"):
         gru_xp.gru(x, params, backend="numpy")
@@ -81,14 +81,14 @@ def test_gradients_do_not_cross() -> None:
         gru_xp.gru_cell(x[0], None, params[0][0], backend="numpy")
 
 
-def test_tracers_do_not_cross() -> None:
+def test_jax_tracers_do_not_cross_libraries() -> None:
     params = map_params(jnp.asarray, PARAMS)
     for door in (gru_xp.gru, gru_xp.gru_inference):
         with pytest.raises(errors.NotDifferentiableError, match="(is traced|requires a gradient)"):
             jax.jit(lambda x, door=door: door(x, params, backend="numpy")[0])(jnp.asarray(X))
 
 
-def test_functorch_tensors_do_not_cross() -> None:
+def test_functorch_tensors_do_not_cross_libraries() -> None:
     params = map_params(torch.tensor, PARAMS)
     with pytest.raises(errors.NotDifferentiableError, match=r"transform of torch\.func"):
         torch.func.vmap(lambda x: gru_xp.gru_inference(x, params, backend="numpy")[0])(torch.tensor(X)[None])

@@ -31,7 +31,7 @@ def loss(problem: Problem, spec: gru_xp.GRUSpec) -> float:
 @pytest.mark.parametrize("save", ["all", "states"])
 @pytest.mark.parametrize("reset_after", [True, False])
 @pytest.mark.parametrize(("L", "D"), [(1, 1), (2, 2)])
-def test_every_gradient(L: int, D: int, reset_after: bool, save: str) -> None:
+def test_every_gradient_equals_finite_differences(L: int, D: int, reset_after: bool, save: str) -> None:
     problem = random_problem(3, T=5, N=3, I=3, H=2, L=L, D=D)
     spec = gru_xp.GRUSpec(reset_after)
     _, _, tape = gru_xp.gru_forward(

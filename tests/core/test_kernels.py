@@ -105,7 +105,7 @@ def test_kernels_are_asked_in_order_of_level_and_failures_are_not_hidden() -> No
     assert "it is Tuesday" in str(gru_xp.explain(problem.x, problem.params, backend=backend))
 
 
-def test_the_kernels_stand_inside_what_autograd_watches_and_forward_mode_takes_the_plain_path() -> None:
+def test_kernels_serve_autograd_and_forward_mode_takes_the_plain_path() -> None:
     w = gru_xp.CellParams(torch.zeros(12, 3), torch.zeros(12, 4), torch.zeros(12), torch.zeros(12))
     x = torch.zeros(2, 1, 3)
     watched = w._replace(b_hh=torch.zeros(12, requires_grad=True))

@@ -93,7 +93,7 @@ def test_context_belongs_to_its_thread() -> None:
         (":cpu", "unknown backend ''"),
     ],
 )
-def test_strict_words(backend: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_backends_and_devices_are_errors(backend: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.BackendError, match=message):
         gru_xp.gru(X, PARAMS, backend=backend)
     with pytest.raises(errors.BackendError, match=message), gru_xp.use_backend(backend):
@@ -111,7 +111,7 @@ def test_variables_are_read_at_call_time_and_strictly(monkeypatch: pytest.Monkey
         gru_xp.gru(X, PARAMS, backend=3)
 
 
-def test_a_backend_object_stands_for_itself() -> None:
+def test_backend_may_be_an_object() -> None:
     class Counting(type(discovery.load("array_api_strict"))):
         calls = 0
 
@@ -244,11 +244,11 @@ def test_a_plug_in_is_found_by_its_entry_point(tmp_path: Path) -> None:
     assert python(code, PYTHONPATH=str(tmp_path)).splitlines() == ["True False", "<gru_xp backend mylib>"]
 
 
-def test_what_is_promised_is_installed() -> None:
+def test_every_promised_backend_is_installed() -> None:
     assert set(LIBRARIES) <= set(gru_xp.available())
 
 
-def test_a_call_like_one_before_is_still_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memo_key_covers_everything_a_caller_can_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was found out about a kind of call is remembered; nothing that a caller can change must hide behind it."""
     rng = np.random.default_rng(0)
     w = gru_xp.CellParams(*(rng.normal(size=shape) for shape in ((12, 3), (12, 4), (12,), (12,))))

@@ -363,7 +363,7 @@ def call(**options: Any) -> Any:
         ),
     ],
 )
-def test_what_does_not_fit(wrong: Any, error: type[Exception], message: str) -> None:
+def test_invalid_specs_and_masks_are_errors(wrong: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         wrong()
 

@@ -72,7 +72,7 @@ def test_a_few_units_in_the_last_place(name: str, dtype: str, bits: int) -> None
 
 @pytest.mark.parametrize("bits", widths())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_edges(dtype: str, bits: int) -> None:
+def test_infinities_nan_zeros_and_subnormals(dtype: str, bits: int) -> None:
     inf, nan, tiny = np.inf, np.nan, float(np.finfo(dtype).smallest_subnormal)
     a = np.array([inf, -inf, nan, -nan, 0.0, -0.0, 1e30, -1e30, tiny, -tiny, 100.0, 50.0, 20.0, 0.0, 0.0, 0.0], dtype)
     s, t = apply("sigmoid", a, bits), apply("tanh", a, bits)

@@ -130,7 +130,7 @@ def close(name: str, got: Any, plain: Any, ref: Any, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_every_option(sizes: tuple[int, int, int, int], dtype: str, width: str) -> None:
+def test_every_option_equals_the_plain_layer(sizes: tuple[int, int, int, int], dtype: str, width: str) -> None:
     for lengths in (False, True):
         for resets in (False, True):
             for reverse in (False, True):

@@ -290,7 +290,7 @@ def test_shard_map() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_16_bits(dtype: str) -> None:
+def test_gradients_in_16_bits(dtype: str) -> None:
     params, x = jax.tree.map(lambda a: a.astype(dtype), (PARAMS, X))
     got = jax.grad(lambda p: jnp.sum(gru_xp.gru(x, p)[0].astype("float32")))(params)
     wide = jax.tree.map(lambda a: a.astype("float32"), params)

@@ -21,7 +21,7 @@ X, PARAMS, H0 = jnp.asarray(PROBLEM.x), map_params(jnp.asarray, PROBLEM.params),
 RESETS, MASKS = jnp.asarray(PROBLEM.resets), jnp.asarray(PROBLEM.dropout_masks)
 
 
-def test_traced_everything() -> None:
+def test_forward_and_backward_with_every_argument_traced() -> None:
     @jax.jit
     def train(x, params, h0, lengths, resets, masks, dy, dh_n):
         y, h_n, tape = gru_xp.gru_forward(x, params, h0, lengths=lengths, resets=resets, dropout_masks=masks)
