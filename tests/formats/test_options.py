@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -333,6 +334,12 @@ def test_every_option_of_every_format_has_a_case() -> None:
         for source, options in each.options.items():
             tested = {option.name for option in options if option.fate != "fixed"}
             assert tested == CASES[SAME.get(source, source)].keys(), source
+
+
+def test_the_page_in_the_documentation_says_the_same() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = runpy.run_path(str(docs / "make_options.py"))["page"]()
+    assert (docs / "options.md").read_text() == page, "run python docs/make_options.py"
 
 
 @pytest.mark.filterwarnings("ignore:carry_init is provided", "ignore:.*:gru_xp.errors.ConversionWarning")
