@@ -183,5 +183,6 @@ def _precisely(device_type: str, recorded: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-# torch.compile cannot look into a context variable: what is selected while it compiles stays so
-torch.compiler.assume_constant_result(selection)  # type: ignore[no-untyped-call]
+# torch.compile cannot look into a context variable: what is selected while it compiles stays so. This is all that
+# torch.compiler.assume_constant_result does, which imports torch._dynamo first: as long as torch itself takes again
+selection._dynamo_marked_constant = True  # type: ignore[attr-defined]

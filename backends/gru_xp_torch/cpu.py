@@ -16,17 +16,25 @@ from gru_xp.params import CellParams, GRUGrads, LayerTape, Params, map_params
 from gru_xp.stack import Stack
 from gru_xp_cpu import CpuLayer, Owner, PackedCell
 
-__all__ = ["CpuStack", "kernel", "seen", "shown"]
+from .memory import empty, seen, shown
+
+__all__ = ["CpuStack", "kernel"]
 
 
-def seen(tensor: Any) -> Any:
-    """A tensor as the NumPy array of the same memory."""
-    return None if tensor is None else tensor.numpy(force=True)
+class Joining:
+    """What a stack needs of a namespace, into memory of PyTorch's."""
 
+    @staticmethod
+    def concat(arrays: list[Any], axis: int) -> Any:
+        """As `numpy.concatenate` along the last axis."""
+        *shape, _ = arrays[0].shape
+        out = empty((*shape, sum(a.shape[axis] for a in arrays)), arrays[0].dtype)
+        return np.concatenate(arrays, axis, out=out)
 
-def shown(array: Any) -> Any:
-    """A NumPy array as the tensor of the same memory."""
-    return None if array is None else torch.from_numpy(array)
+    @staticmethod
+    def stack(arrays: list[Any]) -> Any:
+        """As `numpy.stack`."""
+        return np.stack(arrays, out=empty((len(arrays), *arrays[0].shape), arrays[0].dtype))
 
 
 class CpuStack:
@@ -36,8 +44,8 @@ class CpuStack:
     level: Level = "stack"
 
     def __init__(self) -> None:
-        self.layer = CpuLayer(Owner(Path(torch.__file__).parent, torch.get_num_threads))
-        self.host = Stack(np, self.layer)
+        self.layer = CpuLayer(Owner(Path(torch.__file__).parent, torch.get_num_threads, empty))
+        self.host = Stack(Joining, self.layer)
 
     def refuses(self, call: Call, /) -> str | None:
         """Say why not, or return None."""
@@ -54,7 +62,7 @@ class CpuStack:
     def inference(self, x: Any, h0: Any, params: Params, options: Options, dropout_masks: Any, /) -> tuple[Any, Any]:
         """x (T, N, I), h0 (L*D, N, H) -> y (T, N, D*H), h_n (L*D, N, H)."""
         y, h_n = self.host.inference(seen(x), seen(h0), _params(params), _options(options), seen(dropout_masks))
-        return torch.from_numpy(y), torch.from_numpy(h_n)
+        return shown(y), shown(h_n)
 
     def forward(
         self, x: Any, h0: Any, params: Params, options: Options, dropout_masks: Any, /

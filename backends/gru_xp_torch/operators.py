@@ -18,6 +18,7 @@ from gru_xp.selection import kernel_policy
 from gru_xp.stack import Stack
 
 from .batches import GroupedLayer, fold, one_by_one, unfold
+from .fits import assert_backward, assert_forward
 from .flat import Sizes, flat_params, flat_tape, params_of, spec_of, tapes_of
 
 __all__ = ["backward", "backward_now", "forward", "forward_now", "plain"]
@@ -64,6 +65,7 @@ def forward(
     weights: Sequence[Tensor],
 ) -> list[Tensor]:
     """As `forward_now`."""
+    assert_forward(D, bias, spec, x, h0, valid, resets, masks, weights)
     return [a.contiguous() for a in forward_now(D, bias, spec, x, h0, valid, resets, masks, weights)]
 
 
@@ -82,6 +84,7 @@ def backward(
     tape: Sequence[Tensor],
 ) -> list[Tensor]:
     """As `backward_now`."""
+    assert_backward(D, bias, spec, x, dy, dh_n, valid, resets, masks, weights, tape)
     found = backward_now(D, bias, spec, x, dy, dh_n, valid, resets, masks, weights, tape)
     return [a.contiguous() for a in found]
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,7 +124,7 @@ kept: list[Any] = []  # compiled code calls them
 def layer_on(monkeypatch: pytest.MonkeyPatch, runtime: Any, count: Callable[[], int]) -> Any:
     kept.append(runtime)
     monkeypatch.setattr(openmp, "runtime", lambda _: runtime)
-    return CpuLayer(Owner(FOLDER, count))
+    return CpuLayer(Owner(FOLDER, count, np.empty))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

@@ -157,7 +157,10 @@ def _forward(
         return _forward(*_fit_forward(x, h0, w, valid), resets, reverse, save, owner, True)
     layout = run.layout(T, N, I, H)
     shape, new = (T, N, H), layout.empty
-    y, h_n = new(shape, dtype), np.empty((N, H), dtype)
+    if owner is None:
+        y, h_n = new(shape, dtype), np.empty((N, H), dtype)
+    else:
+        y, h_n = owner.empty(shape, dtype), owner.empty((N, H), dtype)
     clean = h_prev = r = z = n = u = None
     what = STEP
     if save == "all":
