@@ -169,7 +169,7 @@ def test_run_takes_one_of_several() -> None:
 WRONG = {
     "no model": ("nothing.safetensors x.npy", "nothing.safetensors: No such file"),
     "no safetensors": ("x.npy x.npy", "x.npy: expected a file of a known format"),
-    "a folder as model": (". x.npy", "Is a directory"),
+    "a folder as model": (". x.npy", "expected a file, or a folder of a known format"),
     "no input": ("model.safetensors nothing.npy", "nothing.npy: No such file"),
     "a folder as input": ("model.safetensors .", "Is a directory"),
     "empty": ("model.safetensors empty.npy", "empty.npy: expected one array"),

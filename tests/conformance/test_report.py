@@ -77,7 +77,7 @@ def test_a_gate_that_is_another_one_is_told() -> None:
 
 def test_what_is_raised_is_told_with_the_last_place_in_the_kernel() -> None:
     class Raising(mutants.HonestLayer):
-        def inference(self, x: Any, h0: Any, w: Any, /, **options: Any) -> Any:
+        def inference(self, x: Any, h0: Any, w: Any, options: Any, /) -> Any:
             return json.loads("no JSON")
 
     case = next(case for case in all_cases() if str(case) == "inference: one layer")

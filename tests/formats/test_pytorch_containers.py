@@ -257,7 +257,7 @@ files.formats()
 for path in sys.argv[1:]:
     try:
         print("read", files.contents(path).grus)
-    except errors.FileFormatError as error:
+    except gru_xp.errors.FileFormatError as error:
         print("refused", str(error)[:80].replace(chr(10), " "))
 """
 

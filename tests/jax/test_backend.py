@@ -74,7 +74,7 @@ def test_several_devices() -> None:
         x, params = jnp.ones((5, 2, 3)), model.params
         try:
             gru_xp.gru(put(x, first), jax.tree.map(lambda a: put(a, second), params))
-        except errors.MixedArraysError as error:
+        except gru_xp.errors.MixedArraysError as error:
             print(error)
         expected = gru_xp.gru(x, params, lengths=[5, 3])[0]
         sharded = put(x, NamedSharding(Mesh([first, second], "b"), PartitionSpec(None, "b")))

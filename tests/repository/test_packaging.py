@@ -37,7 +37,7 @@ assert gru_xp.explain(x, model.params).kernel == "numpy-gates"
 assert importlib.util.find_spec("gru_xp_conformance") is not None
 try:
     gru_xp.gru(x, model.params, backend="jax")
-except errors.BackendError as error:
+except gru_xp.errors.BackendError as error:
     assert "its library is missing; install it (python -m pip install 'gru-xp[jax]')" in str(error), error
 else:
     raise AssertionError("JAX is not installed here")

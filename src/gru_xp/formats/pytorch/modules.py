@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeGuard
 
-from gru_xp.formats.named import grus_in
+from gru_xp.formats.named import BIASES, grus_in
 from gru_xp.formats.pytorch.calls import Call
 from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, Tensor
 
@@ -112,7 +112,8 @@ def _with_calls(gru: StoredGRU, calls: list[Call]) -> StoredGRU | Refusal:
         return Refusal(gru.name, "is called with batch_first=True and with batch_first=False in one program")
     dropout = max(call.dropout for call in calls)
     dropout = dropout if _is_probability(dropout) else 0.0
-    notes = [Note("exact", "all of it"), *(note for note in gru.report.notes if note.fate != "exact")]
+    kept = [note for note in gru.report.notes if note.fate != "exact" and note != BIASES]  # the call has `has_biases`
+    notes = [Note("exact", "all of it"), *kept]
     if dropout and len(gru.params) > 1 and any(call.train for call in calls):
         why = "the program was made in training and drops out in every call; here dropout acts in training alone"
         notes.append(Note("changed", f"dropout={dropout}", why))
