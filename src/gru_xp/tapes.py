@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .checks import assert_shape, sizes_of, structured
-from .discovery import assert_same_library
+from .discovery import assert_same_library, owner
 from .errors import DTypeError, StructureError
 from .params import LayerTape, Tape
 
@@ -24,7 +24,9 @@ def assert_tape(tape: Tape) -> None:
             raise StructureError(f"tape.layers[{index}]: expected one LayerTape for each direction")
     sizes = sizes_of(structured(tuple(tuple(t.w for t in layer) for layer in layers)))
     first = layers[0][0]
-    assert_same_library(first.x, "tape.layers[0][0].x", backend, "the tape's place")
+    if not backend.owns(first.x):
+        assert_same_library(first.x, "tape.layers[0][0].x", backend, "the tape's place")
+    backend = owner(first.x, "tape.layers[0][0].x")  # the tape's may be an object of its own for the same library
     if len(first.x.shape) != 3:
         raise StructureError(f"tape.layers[0][0].x: expected (T, N, I), got {tuple(first.x.shape)}")
     (T, N, _), H = first.x.shape, sizes.H

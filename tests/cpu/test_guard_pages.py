@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("llvmlite")
 pytest.importorskip("typer")  # of the conformance suite
 
-from gru_xp.params import CellParams, GRUSpec
+from gru_xp.interfaces import Options
+from gru_xp.params import CellParams
 from gru_xp_conformance.guard import Side, guarded
 from gru_xp_cpu import numpy_layer
 from gru_xp_cpu.calling.xla import call, handler
@@ -63,8 +64,8 @@ def assert_xla_is_numpy(side: Side, dtype: str) -> None:
         valid = rng.random((T, N)) < 0.7
         dy, dh_n = rng.standard_normal((T, N, H)).astype(dtype), rng.standard_normal((N, H)).astype(dtype)
         w = CellParams(*(arrays[name] for name in CellParams._fields))
-        options: Any = {"spec": GRUSpec(), "valid": valid, "resets": None, "reverse": False}
-        y, h_n, tape = numpy_layer.forward(arrays["x"], arrays["h0"], w, save="all", **options)
+        options = Options(valid=valid, save="all")
+        y, h_n, tape = numpy_layer.forward(arrays["x"], arrays["h0"], w, options)
         dx, dh0, dw = numpy_layer.backward(tape, dy, dh_n)
         with guarded(side):
             given = {name: np.array(a) for name, a in (*arrays.items(), ("valid", valid))}

@@ -148,9 +148,9 @@ def test_any_kind_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(IsADirectoryError, match="expected a file, got a folder"):
         gru_xp.GRU(4, 5).save(tmp_path)
     with pytest.raises(
-        errors.FileFormatError, match=r"model.tflite: expected a name with the ending of a known format"
+        errors.FileFormatError, match=r"model.unknown: expected a name with the ending of a known format"
     ):
-        gru_xp.GRU(4, 5).save("model.tflite")
+        gru_xp.GRU(4, 5).save("model.unknown")
 
 
 def test_what_names_no_file_and_no_gru(path: Path) -> None:
