@@ -130,9 +130,12 @@ class JaxBackend(Backend):
         """Shapes, dtypes and shardings, where nothing is traced."""
         found: list[Any] = []
         for a in arrays:
-            if isinstance(a, jax.core.Tracer):
+            if a is None:
+                found.append(None)
+            elif isinstance(a, jax.Array) and not isinstance(a, jax.core.Tracer):
+                found.append((a.shape, a.dtype, a.sharding, a.committed))
+            else:
                 return None
-            found.append(None if a is None else (a.shape, a.dtype, a.sharding, a.committed))
         return more, _setting("jax_enable_x64"), tuple(found)
 
     def recorded(self, arrays: Sequence[Any]) -> Recorded:

@@ -183,7 +183,7 @@ def planned(c: Checked) -> Plan:
     backend, device = place
     if backend.takes_whole_calls:
         raise BackendError(
-            f"backend: {backend.name} computes nothing by itself, and x is an array of {source.name}; "
+            f"backend: {backend.name} only takes over calls with its own arrays, and x is an array of {source.name}; "
             f"give arrays of {backend.name}"
         )
     context = backend.computing(device, recorded=c.function == "gru")

@@ -38,3 +38,25 @@ def test_jax_in_16_bits(save: str, dtype: str) -> None:
     assert {backend.dtype_name(a.dtype) for a in got.values()} == {dtype}
     wide = {name: backend.xp.astype(a, backend.xp.float32) for name, a in got.items()}
     assert_close(wide, run_everything(problem, lambda a: a), ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_wrong_arrays_are_refused_after_a_right_call_of_the_same_kind(library: str) -> None:
+    """A memoised plan must not be asked about arrays that it is not for."""
+    problem = random_problem(0, L=1, D=1, dtype="float32")
+    x, h0 = to_library(library, problem.x), to_library(library, problem.h0)
+    params = gru_xp.map_params(lambda a: to_library(library, a), problem.params)
+    other = to_library("torch" if library == "numpy" else "numpy", problem.h0)
+    _, _, tape = gru_xp.gru_forward(x, params, h0)
+    gru_xp.gru_backward(tape, dh_n=h0)
+    gru_xp.gru(x, params, h0)
+    for wrong in (other, problem.h0.tolist(), 3):
+        for call in (
+            lambda wrong=wrong: gru_xp.gru(x, params, wrong),
+            lambda wrong=wrong: gru_xp.gru_forward(x, params, wrong),
+            lambda wrong=wrong: gru_xp.gru(x, ((params[0][0]._replace(W_hh=wrong),),), h0),
+            lambda wrong=wrong: gru_xp.gru_backward(tape, dh_n=wrong),
+            lambda wrong=wrong: gru_xp.gru_cell(x[0, ...], wrong, params[0][0]),
+        ):
+            with pytest.raises(gru_xp.GRUError):
+                call()

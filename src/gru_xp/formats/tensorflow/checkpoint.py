@@ -117,7 +117,7 @@ def prefix_of(path: Path) -> Path | None:
     if path.is_dir():
         found = sorted(path.glob("*.index"))
         path = found[0].with_suffix("") if len(found) == 1 else path
-    return path if path.with_name(f"{path.name}.index").is_file() else None
+    return path if path.name and path.with_name(f"{path.name}.index").is_file() else None
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
