@@ -44,8 +44,6 @@ class Unit:
 class Operand:
     """What an instruction of some code may be given: a value or a pointer."""
 
-    __slots__ = ("code", "ir")
-
     def __init__(self, code: Code, value: Any):
         self.code, self.ir = code, value
 
@@ -74,8 +72,6 @@ def _comparison(sign: str) -> Callable[[Value, Number], Value]:
 
 class Value(Operand):
     """A number or a vector of them, with Python's operators; integers are divided towards zero."""
-
-    __slots__ = ()
 
     @property
     def scalar(self) -> Any:
@@ -118,8 +114,6 @@ Number: TypeAlias = Value | float
 class Pointer(Operand):
     """An address of elements of one type; indices count elements."""
 
-    __slots__ = ()
-
     @property
     def element(self) -> Any:
         raise NotImplementedError
@@ -155,21 +149,17 @@ class Pointer(Operand):
 class Integers(Pointer):
     """An address of integers."""
 
-    __slots__ = ()
     element = I64
 
 
 class Bytes(Pointer):
     """An address of bytes."""
 
-    __slots__ = ()
     element = I8
 
 
 class Reals(Pointer):
     """An address of reals."""
-
-    __slots__ = ()
 
     @property
     def element(self) -> Any:
@@ -201,8 +191,6 @@ P = TypeVar("P", bound=Pointer)
 
 class Variable:
     """A value that changes; LLVM turns it into registers."""
-
-    __slots__ = ("code", "kind", "place")
 
     def __init__(self, code: Code, value: Value):
         self.code, self.kind = code, value.ir.type
