@@ -31,8 +31,9 @@ from gru_xp_conformance.timing import Size, problem
 from gru_xp_cpu.calling.kernel import build
 from gru_xp_cpu.emit import compiler, target
 from gru_xp_cpu.emit import function as functions
-from gru_xp_cpu.emit.code import I64, Code, Integers, Operand, Unit, Value
+from gru_xp_cpu.emit.code import Code, Integers, Operand, Value
 from gru_xp_cpu.emit.function import function
+from gru_xp_cpu.emit.module import I64, Module
 from gru_xp_cpu.passes.fields import Kind
 from gru_xp_cpu.passes.kernels import KERNELS
 from gru_xp_cpu.threads import workers
@@ -64,10 +65,10 @@ def counted(c: Code, phase: str) -> Iterator[None]:
         return
     if phase not in phases:
         phases.append(phase)
-    table = c.unit.module.globals.get("phases")
+    table = c.module.ir.globals.get("phases")
     if table is None:
         kind = ir.ArrayType(I64, workers.thread_count() * MOST * 2)
-        table = ir.GlobalVariable(c.unit.module, kind, "phases")
+        table = ir.GlobalVariable(c.module.ir, kind, "phases")
         table.initializer = ir.Constant(kind, None)
     start = clock(c)
     yield
@@ -117,9 +118,9 @@ def read_clock(c: Code) -> Value:
 
 def ticks_per_second() -> float:
     """How fast the processor's clock goes."""
-    unit = Unit(target.current(), "float32")
-    read_clock.export(unit, "now")
-    machine = compiler.Machine(unit.target, compiler.image_of(unit))
+    module = Module(target.current(), "float32")
+    read_clock.export(module, "now")
+    machine = compiler.Machine(module.target, compiler.image_of(module))
     now, start = ctypes.CFUNCTYPE(ctypes.c_int64)(machine.address("now")), time.perf_counter()
     first = now()
     time.sleep(0.1)

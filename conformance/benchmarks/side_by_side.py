@@ -94,14 +94,15 @@ class Kernels:
         import threading
 
         from gru_xp_cpu.emit import compiler, target
-        from gru_xp_cpu.emit.code import Code, Reals, Unit, Value
+        from gru_xp_cpu.emit.code import Code, Reals, Value
         from gru_xp_cpu.emit.function import function
+        from gru_xp_cpu.emit.module import Module
         from gru_xp_cpu.passes.shapes import gates_shapes
         from gru_xp_cpu.passes.tiles import tile
         from gru_xp_cpu.threads import workers
 
-        unit = Unit(target.current(), "float32")
-        shapes, V = gates_shapes(unit.target.registers), unit.lanes
+        module = Module(target.current(), "float32")
+        shapes, V = gates_shapes(module.target.registers), module.lanes
 
         @function
         def many(c: Code, count: Value, A: Reals, K: Value, B: Reals, first: Reals, dst: Reals) -> None:
@@ -109,8 +110,8 @@ class Kernels:
             with c.loop(0, count):
                 tile(c, A, row, block, K, B, zero, first, zero, dst, B, **shapes.variants[-1])
 
-        many.export(unit, "many")
-        machine = compiler.Machine(unit.target, compiler.image_of(unit))
+        many.export(module, "many")
+        machine = compiler.Machine(module.target, compiler.image_of(module))
         run, K, turns = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(machine.address("many")), 128, 40_000
         best, count = 0.0, workers.thread_count()
 
@@ -132,8 +133,9 @@ class Kernels:
     def meeting(self) -> float:
         """Seconds in which all threads meet, as those do that share a row after each step."""
         from gru_xp_cpu.emit import compiler, target
-        from gru_xp_cpu.emit.code import Code, Integers, Unit, Value
+        from gru_xp_cpu.emit.code import Code, Integers, Value
         from gru_xp_cpu.emit.function import function
+        from gru_xp_cpu.emit.module import Module
         from gru_xp_cpu.threads import workers
         from gru_xp_cpu.threads.barrier import Sections
 
@@ -146,12 +148,12 @@ class Kernels:
                 pass
             sections.finish()
 
-        unit = Unit(target.current(), "float32")
-        meetings.export(unit, "meetings")
-        machine, times = compiler.Machine(unit.target, compiler.image_of(unit)), []
+        module = Module(target.current(), "float32")
+        meetings.export(module, "meetings")
+        machine, times = compiler.Machine(module.target, compiler.image_of(module)), []
         for _ in range(5):
             start = time.perf_counter()
-            workers.run(unit.target, machine.address("meetings"), b"", workers.thread_count())
+            workers.run(module.target, machine.address("meetings"), b"", workers.thread_count())
             times.append((time.perf_counter() - start) / turns)
         return min(times)
 

@@ -11,9 +11,10 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from gru_xp_cpu.emit.code import Code, Reals, Unit, Value
+from gru_xp_cpu.emit.code import Code, Reals, Value
 from gru_xp_cpu.emit.compiler import Machine, image_of
 from gru_xp_cpu.emit.function import function
+from gru_xp_cpu.emit.module import Module
 from gru_xp_cpu.emit.target import _target, widths
 from gru_xp_cpu.passes.activations import sigmoid, tanh
 
@@ -22,16 +23,16 @@ ULP = 4.0  # what the kernels promise
 
 @function
 def each(c: Code, source: Reals, target: Reals, count: Value, *, name: str) -> None:
-    with c.loop(0, count, c.unit.lanes) as i:
+    with c.loop(0, count, c.module.lanes) as i:
         target.store_vector({"sigmoid": sigmoid, "tanh": tanh}[name](c, source.load_vector(i)), i)
 
 
 @cache
 def compiled(bits: int, dtype: str) -> Machine:
-    unit = Unit(_target(bits), dtype)
+    module = Module(_target(bits), dtype)
     for name in ("sigmoid", "tanh"):
-        each.export(unit, name, name=name)
-    return Machine(_target(bits), image_of(unit))
+        each.export(module, name, name=name)
+    return Machine(_target(bits), image_of(module))
 
 
 def apply(name: str, a: Any, bits: int) -> Any:

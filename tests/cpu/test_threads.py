@@ -22,9 +22,10 @@ pytest.importorskip("llvmlite")
 
 from cpu_problem import everything, problem, same
 
-from gru_xp_cpu.emit.code import I32, Code, Integers, Unit, Value
+from gru_xp_cpu.emit.code import Code, Integers, Value
 from gru_xp_cpu.emit.compiler import Machine, image_of
 from gru_xp_cpu.emit.function import function
+from gru_xp_cpu.emit.module import I32, Module
 from gru_xp_cpu.emit.target import current
 from gru_xp_cpu.threads import system, workers
 from gru_xp_cpu.threads.barrier import Sections
@@ -90,10 +91,10 @@ def summing(c: Code, fields: Integers, part: Value, parts: Value, sync: Integers
 
 @pytest.fixture(scope="module")
 def machine() -> Machine:
-    unit = Unit(current(), "float32")
-    counting.export(unit, "counting")
-    summing.export(unit, "summing")
-    return Machine(unit.target, image_of(unit))
+    module = Module(current(), "float32")
+    counting.export(module, "counting")
+    summing.export(module, "summing")
+    return Machine(module.target, image_of(module))
 
 
 def run(machine: Machine, kernel: str, threads: int, *fields: int) -> int:

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
-from gru_xp_cpu.emit.code import I8, I32, I64, PTR, Code, Integer, Integers, Value
+from gru_xp_cpu.emit.code import Code, Integer, Integers, Value
 from gru_xp_cpu.emit.function import function
+from gru_xp_cpu.emit.module import I8, I32, I64, PTR
 from gru_xp_cpu.passes.fields import ARRAYS, CALL, HEADER, PLACES, SIZES, Kind
 from gru_xp_cpu.passes.kernels import KERNELS
 from gru_xp_cpu.threads.launching import offered
@@ -73,7 +74,7 @@ def custom_call(c: Code, frame: Integers, *, kind: Kind) -> Value:
 @contextmanager
 def _subnormal_numbers(c: Code) -> Iterator[None]:
     """Keep numbers below the smallest normal one, which XLA flushes to zero on its threads, as on all others."""
-    if c.unit.target.x86:
+    if c.module.target.x86:
         place = c.reserve(I32)
         read, write_back = (
             c.intrinsic(f"llvm.x86.sse.{name}", ir.FunctionType(ir.VoidType(), [PTR])) for name in MXCSR
@@ -96,10 +97,10 @@ def _subnormal_numbers(c: Code) -> Iterator[None]:
 
 def _integers(c: Code, name: str, count: int) -> Integers:
     """Integers that last as long as the code, zeros at first."""
-    place = c.unit.module.globals.get(name)
+    place = c.module.ir.globals.get(name)
     if place is None:
         kind = ir.ArrayType(I64, count)
-        place = ir.GlobalVariable(c.unit.module, kind, name)
+        place = ir.GlobalVariable(c.module.ir, kind, name)
         place.linkage, place.initializer, place.align = "internal", ir.Constant(kind, None), 64
     return c.pointer(Integers, Value(c, c.b.ptrtoint(place, I64)))
 
@@ -126,7 +127,7 @@ def _tell_version(c: Code, frame: Integers) -> None:
 
 def _no_memory(c: Code, frame: Integers) -> Value:
     """XLA's error."""
-    text = ir.GlobalVariable(c.unit.module, ir.ArrayType(I8, len(NO_MEMORY)), "no_memory")
+    text = ir.GlobalVariable(c.module.ir, ir.ArrayType(I8, len(NO_MEMORY)), "no_memory")
     text.linkage, text.global_constant, text.initializer = "internal", True, ir.Constant(text.value_type, NO_MEMORY)
     arguments = c.stack_integers(4)
     for i, value in enumerate((28, 0, c.b.ptrtoint(text, I64), RESOURCE_EXHAUSTED)):

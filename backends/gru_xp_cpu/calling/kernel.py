@@ -18,7 +18,7 @@ from .memory import LARGE, empty
 from .plan import SMALL, Plan, plan
 
 if TYPE_CHECKING:
-    from gru_xp_cpu.emit.code import Unit
+    from gru_xp_cpu.emit.module import Module
     from gru_xp_cpu.emit.target import DType, Target
     from gru_xp_cpu.threads.owner import Owner
 
@@ -126,21 +126,21 @@ class Kernel:
             self._shares(fields, 0, layout.threads, self._solo)
 
 
-def build(target: Target, kind: Kind, dtype: DType) -> Unit:
+def build(target: Target, kind: Kind, dtype: DType) -> Module:
     """Write a kernel and the ways to call it. What writes code is imported only here, where code is written."""
-    from gru_xp_cpu.emit.code import Unit
+    from gru_xp_cpu.emit.module import Module
     from gru_xp_cpu.passes.kernels import KERNELS, alone
     from gru_xp_cpu.passes.misfits import misfits
 
     from .custom_call import connect, custom_call
 
-    unit = Unit(target, dtype)
-    KERNELS[kind].export(unit, kind)
-    misfits.export(unit, "misfits", kind=kind)
-    alone.export(unit, f"{kind}_alone", kind=kind)
-    connect.export(unit, "connect")
-    custom_call.export(unit, f"{kind}_of_xla", kind=kind)
-    return unit
+    module = Module(target, dtype)
+    KERNELS[kind].export(module, kind)
+    misfits.export(module, "misfits", kind=kind)
+    alone.export(module, f"{kind}_alone", kind=kind)
+    connect.export(module, "connect")
+    custom_call.export(module, f"{kind}_of_xla", kind=kind)
+    return module
 
 
 @cache

@@ -1,8 +1,7 @@
 """Writing LLVM's language as if it were Python: numbers with operators, pointers, loops and branches.
 
-A `Unit` is what is compiled together, for one target and one dtype; a `Code` is one of its functions while it is being
-written. Integers have 64 bits. A real is a number of the unit's dtype, a vector is a full register of them. Wherever a
-value is expected, a plain Python number will do.
+A `Code` is one function of a module while it is being written. Integers have 64 bits. A real is a number of the
+module's dtype, a vector is a full register of them. Wherever a value is expected, a plain Python number will do.
 """
 
 from __future__ import annotations
@@ -13,32 +12,9 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 from llvmlite import ir
 
-from .target import DType, Target
+from .module import I8, I32, I64, PTR, SIZE, Module
 
-__all__ = ["Bytes", "Code", "Integer", "Integers", "Operand", "Pointer", "Reals", "Unit", "Value", "Variable"]
-
-#: bytes of a cache line
-LINE = 64
-I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
-PTR = ir.PointerType()
-SIZE = {I8: 1, I64: 8, PTR: 8, ir.FloatType(): 4, ir.DoubleType(): 8}
-
-
-class Unit:
-    """Functions that are compiled together."""
-
-    def __init__(self, target: Target, dtype: DType):
-        self.target, self.dtype, self.lanes = target, dtype, target.lanes(dtype)
-        self.functions: dict[Any, Any] = {}  # that are written, see `function`
-        self.module = ir.Module("gru_xp")
-        self.module.triple = target.triple
-        self.real: Any = ir.FloatType() if dtype == "float32" else ir.DoubleType()
-        self.size = SIZE[self.real]
-        self.bits = ir.IntType(8 * self.size)
-        self.vector = ir.VectorType(self.real, self.lanes)
-        self.bits_vector = ir.VectorType(self.bits, self.lanes)
-        self.mask = ir.VectorType(I1, self.lanes)
-        self.mantissa = 23 if dtype == "float32" else 52
+__all__ = ["Bytes", "Code", "Integer", "Integers", "Operand", "Pointer", "Reals", "Value", "Variable"]
 
 
 class Operand:
@@ -163,27 +139,27 @@ class Reals(Pointer):
 
     @property
     def element(self) -> Any:
-        return self.code.unit.real
+        return self.code.module.real
 
     def load_vector(self, index: Integer = 0, mask: Value | None = None) -> Value:
         """A vector of elements; those outside the mask are not touched and read as zero."""
-        unit, address = self.code.unit, self.at(index).ir
+        module, address = self.code.module, self.at(index).ir
         if mask is None:
-            return Value(self.code, self.code.b.load(address, align=unit.size, typ=unit.vector))
-        kind = ir.FunctionType(unit.vector, [PTR, I32, unit.mask, unit.vector])
+            return Value(self.code, self.code.b.load(address, align=module.size, typ=module.vector))
+        kind = ir.FunctionType(module.vector, [PTR, I32, module.mask, module.vector])
         load = self.code.intrinsic(f"llvm.masked.load.{self.code.suffix}.p0", kind)
-        zero = ir.Constant(unit.vector, None)
-        return Value(self.code, self.code.b.call(load, [address, I32(unit.size), mask.ir, zero]))
+        zero = ir.Constant(module.vector, None)
+        return Value(self.code, self.code.b.call(load, [address, I32(module.size), mask.ir, zero]))
 
     def store_vector(self, value: Value, index: Integer = 0, mask: Value | None = None) -> None:
         """Write a vector of elements, only those inside the mask."""
-        unit, address = self.code.unit, self.at(index).ir
+        module, address = self.code.module, self.at(index).ir
         if mask is None:
-            self.code.b.store(value.ir, address, align=unit.size)
+            self.code.b.store(value.ir, address, align=module.size)
             return
-        kind = ir.FunctionType(ir.VoidType(), [unit.vector, PTR, I32, unit.mask])
+        kind = ir.FunctionType(ir.VoidType(), [module.vector, PTR, I32, module.mask])
         store = self.code.intrinsic(f"llvm.masked.store.{self.code.suffix}.p0", kind)
-        self.code.b.call(store, [value.ir, address, I32(unit.size), mask.ir])
+        self.code.b.call(store, [value.ir, address, I32(module.size), mask.ir])
 
 
 P = TypeVar("P", bound=Pointer)
@@ -209,12 +185,12 @@ class Variable:
 class Code:
     """One function while it is being written."""
 
-    def __init__(self, unit: Unit, function: Any):
-        self.unit, self.function = unit, function
+    def __init__(self, module: Module, function: Any):
+        self.module, self.function = module, function
         self.entry = function.append_basic_block("entry")
         self.start = function.append_basic_block("start")
         self.b = ir.IRBuilder(self.start)
-        self.suffix = f"v{unit.lanes}f{8 * unit.size}"
+        self.suffix = f"v{module.lanes}f{8 * module.size}"
 
     def finish(self) -> None:
         """Close the function."""
@@ -237,19 +213,19 @@ class Code:
 
     def constant(self, value: float) -> Value:
         """A vector that holds one number in all its lanes."""
-        return Value(self, ir.Constant(self.unit.vector, [value] * self.unit.lanes))
+        return Value(self, ir.Constant(self.module.vector, [value] * self.module.lanes))
 
     def splat(self, value: Value) -> Value:
         """A vector that holds one number, known at run time, in all its lanes."""
-        kind = ir.VectorType(value.ir.type, self.unit.lanes)
+        kind = ir.VectorType(value.ir.type, self.module.lanes)
         nothing = ir.Constant(kind, ir.Undefined)
         one = self.b.insert_element(nothing, value.ir, I32(0))
-        where = ir.Constant(ir.VectorType(I32, self.unit.lanes), None)
+        where = ir.Constant(ir.VectorType(I32, self.module.lanes), None)
         return Value(self, self.b.shuffle_vector(one, nothing, where))
 
     def first_lanes(self, count: Value) -> Value:
         """The mask of the first `count` lanes."""
-        lanes = ir.Constant(ir.VectorType(I64, self.unit.lanes), list(range(self.unit.lanes)))
+        lanes = ir.Constant(ir.VectorType(I64, self.module.lanes), list(range(self.module.lanes)))
         return Value(self, lanes) < self.splat(count)
 
     def select(self, condition: Value, a: Number, b: Number) -> Value:
@@ -265,11 +241,11 @@ class Code:
 
     def bits_of(self, value: Value) -> Value:
         """The bits of a vector of reals, as integers."""
-        return Value(self, self.b.bitcast(value.ir, self.unit.bits_vector))
+        return Value(self, self.b.bitcast(value.ir, self.module.bits_vector))
 
     def reals_of(self, value: Value) -> Value:
         """The vector of reals that has these bits."""
-        return Value(self, self.b.bitcast(value.ir, self.unit.vector))
+        return Value(self, self.b.bitcast(value.ir, self.module.vector))
 
     def shuffle(self, a: Value, b: Value, where: Sequence[int]) -> Value:
         """Lanes of a and, counted on, of b."""
@@ -278,12 +254,12 @@ class Code:
 
     def intrinsic(self, name: str, kind: Any) -> Any:
         """One of LLVM's own functions, of some type."""
-        found = self.unit.module.globals.get(name)
-        return found if found is not None else ir.Function(self.unit.module, kind, name)
+        found = self.module.ir.globals.get(name)
+        return found if found is not None else ir.Function(self.module.ir, kind, name)
 
     def lanewise(self, name: str, *values: Value) -> Value:
         """One of LLVM's functions that work on each lane."""
-        kind = ir.FunctionType(self.unit.vector, [self.unit.vector] * len(values))
+        kind = ir.FunctionType(self.module.vector, [self.module.vector] * len(values))
         return Value(self, self.b.call(self.intrinsic(f"llvm.{name}.{self.suffix}", kind), [v.ir for v in values]))
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
@@ -307,7 +283,7 @@ class Code:
 
     def stack_vectors(self, count: int) -> Reals:
         """Memory for vectors on the stack, aligned."""
-        place = self.reserve(self.unit.vector, count)
+        place = self.reserve(self.module.vector, count)
         place.align = 64
         return Reals(self, place)
 
@@ -364,5 +340,5 @@ class Code:
 
     def masked(self, count: Value, write: Callable[[Value | None], None]) -> None:
         """Write code for full vectors and again for a vector of which only the first `count` lanes count."""
-        full = count >= self.unit.lanes
+        full = count >= self.module.lanes
         self.either(full, lambda: write(None), lambda: write(self.first_lanes(count)))

@@ -1,4 +1,4 @@
-"""Compile a unit at its first use, and keep the object file on disk.
+"""Compile a module at its first use, and keep the object file on disk.
 
 A file in the cache (`gru_xp.cache`) is named by this package's source, LLVM, the processor with its features, the width
 and the dtype.
@@ -22,7 +22,7 @@ from gru_xp import cache as disk
 from .target import DType, Target
 
 if TYPE_CHECKING:
-    from .code import Unit
+    from .module import Module
 
 __all__ = ["Machine", "image_of", "is_kept", "lock", "machine", "source_digest"]
 
@@ -68,7 +68,7 @@ def _llvm_machine(target: Target) -> Any:
     )
 
 
-def machine(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Unit]) -> Machine:
+def machine(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Module]) -> Machine:
     """The code of one kind ("forward", "backward", "threads"): from memory, from disk, or built and compiled now."""
     with lock():
         return _machine(target, kind, dtype, build)
@@ -80,11 +80,11 @@ def lock() -> threading.RLock:
 
 
 @cache
-def _machine(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Unit]) -> Machine:
+def _machine(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Module]) -> Machine:
     return Machine(target, _image(target, kind, dtype, build))
 
 
-def _image(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Unit]) -> bytes:
+def _image(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Module]) -> bytes:
     path = _path(target, kind, dtype)
     image = disk.read(path)
     if image is None:
@@ -93,22 +93,22 @@ def _image(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Ki
     return image
 
 
-def is_kept(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Unit]) -> bool:
+def is_kept(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, Kind, DType], Module]) -> bool:
     """Whether the code is on disk, after it has been put there if that can be done."""
     with lock():
         _image(target, kind, dtype, build)
     return disk.read(_path(target, kind, dtype)) is not None
 
 
-def image_of(unit: Unit) -> bytes:
-    """The object file of a unit."""
-    target, module = unit.target, llvm.parse_assembly(str(unit.module))
-    module.verify()
+def image_of(module: Module) -> bytes:
+    """The object file of a module."""
+    target, parsed = module.target, llvm.parse_assembly(str(module.ir))
+    parsed.verify()
     compiler, passes = _llvm_machine(target), llvm.create_new_module_pass_manager()
     for name in PASSES:
         getattr(passes, f"add_{name}_pass")()
-    passes.run(module, llvm.create_pass_builder(compiler, llvm.create_pipeline_tuning_options()))
-    image: bytes = compiler.emit_object(module)
+    passes.run(parsed, llvm.create_pass_builder(compiler, llvm.create_pipeline_tuning_options()))
+    image: bytes = compiler.emit_object(parsed)
     return image
 
 

@@ -1,11 +1,11 @@
-"""Functions of a unit, each written by a Python function of the same arguments.
+"""Functions of a module, each written by a Python function of the same arguments.
 
     @function
     def scale(c: Code, a: Reals, count: Value, *, step: int) -> None: ...
 
-`scale(c, a, count, step=1)`, called while another function of the unit is written, writes a call of the machine code's
-`scale`, which itself is written at its first call. Arguments by position are values and pointers of the machine code,
-as annotated; keywords are known while code is written, and each combination of them makes another function.
+`scale(c, a, count, step=1)`, called while another function of the module is written, writes a call of the machine
+code's `scale`, which itself is written at its first call. Arguments by position are values and pointers of the machine
+code, as annotated; keywords are known while code is written, and each combination of them makes another function.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from llvmlite import ir
 
-from .code import I64, PTR, Bytes, Code, Integers, Operand, Reals, Unit, Value
+from .code import Bytes, Code, Integers, Operand, Reals, Value
+from .module import I64, PTR, Module
 
 __all__ = ["Function", "call_one_of", "function"]
 
@@ -47,29 +48,29 @@ class Function(Generic[Arguments, Result]):
 
     def __call__(self, c: Code, /, *arguments: Arguments.args, **known: Arguments.kwargs) -> Result:
         """Write a call."""
-        result: Any = write_call(c, self.__name__, self.of(c.unit, **known), cast(Sequence[Operand], arguments))
+        result: Any = write_call(c, self.__name__, self.of(c.module, **known), cast(Sequence[Operand], arguments))
         return result
 
-    def of(self, unit: Unit, **known: Any) -> Any:
-        """The function of a unit, for LLVM; written now if it has not been."""
+    def of(self, module: Module, **known: Any) -> Any:
+        """The function of a module, for LLVM; written now if it has not been."""
         key = self, *sorted(known.items())
-        if key not in unit.functions:
+        if key not in module.functions:
             name = "_".join((self.__name__, *(str(value) for value in known.values())))
-            self._define(unit, name, known).linkage = "internal"
-        return unit.functions[key]
+            self._define(module, name, known).linkage = "internal"
+        return module.functions[key]
 
-    def export(self, unit: Unit, name: str, /, **known: Any) -> None:
+    def export(self, module: Module, name: str, /, **known: Any) -> None:
         """Write the function so that it can be found by its name."""
-        self._define(unit, name, known)
+        self._define(module, name, known)
 
-    def _define(self, unit: Unit, name: str, known: Mapping[str, Any]) -> Any:
+    def _define(self, module: Module, name: str, known: Mapping[str, Any]) -> Any:
         returns = I64 if self._signature.return_annotation == "Value" else ir.VoidType()
         kinds = [I64 if kind is Value else PTR for kind in self._kinds]
-        defined = ir.Function(unit.module, ir.FunctionType(returns, kinds), name)
-        unit.functions[self, *sorted(known.items())] = defined
+        defined = ir.Function(module.ir, ir.FunctionType(returns, kinds), name)
+        module.functions[self, *sorted(known.items())] = defined
         defined.attributes.add("nounwind")
         defined.attributes.add("noinline")
-        c = Code(unit, defined)
+        c = Code(module, defined)
         arguments: Any = [kind(c, argument) for kind, argument in zip(self._kinds, defined.args, strict=True)]
         result = self._write(c, *arguments, **cast(Any, known))
         if result is None:
@@ -90,11 +91,11 @@ def call_one_of(
 ) -> None:
     """Call one of several variants of a function, given by their keywords; which one is known at run time."""
     name = f"{called.__name__}_" + "_".join("x".join(map(str, variant.values())) for variant in variants)
-    table = c.unit.module.globals.get(name)
+    table = c.module.ir.globals.get(name)
     if table is None:
-        functions = [called.of(c.unit, **variant) for variant in variants]
+        functions = [called.of(c.module, **variant) for variant in variants]
         kind = ir.ArrayType(PTR, len(functions))
-        table = ir.GlobalVariable(c.unit.module, kind, name)
+        table = ir.GlobalVariable(c.module.ir, kind, name)
         table.linkage, table.global_constant, table.initializer = "internal", True, ir.Constant(kind, functions)
     place = c.b.gep(table, [index.ir], source_etype=PTR)
     chosen = c.b.load(place, align=8, typ=table.initializer.constant[0].type)

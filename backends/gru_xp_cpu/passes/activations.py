@@ -29,7 +29,7 @@ SATURATED = {"float32": 20.0, "float64": 40.0}
 
 def sigmoid(c: Code, a: Value) -> Value:
     """The logistic function, lane by lane."""
-    dtype = c.unit.dtype
+    dtype = c.module.dtype
     most = c.constant(SATURATED[dtype])
     p, n = _expm1(c, _at_least(c, c.select(a > most, most, a), c.constant(UNDERFLOW[dtype])))
     lift = 64 if dtype == "float32" else 512  # two factors, so that a subnormal result is rounded once
@@ -40,7 +40,7 @@ def sigmoid(c: Code, a: Value) -> Value:
 
 def tanh(c: Code, a: Value) -> Value:
     """The hyperbolic tangent, lane by lane."""
-    x = _at_least(c, c.lanewise("fabs", a) * -2.0, c.constant(-SATURATED[c.unit.dtype]))
+    x = _at_least(c, c.lanewise("fabs", a) * -2.0, c.constant(-SATURATED[c.module.dtype]))
     p, n = _expm1(c, x)
     s = _power(c, n)
     m = c.fma(p, s, s - 1.0)
@@ -54,15 +54,15 @@ def _at_least(c: Code, x: Value, floor: Value) -> Value:
 
 def _expm1(c: Code, x: Value) -> tuple[Value, Value]:
     """expm1(f) and n of x = n ln 2 + f, n as integers."""
-    real = np.dtype(c.unit.dtype).type
-    shifter = 1.5 * 2.0**c.unit.mantissa  # a sum with it is rounded to a whole number, which is in its last bits
+    real = np.dtype(c.module.dtype).type
+    shifter = 1.5 * 2.0**c.module.mantissa  # a sum with it is rounded to a whole number, which is in its last bits
     rounded = c.fma(x, c.constant(1 / log(2)), c.constant(shifter))
     n = rounded - shifter
     high = float(real(log(2)))
-    low = _LOG2_REST[c.unit.dtype]
+    low = _LOG2_REST[c.module.dtype]
     f = c.fma(n, c.constant(-high), x)
     f = c.fma(n, c.constant(-low), f)
-    terms = [c.constant(1.0 / factorial(k)) for k in range(2, SERIES[c.unit.dtype])]
+    terms = [c.constant(1.0 / factorial(k)) for k in range(2, SERIES[c.module.dtype])]
     square = f * f
     # two terms at once: the chain of operations that wait for each other is half as long
     pairs = [c.fma(odd, f, even) for even, odd in zip(terms[::2], terms[1::2], strict=True)]
@@ -78,16 +78,16 @@ _LOG2_REST = {"float32": -1.904654299957768e-09, "float64": 2.3190468138462996e-
 
 def _power(c: Code, n: Value) -> Value:
     """2.0**n from the integers that `_expm1` leaves; the bits above them are shifted out."""
-    bias = (1 << (8 if c.unit.dtype == "float32" else 11) - 1) - 1
-    return c.reals_of((n + bias) << c.unit.mantissa)
+    bias = (1 << (8 if c.module.dtype == "float32" else 11) - 1) - 1
+    return c.reals_of((n + bias) << c.module.mantissa)
 
 
 def _quotient(c: Code, a: Value, d: Value) -> Value:
     """a / d, which is at most 1, for d from 1 on."""
-    if c.unit.target.bits != 512 or c.unit.dtype != "float32":
+    if c.module.target.bits != 512 or c.module.dtype != "float32":
         return a / d
-    kind = ir.FunctionType(c.unit.vector, [c.unit.vector, c.unit.vector, ir.IntType(16)])
+    kind = ir.FunctionType(c.module.vector, [c.module.vector, c.module.vector, ir.IntType(16)])
     estimate = c.intrinsic("llvm.x86.avx512.rcp14.ps.512", kind)
-    q = Value(c, c.b.call(estimate, [d.ir, ir.Constant(c.unit.vector, None), ir.IntType(16)(-1)]))
+    q = Value(c, c.b.call(estimate, [d.ir, ir.Constant(c.module.vector, None), ir.IntType(16)(-1)]))
     q = a * c.fma(q, c.fma(-1.0 * d, q, c.constant(1.0)), q)
     return c.select(q > 1.0, 1.0, q)

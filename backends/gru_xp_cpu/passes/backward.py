@@ -41,8 +41,8 @@ def backward(c: Code, fields: Integers, part: Value, parts: Value, sync: Integer
 
 class _Backward:
     def __init__(self, c: Code, a: BackwardRecord, sections: Sections):
-        self.c, self.a, self.sections, self.V = c, a, sections, c.unit.lanes
-        V, registers = self.V, c.unit.target.registers
+        self.c, self.a, self.sections, self.V = c, a, sections, c.module.lanes
+        V, registers = self.V, c.module.target.registers
         self.gates, self.columns = gates_shapes(registers), columns_shapes(registers)
         self.weight = weight_shapes(registers)
         most = max(self.gates.vectors, self.columns.vectors, self.weight.vectors)

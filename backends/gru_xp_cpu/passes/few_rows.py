@@ -41,7 +41,7 @@ def few_rows(a: Record) -> Value:
 
 def forward_of_few_rows(c: Code, a: ForwardRecord, sections: Sections) -> None:
     """The whole forward pass."""
-    V, N, zero = c.unit.lanes, a.N, c.integer(0)
+    V, N, zero = c.module.lanes, a.N, c.integer(0)
     J, between = (a.H + (V - 1)) // V, N * V
     h, h1, gi, gh = a.state, a.state.at(J * between), c.stack_vectors(3 * FEW), c.stack_vectors(3 * FEW)
     with sections.section() as part:
@@ -69,7 +69,7 @@ def forward_of_few_rows(c: Code, a: ForwardRecord, sections: Sections) -> None:
 
 def backward_of_few_rows(c: Code, a: BackwardRecord, sections: Sections) -> None:
     """The whole backward pass; the parts of D as `gates_backward` has them."""
-    H, N, V, zero, one = a.H, a.N, c.unit.lanes, c.integer(0), c.integer(1)
+    H, N, V, zero, one = a.H, a.N, c.module.lanes, c.integer(0), c.integer(1)
     J, between = (H + (V - 1)) // V, N * V
     nothing = c.stack_vectors(FEW)
     for i in range(FEW):
@@ -120,7 +120,7 @@ def backward_of_few_rows(c: Code, a: BackwardRecord, sections: Sections) -> None
 
 def _by_count(c: Code, N: Value, called: Function[..., None], *arguments: Operand) -> None:
     """Call a function for one row, or for some at once."""
-    some = SOME[c.unit.target.registers]
+    some = SOME[c.module.target.registers]
     c.either(N.equals(1), lambda: called(c, *arguments, at_once=1), lambda: called(c, *arguments, at_once=some))
 
 
@@ -132,7 +132,7 @@ def rows_times_transposed(
 
     A row of dst is three vectors.
     """
-    V, registers = c.unit.lanes, c.unit.target.registers
+    V, registers = c.module.lanes, c.module.target.registers
     together = min(V, registers // 2 // at_once if registers == 32 else 4)
     place = c.stack_vectors(V * (1 if at_once == 1 else FEW))
     whole, rest = columns // V * V, columns % V
@@ -176,7 +176,7 @@ def _sums_of_lanes(c: Code, vectors: list[Value]) -> Value:
 
 def _over_columns(c: Code, columns: Value, write: Callable[[Value, int, Value | None], None]) -> None:
     """write(column, vectors, mask) for all columns: some vectors at once, the rest one by one."""
-    V = c.unit.lanes
+    V = c.module.lanes
     wide = columns // (AT_ONCE * V) * (AT_ONCE * V)
     with c.loop(0, wide, AT_ONCE * V) as k:
         write(k, AT_ONCE, None)
@@ -193,7 +193,7 @@ def rows_times(
 
     W's rows are `stride` apart, those of out `row`, and its vectors `group`.
     """
-    V = c.unit.lanes
+    V = c.module.lanes
     between = n * V
 
     def write(k: Value, groups: int, mask: Value | None) -> None:
@@ -202,7 +202,7 @@ def rows_times(
 
     def some(numbers: list[Value], k: Value, groups: int, mask: Value | None) -> None:
         count = at_once * groups
-        chains, nothing = chains_of(c.unit, count), c.constant(0.0)
+        chains, nothing = chains_of(c.module, count), c.constant(0.0)
         sums = [c.variable(nothing) for _ in range(count * chains)]
         places = [out.at(number * row + (k // V + g) * group) for number in numbers for g in range(groups)]
         for place, total in zip(places, sums, strict=False):
@@ -237,7 +237,7 @@ def outer(
     at_once: int,
 ) -> None:  # fmt: skip
     """out = D.T @ right in the rows of the blocks j0 to j1, `rows` in all: D in column blocks, right (n, columns)."""
-    V = c.unit.lanes
+    V = c.module.lanes
     between = n * V
 
     def write(k: Value, groups: int, mask: Value | None) -> None:

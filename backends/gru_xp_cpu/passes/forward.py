@@ -42,8 +42,8 @@ def forward(c: Code, fields: Integers, part: Value, parts: Value, sync: Integers
 
 class _Forward:
     def __init__(self, c: Code, a: ForwardRecord, sections: Sections):
-        self.c, self.a, self.sections, self.V = c, a, sections, c.unit.lanes
-        self.shapes = gates_shapes(c.unit.target.registers)
+        self.c, self.a, self.sections, self.V = c, a, sections, c.module.lanes
+        self.shapes = gates_shapes(c.module.target.registers)
         self.sums = c.stack_vectors(self.shapes.vectors)
         self.J = (a.H + (self.V - 1)) // self.V
         self.partition = Partition(c, a.N, self.J, sections.parts, a.unit_parts)

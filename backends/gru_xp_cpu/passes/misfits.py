@@ -81,7 +81,7 @@ class _Array:
 def _steps(c: Code, a: BackwardRecord, dy: _Array) -> Value:
     """Whether dy (T, N, H) has its rows and steps where the call says."""
     _, (step, row, one) = dy.numbers(STRIDES, 3)
-    size = c.unit.size
+    size = c.module.size
     apart = one.equals(size) & row.equals(a.dy_row * size) & step.equals(a.dy_step * size) & dy.flags(ALIGNED)
     return apart | (dy.flags(CONTIGUOUS) & a.dy_row.equals(a.H) & a.dy_step.equals(a.N * a.H))
 

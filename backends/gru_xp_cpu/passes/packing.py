@@ -24,7 +24,7 @@ def pack_gates(c: Code, a: ForwardRecord | BackwardRecord, j0: Value, j1: Value)
 @function
 def pack_panels(c: Code, W: Reals, H: Value, K: Value, panels: Reals, j0: Value, j1: Value) -> None:
     """The panels of unit blocks j0 to j1 of W (3H, K)."""
-    V = c.unit.lanes
+    V = c.module.lanes
     with c.loop(j0, j1) as j, c.loop(0, 3) as gate, c.loop(0, K, V) as k:
         source = W.at((gate * H + j * V) * K + k)
         target = panels.at(((j * K + k) * 3 + gate) * V)
@@ -62,7 +62,7 @@ def pack_bias(
     The arguments of r and z take the sum of both biases; the candidate's parts stay apart, the reset gate is between
     them.
     """
-    V = c.unit.lanes
+    V = c.module.lanes
     with c.loop(j0, j1) as j:
         for gate in range(3):
             gi.store_vector(c.constant(0.0), (j * 3 + gate) * V)
@@ -81,7 +81,7 @@ def to_blocked(
     c: Code, source: Reals, row: Value, rows: Value, columns: Value, target: Reals, block: Value, j0: Value, j1: Value
 ) -> None:
     """Column blocks j0 to j1 of a matrix, `row` from row to row and `columns` wide, to `block` apart."""
-    V = c.unit.lanes
+    V = c.module.lanes
     with c.loop(0, rows) as m, c.loop(j0, j1) as j:
         at, place = m * row + j * V, j * block + m * V
         c.masked(columns - j * V, lambda mask: target.store_vector(source.load_vector(at, mask), place))
@@ -92,7 +92,7 @@ def from_blocked(
     c: Code, source: Reals, block: Value, rows: Value, columns: Value, target: Reals, row: Value, j0: Value, j1: Value
 ) -> None:
     """The inverse: column blocks j0 to j1, `block` apart, to a matrix, `row` from row to row and `columns` wide."""
-    V = c.unit.lanes
+    V = c.module.lanes
     with c.loop(0, rows) as m, c.loop(j0, j1) as j:
         at, place = m * row + j * V, j * block + m * V
         c.masked(columns - j * V, lambda mask: target.store_vector(source.load_vector(place), at, mask))
@@ -102,7 +102,7 @@ def from_blocked(
 def zero_block_rows(c: Code, target: Reals, block: Value, rows: Value, j0: Value, j1: Value) -> None:
     """Zeros in some rows of the column blocks j0 to j1."""
     with c.loop(j0, j1) as j, c.loop(0, rows) as m:
-        target.store_vector(c.constant(0.0), j * block + m * c.unit.lanes)
+        target.store_vector(c.constant(0.0), j * block + m * c.module.lanes)
 
 
 @function
@@ -111,7 +111,7 @@ def copy_valid(
     target_row: Value,
 ) -> None:  # fmt: skip
     """Columns of a matrix, zero where a row is not valid."""
-    V = c.unit.lanes
+    V = c.module.lanes
     with c.loop(0, rows) as m:
         keep = valid.load(m)
         with c.loop(0, columns, V) as k:

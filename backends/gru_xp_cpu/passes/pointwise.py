@@ -7,8 +7,9 @@ apart and its groups `..._group` apart; the arrays of the tape are plain matrice
 
 from __future__ import annotations
 
-from gru_xp_cpu.emit.code import LINE, Code, Reals, Value
+from gru_xp_cpu.emit.code import Code, Reals, Value
 from gru_xp_cpu.emit.function import function
+from gru_xp_cpu.emit.module import LINE
 
 from .activations import sigmoid, tanh
 from .fields import GATES, STATES, STEP
@@ -21,7 +22,7 @@ def prefetch(c: Code, at: Reals, row: Value, rows: Value, columns: Value) -> Non
     """Prefetch some columns of some rows, while a product runs whose sums will meet them."""
     with c.loop(0, rows) as m:
         line = at.at(m * row)
-        with c.loop(0, columns, LINE // c.unit.size) as k:
+        with c.loop(0, columns, LINE // c.module.size) as k:
             line.at(k).prefetch()
         line.at(columns - 1).prefetch()
 
@@ -37,7 +38,7 @@ def gates_forward(
     First r and z of all rows, written over the sums, then n of all rows. This halves the dependency chain, so that the
     processor's out-of-order window, some hundreds of instructions, covers twice as many rows.
     """
-    V = c.unit.lanes
+    V = c.module.lanes
     step, states, gates = ((what & bit) > 0 for bit in (STEP, STATES, GATES))
     with c.loop(0, rows) as m, c.loop(0, groups) as g:
         gh, ih = sums.at((m * groups + g) * (3 * V)), gi.at(m * gi_row + g * gi_group)
@@ -77,7 +78,7 @@ def gates_backward(
 
     D gets four parts, `D_part` apart, da_n r, da_r, da_z, da_n: dgh is the first three, dgi the last three.
     """
-    V = c.unit.lanes
+    V = c.module.lanes
     with c.loop(0, groups) as group:
 
         def write(mask: Value | None) -> None:
@@ -101,7 +102,7 @@ def gates_backward(
 @function
 def add_to_carry(c: Code, sums: Reals, rows: Value, groups: Value, carry: Reals, carry_group: Value) -> None:
     """carry += sums, for some rows and groups."""
-    V = c.unit.lanes
+    V = c.module.lanes
     with c.loop(0, groups) as g, c.loop(0, rows) as m:
         place = g * carry_group + m * V
         carry.store_vector(carry.load_vector(place) + sums.load_vector((m * groups + g) * V), place)
@@ -110,7 +111,7 @@ def add_to_carry(c: Code, sums: Reals, rows: Value, groups: Value, carry: Reals,
 @function
 def write_rows(c: Code, sums: Reals, rows: Value, groups: Value, out: Reals, out_row: Value, left: Value) -> None:
     """out = sums."""
-    V = c.unit.lanes
+    V = c.module.lanes
     with c.loop(0, groups) as g:
 
         def write(mask: Value | None) -> None:
@@ -125,7 +126,7 @@ def add_weights(
     c: Code, sums: Reals, rows: Value, groups: Value, out: Reals, out_row: Value, left: Value, more: Value
 ) -> None:
     """out = sums, or out += sums where `more` is not zero."""
-    V = c.unit.lanes
+    V = c.module.lanes
     with c.loop(0, groups) as g:
 
         def write(mask: Value | None) -> None:
@@ -143,7 +144,7 @@ def add_weights(
 @function
 def sum_rows(c: Code, A: Reals, rows: Value, total: Reals, more: Value) -> None:
     """total = the sum over the rows of one block, or total += it where `more` is not zero."""
-    V = c.unit.lanes
+    V = c.module.lanes
     totals = [c.variable(c.constant(0.0)) for _ in range(4)]
     with c.when(more > 0):
         totals[0].set(total.load_vector())

@@ -20,8 +20,9 @@ Tiles exist for 1 to `shapes.rows` rows, so that a batch of any size is computed
 
 from __future__ import annotations
 
-from gru_xp_cpu.emit.code import LINE, Code, Reals, Unit, Value, Variable
+from gru_xp_cpu.emit.code import Code, Reals, Value, Variable
 from gru_xp_cpu.emit.function import function
+from gru_xp_cpu.emit.module import LINE, Module
 
 __all__ = ["chains_of", "sum_chains", "tile", "weight_tile"]
 
@@ -29,9 +30,9 @@ __all__ = ["chains_of", "sum_chains", "tile", "weight_tile"]
 AHEAD = 16
 
 
-def chains_of(unit: Unit, sums: int) -> int:
+def chains_of(module: Module, sums: int) -> int:
     """Independent sums over k that hide the latency where a tile has few."""
-    return 1 if sums >= 8 else min(unit.lanes, 2 if sums >= 4 else 4 if sums >= 2 else 8)
+    return 1 if sums >= 8 else min(module.lanes, 2 if sums >= 4 else 4 if sums >= 2 else 8)
 
 
 @function
@@ -40,9 +41,9 @@ def tile(
     first_row: Value, dst: Reals, later: Reals, *, rows: int, groups: int, width: int,
 ) -> None:  # fmt: skip
     """See above."""
-    unit, V, columns = c.unit, c.unit.lanes, groups * width
-    vector = V * unit.size  # in bytes
-    chains = chains_of(unit, rows * columns)
+    module, V, columns = c.module, c.module.lanes, groups * width
+    vector = V * module.size  # in bytes
+    chains = chains_of(module, rows * columns)
     unroll = max(chains, min(V, 1 if rows * columns >= 16 else 2))
     # a single row reads each weight once, at the speed of memory: nothing to hide a prefetch behind
     prefetched = -(-columns * V * vector // (4 * LINE)) if rows > 1 else 0
@@ -68,7 +69,7 @@ def tile(
         for m in range(0, rows, max(1, LINE // vector)):
             here.at(a_block * max(1, AHEAD // V) + a_row * m).prefetch()
         for i in range(prefetched):
-            later.at((block * prefetched + i) * (LINE // unit.size)).prefetch()
+            later.at((block * prefetched + i) * (LINE // module.size)).prefetch()
         with c.loop(0, V, unroll) as k:
             multiply(here, block, k, unroll)
     with c.loop(0, K % V) as k:
@@ -81,7 +82,7 @@ def weight_tile(
     c: Code, A: Reals, a_block: Value, K: Value, B: Reals, b_group: Value, dst: Reals, *, units: int, groups: int
 ) -> None:
     """dst[unit][group] = sum over K rows of A[unit / V][row][unit % V] * B[group][row]; a_block between A's blocks."""
-    V = c.unit.lanes
+    V = c.module.lanes
     sums = [c.variable(c.constant(0.0)) for _ in range(units * groups)]
     panels = [B.at(b_group * g) for g in range(groups)]
     blocks = [A.at(a_block * i) for i in range(-(-units // V))]

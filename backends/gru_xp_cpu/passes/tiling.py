@@ -151,7 +151,7 @@ def multiply(
     The first four tiles that read some panels prefetch the next ones, a quarter each, or as much of it as their sums
     are long. `span` is the column block that the sums begin with and how many columns they go over, if not all K.
     """
-    (A, a_row, a_block), lanes = left, c.unit.lanes
+    (A, a_row, a_block), lanes = left, c.module.lanes
     block, count = span or (c.integer(0), K)
     between = K * (shapes.width * lanes)
     panel = panels.at(at.group * between + block * (shapes.width * lanes * lanes))

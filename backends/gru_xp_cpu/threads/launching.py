@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from gru_xp_cpu.emit.code import I32, I64, PTR, Code, Integers, Unit, Value
+from gru_xp_cpu.emit.code import Code, Integers, Value
 from gru_xp_cpu.emit.function import function
+from gru_xp_cpu.emit.module import I32, I64, PTR, Module
 from gru_xp_cpu.emit.target import DType, Target
 
 from .barrier import INSIDE
@@ -31,17 +32,17 @@ ASLEEP, CALLED, ENTERING = range(3)
 SPIN = 256
 
 
-def build(target: Target, kind: str, dtype: DType) -> Unit:
-    """The unit "threads"."""
-    unit = Unit(target, dtype)
+def build(target: Target, kind: str, dtype: DType) -> Module:
+    """The module "threads"."""
+    module = Module(target, dtype)
     for public in (serve, launch, offer, lend):
-        public.export(unit, public.__name__)
-    return unit
+        public.export(module, public.__name__)
+    return module
 
 
 def offered(c: Code, sync: Integers, kernel: str, fields: Integers, parts: Value) -> None:
     """Write a call of `offer`."""
-    address = c.b.ptrtoint(c.unit.module.get_global(kernel), I64)
+    address = c.b.ptrtoint(c.module.ir.get_global(kernel), I64)
     call_at(c, sync.load(SYNC["offer"]), ir.VoidType(), [sync.ir, address, fields.ir, parts.ir])
 
 
@@ -112,7 +113,7 @@ def join(c: Code, sync: Integers) -> None:
 def lend(c: Code, sync: Integers, kernel: Value, fields: Value, parts: Value) -> Value:
     """As `launch`, with a team of OpenMP's threads."""
     _prepare(c, sync, kernel, fields, parts)
-    called, in_parallel = c.b.bitcast(join.of(c.unit), PTR), sync.load(SYNC["in_parallel"])
+    called, in_parallel = c.b.bitcast(join.of(c.module), PTR), sync.load(SYNC["in_parallel"])
     call_at(c, in_parallel, ir.VoidType(), [called, sync.ir, c.b.trunc(parts.ir, I32), I32(0)])
     return _ended(sync)
 

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from llvmlite import ir
 
 from gru_xp.threads import MOST_THREADS as MOST
-from gru_xp_cpu.emit.code import I64, Code, Integer, Integers, Value
+from gru_xp_cpu.emit.code import Code, Integer, Integers, Value
+from gru_xp_cpu.emit.module import I64
 
 __all__ = [
     "CLAIM",

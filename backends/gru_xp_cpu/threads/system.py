@@ -13,7 +13,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from gru_xp_cpu.emit.code import I32, I64, PTR, Code, Integer, Integers, Value
+from gru_xp_cpu.emit.code import Code, Integer, Integers, Value
+from gru_xp_cpu.emit.module import I32, I64, PTR
 
 from .shared import SYNC, SYSTEM, call_at
 
@@ -97,18 +98,18 @@ def wake(c: Code, sync: Integers, place: Integer) -> None:
 
 
 def _system(c: Code) -> str:
-    triple = c.unit.target.triple
+    triple = c.module.target.triple
     return next((name for name in ("linux", "windows") if name in triple), "darwin")
 
 
 def _futex(c: Code, syscall: Value, address: Any, operation: int, value: Any, until: Any) -> None:
-    number = FUTEX[c.unit.target.triple.partition("-")[0]]
+    number = FUTEX[c.module.target.triple.partition("-")[0]]
     call_at(c, syscall, I64, [I64(number), address, I64(operation | PRIVATE), value, until, I64(0), I64(0)])
 
 
 def pause(c: Code) -> None:
     """Wait some ten nanoseconds, or a few more."""
-    if c.unit.target.x86:
+    if c.module.target.x86:
         c.b.call(c.intrinsic("llvm.x86.sse2.pause", ir.FunctionType(ir.VoidType(), [])), [])
     else:  # `yield` costs nothing there; that one empties the pipeline
         c.b.call(c.intrinsic("llvm.aarch64.isb", ir.FunctionType(ir.VoidType(), [I32])), [I32(15)])

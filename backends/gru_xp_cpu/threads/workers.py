@@ -43,7 +43,7 @@ def run(target: Target, kernel: int, fields: bytes, threads: int) -> int:
 class Pool:
     """Threads that work on one kernel at a time."""
 
-    #: what has them work, in the unit "threads"
+    #: what has them work, in the module "threads"
     launcher: str
 
     def __init__(self) -> None:
