@@ -3,9 +3,8 @@
 Machine code is written through llvmlite for the processor at hand at the first call, and kept on disk. Importing this
 package compiles nothing and loads neither llvmlite nor a compiler.
 
-`numpy_layer` is the kernel for NumPy;
-`calling.xla` serves callers in native code, as XLA is for JAX; `calling.stream.Stream` is inference step by step;
-`warmup` fills the cache on disk.
+`numpy_layer` is the kernel for NumPy; `calling.xla` serves XLA, and so JAX; `calling.stream.Stream` is inference step
+by step; `warmup` fills the cache on disk. README.md here is the map of it all.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ numpy_layer = CpuLayer()
 
 def reset_for_tests() -> None:
     """Forget which processor, plans and kernels this process has settled on, so that a test can choose others."""
-    from .calling import kernel, plan
+    from .calling import kernel
     from .emit import target
 
-    for remembered in (target.current, plan.plan, kernel.kernel):
+    for remembered in (target.current, kernel.kernel):
         remembered.cache_clear()

@@ -70,9 +70,9 @@ print([thread.name for thread in threading.enumerate()])
 @lent
 def test_the_number_of_threads_is_pytorchs() -> None:
     run = kernel("forward", "f", ON_TORCHS.owner)
-    assert run.layout(50, 4, 64, 128, False).threads == 2
+    assert run.plan(50, 4, 64, 128, False).threads == 2
     torch.set_num_threads(1)
-    assert run.layout(50, 4, 64, 128, False).threads == 1
+    assert run.plan(50, 4, 64, 128, False).threads == 1
 
 
 def test_many_python_threads() -> None:

@@ -286,7 +286,7 @@ def test_no_memory_is_an_error() -> None:
         from gru_xp_cpu.threads.shared import SYNC
 
         none = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(lambda size: None)
-        xla._crew().sync[SYNC["allocate"]] = ctypes.cast(none, ctypes.c_void_p).value
+        xla._workers().sync[SYNC["allocate"]] = ctypes.cast(none, ctypes.c_void_p).value
         try:
             gru_xp.gru(jnp.ones((5, 2, 3)), gru_xp.GRU(3, 4, seed=0, backend="jax").params)
         except jax.errors.JaxRuntimeError as error:
@@ -307,9 +307,9 @@ def test_a_forked_process_has_none_of_the_threads() -> None:
         warnings.simplefilter("ignore")
         params, x = gru_xp.GRU(64, 128, seed=0).params, np.ones((50, 8, 64), "f4")
         gru_xp.gru(jnp.asarray(x), jax.tree.map(jnp.asarray, params))[0].block_until_ready()
-        before = xla._crew().sync[SYNC["taken"]]
+        before = xla._workers().sync[SYNC["taken"]]
         if os.fork() == 0:
-            print(before, xla._crew().sync[SYNC["taken"]], flush=True)
+            print(before, xla._workers().sync[SYNC["taken"]], flush=True)
             os._exit(0)
         os.wait()
     """

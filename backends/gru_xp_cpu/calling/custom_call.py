@@ -1,11 +1,11 @@
 """The kernels as custom calls of XLA, the compiler behind JAX: native code alone, without Python and its lock.
 
-XLA calls a function with a frame of pointers, `XLA_FFI_CallFrame` of its C interface. The numbers below say where
-things stand in it, in integers of 64 bits (xla/ffi/api/c_api.h, version 0.3).
+XLA calls a function with a frame of pointers, `XLA_FFI_CallFrame` of its C interface. The numbers below are positions
+in it, in integers of 64 bits (xla/ffi/api/c_api.h, version 0.3).
 
 What is known when a program is traced comes as one attribute, an array of integers: those of HEADER, the kernel's
-fields, and for each of the kernel's arrays the number of its buffer, operands first, or -1. There are no addresses in
-it: another process may run what was compiled here.
+fields, and for each of the kernel's arrays the number of its buffer, operands first, or -1. It contains no addresses:
+another process may run what was compiled here.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ TAKEN, PLACE, SIZE = range(3)
 
 @function
 def connect(c: Code, sync: Integers) -> None:
-    """Say once which threads the kernels can have."""
-    _integers(c, "crew", 1).store(sync.integer())
+    """Say once where the workers are that kernels share."""
+    _integers(c, "workers", 1).store(sync.integer())
 
 
 @function
@@ -60,7 +60,7 @@ def custom_call(c: Code, frame: Integers, *, kind: Kind) -> Value:
         asks.set(c.select(_half(_follow(frame, EXTENSION).load(KIND)).equals(1), c.integer(1), 0))
 
     def run() -> None:
-        sync, numbers = _follow(_integers(c, "crew", 1)), _numbers(frame)
+        sync, numbers = _follow(_integers(c, "workers", 1)), _numbers(frame)
         pieces, size = _integers(c, "pieces", PIECES * WIDTH), numbers.load(HEADER.index("scratch")) + 63
         with _subnormal_numbers(c):
             found = _with_scratch(c, sync, pieces, size, lambda at: _run(c, kind, frame, numbers, sync, at))
@@ -116,7 +116,7 @@ def _half(value: Value) -> Value:
 
 
 def _tell_version(c: Code, frame: Integers) -> None:
-    """That of XLA itself where it is 0.x, in which nothing that is read here changes; else 0.3, which it may refuse."""
+    """Give XLA's own version if it is 0.x, where nothing that is read here changes; else 0.3, which it may refuse."""
     metadata = _follow(_follow(frame, EXTENSION), METADATA)
     own = _follow(frame, INTERFACE).load(INTERFACE_VERSION)
     version = c.select(_half(own).equals(0), own, 3 << 32)

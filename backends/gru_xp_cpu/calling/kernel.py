@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from dataclasses import astuple
 from functools import cache
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from gru_xp_cpu.passes.fields import CALL, Kind
+from gru_xp_cpu.threads.autotune import Autotuner
 
-from gru_xp_cpu.passes.fields import CALL, SIZES, Kind
-from gru_xp_cpu.threads.autotune import Pace
-
-from .memory import LARGE, empty
-from .plan import SMALL, Plan, plan
+from .plan import SMALL, Plan, make_plan
 
 if TYPE_CHECKING:
     from gru_xp_cpu.emit.module import Module
     from gru_xp_cpu.emit.target import DType, Target
     from gru_xp_cpu.threads.owner import Owner
 
-__all__ = ["Kernel", "Layout", "build", "kernel"]
+__all__ = ["Kernel", "build", "kernel"]
 
 DTYPES: dict[str, DType] = {"f": "float32", "d": "float64"}
 #: multiply-adds of a call that keeps the interpreter lock: a few microseconds
@@ -31,33 +27,8 @@ QUICK = 100_000
 TRIED = 50_000_000
 
 
-class Layout:
-    """What calls of one size have in common: a plan, and the first and the last fields as bytes."""
-
-    def __init__(self, plan: Plan, alone: Any, pace: Pace | None):
-        self.alone = alone  # the kernel on one thread: alone(fields)
-        self.threads, self.pace = plan.threads, pace
-        self.segment, self.size, self.sizes = plan.segment, plan.size, plan.sizes
-        T, N, I, H = self.sizes.T, self.sizes.N, self.sizes.I, self.sizes.H
-        most = max(T * N * max(I, H), 3 * H * max(I, H))  # elements of the largest array
-        self.empty = np.empty if most * 8 < LARGE else empty  # which `empty` would come to for each of them
-        self.head = struct.pack(f"{len(SIZES)}q", *astuple(self.sizes))
-        self._offsets, self._known = plan.offsets, (0, b"")
-
-    def places(self, address: int) -> tuple[int, ...]:
-        """The places in scratch memory that begins at `address`."""
-        return tuple(address + at for at in self._offsets)
-
-    def tail(self, address: int) -> bytes:
-        """The same as bytes; the last ones are kept."""
-        known = self._known  # once, and both in one: another thread may put its own there meanwhile
-        if known[0] != address:
-            self._known = known = address, struct.pack(f"{len(self._offsets)}q", *self.places(address))
-        return known[1]
-
-
 class Kernel:
-    """A kernel for this target and one dtype: `layout.alone(fields)` or `together(fields, layout)`.
+    """A kernel for this target and one dtype: `plan.alone(fields)` or `together(fields, plan)`.
 
     If any array is not what the sizes say they compute nothing and return the number of such arrays.
     """
@@ -80,50 +51,50 @@ class Kernel:
         self._shares: Any = ctypes.CFUNCTYPE(None, *arguments)(self._address)
         team = workers if owner is None else openmp.team(owner)
         self._threads, self._run, self._solo = team.thread_count, team.run, workers.SOLO
-        self._layouts: dict[tuple[int, ...], Layout] = {}
-        self._small: dict[tuple[int, ...], Layout] = {}  # of calls for one thread, whatever threads there are
-        #: packs the fields between a layout's head and its tail, the last one being the address of the arrays
+        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._small: dict[tuple[int, ...], Plan] = {}  # of calls for one thread, whatever threads there are
+        #: packs the fields between a plan's head and its tail, the last one being the address of the arrays
         self.pack = struct.Struct(f"{len(CALL[kind])}q").pack
 
-    def layout(self, T: int, N: int, I: int, H: int, recompute: bool = False) -> Layout:
+    def plan(self, T: int, N: int, I: int, H: int, recompute: bool = False) -> Plan:
         """How to run a call of this size."""
-        layout = self._small.get((T, N, I, H, recompute))
-        if layout is not None:
-            return layout
+        plan = self._small.get((T, N, I, H, recompute))
+        if plan is not None:
+            return plan
         work = T * N * 3 * H * (I + H)
         threads = 1 if work < SMALL else self._threads()
         key = (T, N, I, H, threads, recompute)
         try:
-            return self._layouts[key]
+            return self._plans[key]
         except KeyError:
-            if len(self._layouts) > 1000:
-                self._layouts.clear()
+            if len(self._plans) > 1000:
+                self._plans.clear()
                 self._small.clear()
-            found = plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
-            alone = self._quick if work < QUICK else self._alone
-            pace = Pace() if found.threads > 1 and work < TRIED else None
-            layout = self._layouts[key] = Layout(found, alone, pace)
+            plan = make_plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
+            plan.alone = self._quick if work < QUICK else self._alone
+            plan.autotuner = Autotuner() if plan.threads > 1 and work < TRIED else None
+            self._plans[key] = plan
             if work < SMALL:
-                self._small[T, N, I, H, recompute] = layout
-            return layout
+                self._small[T, N, I, H, recompute] = plan
+            return plan
 
-    def together(self, fields: bytes, layout: Layout) -> int:
+    def together(self, fields: bytes, plan: Plan) -> int:
         """Run on several threads, or on this one in as many shares."""
         misfits: int = self._misfits(fields)
         if misfits:
             return misfits
-        pace = layout.pace
-        if pace is None or pace.settled():
-            self._go(fields, layout, pace is not None and pace.alone)
+        autotuner = plan.autotuner
+        if autotuner is None or autotuner.settled():
+            self._go(fields, plan, autotuner is not None and autotuner.alone)
         else:
             start = perf_counter_ns()
-            self._go(fields, layout, pace.alone)
-            pace.note(perf_counter_ns() - start)
+            self._go(fields, plan, autotuner.alone)
+            autotuner.note(perf_counter_ns() - start)
         return 0
 
-    def _go(self, fields: bytes, layout: Layout, alone: bool) -> None:
-        if alone or self._run(self._target, self._address, fields, layout.threads) < 0:
-            self._shares(fields, 0, layout.threads, self._solo)
+    def _go(self, fields: bytes, plan: Plan, alone: bool) -> None:
+        if alone or self._run(self._target, self._address, fields, plan.threads) < 0:
+            self._shares(fields, 0, plan.threads, self._solo)
 
 
 def build(target: Target, kind: Kind, dtype: DType) -> Module:

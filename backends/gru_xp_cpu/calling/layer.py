@@ -155,8 +155,8 @@ def _forward(
         plain = False
     if not plain:
         return _forward(*_fit_forward(x, h0, w, valid), resets, reverse, save, owner, True)
-    layout = run.layout(T, N, I, H)
-    shape, new = (T, N, H), layout.empty
+    plan = run.plan(T, N, I, H)
+    shape, new = (T, N, H), plan.empty
     if owner is None:
         y, h_n = new(shape, dtype), np.empty((N, H), dtype)
     else:
@@ -171,18 +171,18 @@ def _forward(
     cut = None if resets is None else _cut_before(valid, resets, reverse, T, N)
     if valid is not None:
         clean = new((T, N, I), dtype)
-    memory = scratch(layout.size)
-    tail = layout.tail(memory[1])
+    memory = scratch(plan.size)
+    tail = plan.tail(memory[1])
     if type(w) is PackedCell:
         tail, what = w.panels + tail[len(w.panels) :], what + PACKED
     arrays = x, h0, W_ih, W_hh, b_ih, b_hh, y, h_n, h_prev, r, z, n, u, clean, valid, cut
     first = 0
     while True:
-        last = first + layout.segment
+        last = first + plan.segment
         if last > T:
             last = T
-        fields = layout.head + run.pack(first, last, reverse, what, id(arrays)) + tail
-        misfits = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
+        fields = plan.head + run.pack(first, last, reverse, what, id(arrays)) + tail
+        misfits = plan.alone(fields) if plan.threads == 1 else run.together(fields, plan)
         first = last
         if first == T or misfits:
             break
@@ -216,24 +216,24 @@ def _backward(
     if not plain:
         return _backward(*_fit_backward(tape, dy, dh_n), owner, True)
     cut = None if resets is None else _cut_before(valid, resets, reverse, T, N)
-    layout = run.layout(T, N, I, H, r is None)
-    new = layout.empty if T * N > 0 else np.zeros
+    plan = run.plan(T, N, I, H, r is None)
+    new = plan.empty if T * N > 0 else np.zeros
     dx, dh0 = new((T, N, I), dtype), np.empty((N, H), dtype)
     dW_ih, dW_hh = new((3 * H, I), dtype), new((3 * H, H), dtype)
     db_ih = db_hh = None
     if b_ih is not None:
         db_ih, db_hh = new((3 * H,), dtype), new((3 * H,), dtype)
-    memory = scratch(layout.size)
-    tail, last = layout.tail(memory[1]), T
+    memory = scratch(plan.size)
+    tail, last = plan.tail(memory[1]), T
     arrays = (
         x, h_prev, r, z, n, u, W_ih, W_hh, b_ih, b_hh, flow, dh_n, valid, cut, dx, dh0, dW_ih, dW_hh, db_ih, db_hh,
     )  # fmt: skip
     while True:
-        first = last - layout.segment
+        first = last - plan.segment
         if first < 0:
             first = 0
-        fields = layout.head + run.pack(first, last, reverse, dy_row, dy_step, id(arrays)) + tail
-        misfits = layout.alone(fields) if layout.threads == 1 else run.together(fields, layout)
+        fields = plan.head + run.pack(first, last, reverse, dy_row, dy_step, id(arrays)) + tail
+        misfits = plan.alone(fields) if plan.threads == 1 else run.together(fields, plan)
         last = first
         if last == 0 or misfits:
             break

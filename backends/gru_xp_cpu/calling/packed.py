@@ -38,13 +38,13 @@ def pack(w: CellParams) -> PackedCell:
     W_ih, W_hh, b_ih, b_hh = packed
     I, H, new = W_ih.shape[1], W_hh.shape[1], partial(np.empty, dtype=W_ih.dtype)
     run = kernel("forward", W_ih.dtype.char, None)
-    layout = run.layout(0, 0, I, H)
-    address, packed.memory = block(layout.size)
-    tail = layout.tail(address)
+    plan = run.plan(0, 0, I, H)
+    address, packed.memory = block(plan.size)
+    tail = plan.tail(address)
     # nothing but the preparation runs when there are no steps and no rows
     x, h0, y, h_n = new((0, 0, I)), new((0, H)), new((0, 0, H)), new((0, H))
     arrays = x, h0, W_ih, W_hh, b_ih, b_hh, y, h_n, *([None] * 8)
-    misfits = layout.alone(layout.head + run.pack(0, 0, 0, STEP, id(arrays)) + tail)
+    misfits = plan.alone(plan.head + run.pack(0, 0, 0, STEP, id(arrays)) + tail)
     assert not misfits
     packed.panels = tail[: 4 * 8]
     return packed

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+import struct
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gru_xp_cpu.passes.fields import BackwardPlaces, ForwardPlaces, Kind, Sizes
+from gru_xp_cpu.passes.fields import SIZES, BackwardPlaces, ForwardPlaces, Kind, Sizes
 from gru_xp_cpu.passes.offsets import offsets
 from gru_xp_cpu.passes.shapes import gates_shapes, weight_shapes
+from gru_xp_cpu.threads.autotune import Autotuner
+
+from .memory import LARGE, empty
 
 if TYPE_CHECKING:
     from gru_xp_cpu.emit.target import DType, Target
 
-__all__ = ["SMALL", "Plan", "plan"]
+__all__ = ["SMALL", "Plan", "make_plan"]
 
 #: multiply-adds of a call below which a second thread costs more than it brings: 30 microseconds and more
 SMALL = 2_000_000
@@ -32,7 +35,8 @@ ROWS_EACH = 8
 WEIGHTS_EACH = 1 << 19
 
 
-class Plan(NamedTuple):
+@dataclass(eq=False)
+class Plan:
     """What is the same for all calls of one size."""
 
     threads: int
@@ -40,10 +44,29 @@ class Plan(NamedTuple):
     segment: int  # steps of one call into native code
     offsets: tuple[int, ...]  # in scratch memory, in bytes, of the places
     size: int  # of scratch memory, in bytes
+    alone: Any = None  # the kernel on one thread: alone(fields)
+    autotuner: Autotuner | None = None
+
+    def __post_init__(self) -> None:
+        T, N, I, H = self.sizes.T, self.sizes.N, self.sizes.I, self.sizes.H
+        most = max(T * N * max(I, H), 3 * H * max(I, H))  # elements of the largest array
+        self.empty = np.empty if most * 8 < LARGE else empty  # which `empty` would come to for each of them
+        self.head = struct.pack(f"{len(SIZES)}q", *astuple(self.sizes))
+        self._known = 0, b""
+
+    def places(self, address: int) -> tuple[int, ...]:
+        """The places in scratch memory that begins at `address`."""
+        return tuple(address + at for at in self.offsets)
+
+    def tail(self, address: int) -> bytes:
+        """The same as bytes; the last ones are kept."""
+        known = self._known  # once, and both in one: another thread may put its own there meanwhile
+        if known[0] != address:
+            self._known = known = address, struct.pack(f"{len(self.offsets)}q", *self.places(address))
+        return known[1]
 
 
-@lru_cache(maxsize=1024)
-def plan(
+def make_plan(
     kind: Kind, target: Target, dtype: DType, T: int, N: int, I: int, H: int, threads: int, recompute: bool
 ) -> Plan:
     """For `kind` "forward" or "backward"; `threads` is what may be used."""

@@ -53,15 +53,15 @@ class Stream:
         x = self._x
         for i, (w, h, y) in enumerate(zip(cells, self.state, self._outputs, strict=True)):
             fitted("forward", {"x": x, "h0": h, **named_weights(w)}, f"params[{i}][0].")
-            layout = run.layout(1, N, x.shape[2], H)
-            address, memory = block(layout.size)
+            plan = run.plan(1, N, x.shape[2], H)
+            address, memory = block(plan.size)
             arrays = x, h, *w, y, h, *([None] * 8)
             fields = run.pack(0, 1, 0, STEP + PACKED, id(arrays))
-            whole = layout.head + fields + w.panels + layout.tail(address)[len(w.panels) :]
+            whole = plan.head + fields + w.panels + plan.tail(address)[len(w.panels) :]
             self._kept += [memory, arrays]
-            call = layout.alone if layout.threads == 1 else partial(run.together, layout=layout)
+            call = plan.alone if plan.threads == 1 else partial(run.together, plan=plan)
             self._calls.append((call, whole))
-            self.threads = max(self.threads, layout.threads)
+            self.threads = max(self.threads, plan.threads)
             x = y
         self._y = self._outputs[-1][0]
 

@@ -1,4 +1,4 @@
-"""The kernels for XLA, see `custom_call`: where they are, and what a call of some size has to be given."""
+"""The kernels for XLA: their addresses, and the integers that a call of some size is given. See `custom_call`."""
 
 from __future__ import annotations
 
@@ -31,44 +31,45 @@ def call(
     *,
     recompute: bool = False,
 ) -> Any:
-    """What a call with T, N, I, H = sizes has to be given beside its arrays: integers, see `custom_call`.
+    """The integers that a call with T, N, I, H = sizes is given besides its arrays, see `custom_call`.
 
-    `own` are the fields of the call itself but the arrays, `fields.CALL`; `buffers` the names of operands and results,
-    `fields.ARRAYS`, in their order.
+    `own` are the fields of the call alone, `fields.CALL` without the arrays; `buffers` are the names of operands and
+    results, `fields.ARRAYS`, in their order.
     """
-    layout = kernel(kind, np.dtype(dtype).char, None).layout(*sizes, recompute)
-    if layout.threads > 1:
+    plan = kernel(kind, np.dtype(dtype).char, None).plan(*sizes, recompute)
+    if plan.threads > 1:
         with lock():
-            if not _crew().ready(current(), layout.threads):
-                _crew().sync[SYNC["taken"]] = 1  # for good: every caller works alone
+            if not _workers().ready(current(), plan.threads):
+                _workers().sync[SYNC["taken"]] = 1  # for good: every caller works alone
     where = (buffers.index(name) if name in buffers else -1 for name in ARRAYS[kind])
-    header = {"threads": layout.threads, "scratch": layout.size}
-    # what the kernel makes instead of Python's tuple and arrays: of each the address of the data
-    first = replace(layout.sizes, items_at=0, data_at=0, type_at=0, none=0, array_type=0, real_dtype=0, boolean_dtype=0)
-    fields = *astuple(first), *own, 0, *layout.places(0)
+    header = {"threads": plan.threads, "scratch": plan.size}
+    # there are no objects of Python's: the kernel makes addresses of data instead of arrays
+    first = replace(plan.sizes, items_at=0, data_at=0, type_at=0, none=0, array_type=0, real_dtype=0, boolean_dtype=0)
+    fields = *astuple(first), *own, 0, *plan.places(0)
     return np.array((*(header[name] for name in HEADER), *fields, *where), np.int64)
 
 
 def handler(kind: Kind, dtype: DType) -> tuple[str, int]:
     """A kernel as a custom call of XLA: its name and its address.
 
-    A compiled program that is kept for another process holds what `call` said. So the name tells all that depends on.
+    A compiled program that is kept for another process holds what `call` returned, so the name contains everything that
+    depends on.
     """
     code = machine(current(), kind, dtype, build)
     with lock():
-        ctypes.CFUNCTYPE(None, ctypes.c_int64)(code.address("connect"))(_crew().address)
+        ctypes.CFUNCTYPE(None, ctypes.c_int64)(code.address("connect"))(_workers().address)
     name = f"gru_xp-{kind}-{dtype}-{current().bits}-{source_digest().hex()[:16]}"
     return name, code.address(f"{kind}_of_xla")
 
 
 @cache
-def _crew() -> Workers:
-    """Threads for these callers alone, who share them without Python; to be asked for under the lock."""
-    crew = Workers()
-    crew.sync[SYNC["offer"]] = workers_code(current()).address("offer")
-    crew.sync[SYNC["nobody"]] = SOLO
+def _workers() -> Workers:
+    """The workers of all calls from XLA, which share them without Python; to be called under the lock."""
+    workers = Workers()
+    workers.sync[SYNC["offer"]] = workers_code(current()).address("offer")
+    workers.sync[SYNC["nobody"]] = SOLO
     for name, function in (("allocate", "PyMem_RawMalloc"), ("free", "PyMem_RawFree")):
-        crew.sync[SYNC[name]] = ctypes.cast(getattr(ctypes.pythonapi, function), ctypes.c_void_p).value
+        workers.sync[SYNC[name]] = ctypes.cast(getattr(ctypes.pythonapi, function), ctypes.c_void_p).value
     if hasattr(os, "register_at_fork"):  # the child has none of the threads
-        os.register_at_fork(after_in_child=lambda: crew.sync.__setitem__(SYNC["taken"], 1))
-    return crew
+        os.register_at_fork(after_in_child=lambda: workers.sync.__setitem__(SYNC["taken"], 1))
+    return workers

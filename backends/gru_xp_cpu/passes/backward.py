@@ -1,13 +1,13 @@
-"""The backward pass of one layer and direction, for one of the threads that work on it together.
+"""The backward pass of one layer and direction, as one of its threads executes it.
 
-Time goes backwards in blocks. In a block, first the loop over its steps: one product with W_hh each, and from its sums
-at once the gates' gradients of the step before, so dh is never stored and threads that share rows meet once in a step,
-others after each block. Then all at once what does not depend on time: dx, and the weights' gradients as products over
-all rows of the block.
+Time goes backwards in blocks. A block begins with the loop over its steps: one product with W_hh each, whose sums
+become the gates' gradients of the step before. So dh is never stored, and threads that share rows have one barrier in a
+step, others one after each block. Then comes what needs no loop: dx, and the weights' gradients as products over all
+rows of the block.
 
-One format serves all of it, blocked [column block][row][V]. The gates' gradients D are written so, in four parts da_n
-r, da_r, da_z, da_n: the first three are dgh, the last three dgi. They are left operands as they stand, for dh and dx,
-and transposed for the weights' gradients, whose right operands are x and h_prev in the same format.
+One layout serves all of it, column blocks [column block][row][V]. The gates' gradients D have four parts, da_n r, da_r,
+da_z, da_n: the first three are dgh, the last three dgi. D is the left operand of dh and dx as it is, and transposed
+that of the weights' gradients, whose right operands are x and h_prev in the same layout.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Backward:
         return self.c.select(self.a.reverse > 0, self.a.T - 1 - s, s)
 
     def prepare(self) -> None:
-        """Pack the weights, take up the gradient of the last state, and zero what is read but never written."""
+        """Pack the weights, copy the gradient of the last state, and zero what is read but never written."""
         c, a, JD = self.c, self.a, self.JD
         with self.sections.section() as part:
             self.pack_columns(a.W_hh, a.H, a.columns_hh, self.partition.own_blocks(part), (2, 0, 1))
@@ -107,7 +107,7 @@ class _Backward:
     def pack_columns(
         self, W: Reals, columns: Value, target: Reals, blocks: tuple[Value, Value], order: tuple[int, ...]
     ) -> None:
-        """Some column blocks of a weight in the blocked format, its gates in the order of D's parts."""
+        """Some column blocks of a weight, its gates in the order of D's parts."""
         c, a, V, JD = self.c, self.a, self.V, self.JD
         depth = JD * V * (3 * V)
         for position, gate in enumerate(order):
@@ -118,7 +118,7 @@ class _Backward:
     # ---- before the loop over a block of time -----------------------------------------------------------------------
 
     def ready(self, low: Value, steps: Value) -> None:
-        """x and h_prev in the blocked format; dy without the padding's; the gates, where they were not saved."""
+        """x and h_prev in column blocks; dy without the padding's; the gates, where they were not saved."""
         c, a, V = self.c, self.a, self.V
         with self.sections.section() as part:
             m0, m1 = share(steps * a.N, part, self.sections.parts)
@@ -231,7 +231,7 @@ class _Backward:
         prefetch(c, a.dy.at(t * a.dy_step + n * a.dy_row + column), a.dy_row, take, columns)
 
     def gate_gradients(self, sums: Reals, s: Value, low: Value, n: Value, take: Value, j: Value, groups: Value) -> None:
-        """D of step s and the new carry, for some rows and groups, from the sums that stand for dgh @ W_hh."""
+        """D of step s and the new carry, for some rows and groups, from the sums dgh @ W_hh."""
         c, a, V = self.c, self.a, self.V
         t = self.time(s)
         row, column = (t - low) * a.N + n, j * V

@@ -1,13 +1,14 @@
-"""The forward pass of one layer and direction, for one of the threads that work on it together.
+"""The forward pass of one layer and direction, as one of its threads executes it.
 
-The batch and the hidden units are dealt out to the threads, `unit_parts` of them side by side and the rest over the
-batch. Each projects what it will need itself. Threads that share rows meet after each step, others after each block of
-time; time goes in blocks, so that the gates' arguments `gi` stay in the caches between their product and their use.
+The batch and the hidden units are partitioned over the threads, `unit_parts` of them side by side and the rest over the
+batch. Each thread projects the inputs that it needs. Threads that share rows have a barrier after each step, others
+after each block of time; time goes in blocks, so that the gates' arguments `gi` stay in the caches between their
+product and their use.
 
-The state is kept twice in the blocked format, one to read and one to write, with zeros beyond H.
+The state is kept twice in column blocks, one to read and one to write, with zeros beyond H.
 
 Threads that share rows need each other's units in the next step. While they wait for these they begin with their own:
-the first sums of a step go over a thread's own units before all meet, over the others' after it.
+the first sums of a step go over a thread's own units before the barrier, over the others' after it.
 """
 
 from __future__ import annotations
@@ -82,9 +83,9 @@ class _Forward:
         return self.c.select(self.a.reverse > 0, self.a.T - 1 - s, s)
 
     def prepare(self) -> None:
-        """Pack the weights, and take up the first state."""
+        """Pack the weights, and copy the first state."""
         c, a = self.c, self.a
-        # packed in pieces, so that those who are still waking up can take part sooner
+        # packed in pieces, so that threads that are still waking up can join sooner
         with c.when((a.what & PACKED).equals(0)), c.loop(0, PIECES) as piece, self.sections.section() as part:
             pack_gates(c, a, *self.partition.own_blocks(part, piece, PIECES))
         with self.sections.section(lambda part: self.begin(part, c.integer(0))) as part:
@@ -150,7 +151,7 @@ class _Forward:
         with c.when(self.sharing), c.when(s < a.T):
             each_tile(c, self.shapes, self.tilings.of(part), j0, tile, backwards=s & 1, only_first=True)
 
-    def go_on(self, part: Value, s: Value, here: Tile, sums: Reals) -> None:
+    def continue_sums(self, part: Value, s: Value, here: Tile, sums: Reals) -> None:
         """The rest of what `begin` began, over the units before the share's own and behind them."""
         c, a, V = self.c, self.a, self.V
         n0, _, j0, j1 = self.partition.of(part)
@@ -184,7 +185,7 @@ class _Forward:
             n, j = n0 + here.row, here.group
             c.either(
                 self.sharing & here.position.equals(0),
-                lambda: self.go_on(part, s, here, self.sums),
+                lambda: self.continue_sums(part, s, here, self.sums),
                 lambda: self.recurrent(s, n, here, a.start_gh.at(j * (3 * V)), self.sums),
             )
             row, place = t * a.N + n, j * between + n * V

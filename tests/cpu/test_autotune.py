@@ -12,44 +12,44 @@ import gru_xp
 pytest.importorskip("llvmlite")
 from gru_xp_cpu.calling import kernel
 from gru_xp_cpu.threads import workers
-from gru_xp_cpu.threads.autotune import PAUSE, TRIES, Pace
+from gru_xp_cpu.threads.autotune import PAUSE, PROBES, Autotuner
 
 
-def calls(pace: Pace, together: float, alone: float, count: int) -> float:
-    """The time of some calls, as those that use `pace` make them."""
+def calls(autotuner: Autotuner, together: float, alone: float, count: int) -> float:
+    """The time of some calls, as those that use `autotuner` make them."""
     total = 0.0
     for _ in range(count):
-        settled = pace.settled()
-        time = alone if pace.alone else together
+        settled = autotuner.settled()
+        time = alone if autotuner.alone else together
         total += time
         if not settled:
-            pace.note(time)
+            autotuner.note(time)
     return total
 
 
 @pytest.mark.parametrize(("together", "alone"), [(80.0, 90.0), (125.0, 90.0), (100.0, 800.0), (90.0, 90.0)])
 def test_the_faster_way_is_taken_and_looking_for_it_costs_little(together: float, alone: float) -> None:
-    pace = Pace()
-    calls(pace, together, alone, 2 * TRIES)
-    assert calls(pace, together, alone, 10_000) < 10_000 * min(together, alone) * 1.06
+    autotuner = Autotuner()
+    calls(autotuner, together, alone, 2 * PROBES)
+    assert calls(autotuner, together, alone, 10_000) < 10_000 * min(together, alone) * 1.06
 
 
 def test_what_changes_is_noticed() -> None:
-    pace = Pace()
-    calls(pace, 80.0, 90.0, 2 * TRIES)
-    assert not pace.alone
-    calls(pace, 130.0, 90.0, PAUSE + 300)
-    assert pace.alone
-    calls(pace, 80.0, 90.0, PAUSE + 600)
-    assert not pace.alone
+    autotuner = Autotuner()
+    calls(autotuner, 80.0, 90.0, 2 * PROBES)
+    assert not autotuner.alone
+    calls(autotuner, 130.0, 90.0, PAUSE + 300)
+    assert autotuner.alone
+    calls(autotuner, 80.0, 90.0, PAUSE + 600)
+    assert not autotuner.alone
 
 
 def test_a_single_slow_call_decides_nothing() -> None:
-    pace = Pace()
+    autotuner = Autotuner()
     for time in (9000.0, 80.0, 80.0, 90.0, 90.0, 90.0):
-        assert not pace.settled()
-        pace.note(time)
-    assert not pace.alone
+        assert not autotuner.settled()
+        autotuner.note(time)
+    assert not autotuner.alone
 
 
 def test_both_ways_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,11 +72,11 @@ def test_both_ways_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("forward", "backward"):
         monkeypatch.setattr(kernel.kernel(kind, "f", None), "_run", run_of_the_workers)
     run = kernel.kernel("forward", "f", None)
-    layout = run.layout(T, N, I, H, False)
-    assert layout.pace is not None
-    assert layout.threads == 2
+    plan = run.plan(T, N, I, H, False)
+    assert plan.autotuner is not None
+    assert plan.threads == 2
     found, ways = [], []
-    for _ in range(2 * TRIES):  # a trial
+    for _ in range(2 * PROBES):  # a probe
         found.append(everything())
         ways.append(len(went))
     assert all(other == found[0] for other in found)
