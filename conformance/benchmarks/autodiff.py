@@ -1,16 +1,15 @@
-"""PyTorch's modules and JAX's compiled functions, with gru_xp in the GRU's place and without; float32, CPU.
+"""PyTorch's modules and JAX's compiled functions, with gru_xp and without; float32, CPU.
 
     python conformance/benchmarks/autodiff.py [--only module,jax] [--points step,seq] [--rounds 7]
-        [--json F]      adds to what stands there
-        [--show F]      measures nothing: the table of such a file, for --readme
-        [--readme F]    puts the table between its marks there
+        [--keep]        adds to the result file of this kind of processor: conformance/results/autodiff/KIND.json
+        [--json F]      adds to another file
 
     module         forward and backward through torch.nn.GRU, and through gru_xp_torch.GRU
     jax            jit of grad of a hand-written lax.scan, and of gru_xp.gru
     jax-inference  jit of a hand-written lax.scan, and of gru_xp.gru
     per-sample     each sample's own gradients: a loop over torch.nn.GRU, and vmap(grad(...)) of gru_xp_torch.GRU
 
-How it is measured stands in `gru_xp_conformance.timing`: all gradients are checked before anything is timed.
+`gru_xp_conformance.timing` says how it is measured: all gradients are checked before anything is timed.
 """
 
 from __future__ import annotations
@@ -23,17 +22,16 @@ from typing import Any
 
 import numpy as np
 from peers import PEERS
-from side_by_side import POINTS, machine
+from points import POINTS
+from processors import measured_on, result_file
 
-from gru_xp_conformance.report import put_between
 from gru_xp_conformance.timing import Command, Problem, Size, compare, serve
-from gru_xp_conformance.timing_report import milliseconds
 
 Torch, Jax = PEERS["torch"], PEERS["jax"]
 
 
 class OurModule(Torch):  # type: ignore[misc, valid-type]
-    """gru_xp_torch.GRU in the place of torch.nn.GRU."""
+    """gru_xp_torch.GRU instead of torch.nn.GRU."""
 
     def __init__(self, problem: Problem):
         import gru_xp_torch
@@ -57,7 +55,7 @@ class Scan(Jax):  # type: ignore[misc, valid-type]
 
 
 class OurScan(Scan):
-    """gru_xp.gru in the place of the hand-written scan."""
+    """gru_xp.gru instead of the hand-written scan."""
 
     def __init__(self, problem: Problem):
         import jax
@@ -147,42 +145,28 @@ def measured(name: str, point: str, rounds: int) -> dict[str, Any]:
     return {"size": list(size), **seconds, "ratio": ratio, "asked": asked}
 
 
-def markdown(known: dict[str, Any]) -> str:
-    """The table for the README: milliseconds of the peer and of ours, and the ratio, a row for each size."""
-    lines = ["| | T, N, I, H | without | with gru_xp | times as fast |", "|---|---|--:|--:|--:|"]
-    for name, words in WORDS.items():
-        for point in COMPARISONS[name][2]:
-            if (one := known.get(name, {}).get(point)) is not None:
-                cells = [milliseconds(one[of][0]) for of in ("peer", "ours")]
-                lines.append(f"| {words} | {Size(*one['size'])} | {cells[0]} | **{cells[1]}** | {one['ratio']:.2f} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(COMPARISONS))
     parser.add_argument("--points")
     parser.add_argument("--rounds", type=int, default=7)
-    for option in ("--json", "--show", "--readme"):
-        parser.add_argument(option, type=Path)
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--engine", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.engine:
         name, _, index = options.engine.partition(":")
         serve(COMPARISONS[name][int(index)])
         return
-    kept = options.show or options.json
+    kept = options.json or (result_file("autodiff") if options.keep else None)
     result = json.loads(kept.read_text()) if kept is not None and kept.exists() else {"about": {}, "seconds": {}}
-    if options.show is None:
-        for name in options.only.split(","):
-            for point in options.points.split(",") if options.points else COMPARISONS[name][2]:
-                result["seconds"].setdefault(name, {})[point] = measured(name, point, options.rounds)
-        result["about"] = {**machine(), "rounds": options.rounds}
-        if options.json:
-            options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if options.readme:
-        put_between(options.readme, "gradients", markdown(result["seconds"]))
+    for name in options.only.split(","):
+        for point in options.points.split(",") if options.points else COMPARISONS[name][2]:
+            result["seconds"].setdefault(name, {})[point] = measured(name, point, options.rounds)
+    result["about"] = {**measured_on(), "rounds": options.rounds}
+    if kept is not None:
+        kept.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """gru_xp on the CPU and its peers while other programs use the cores too; float32.
 
     python conformance/benchmarks/in_company.py [--points step,seq] [--engines gru_xp,openvino] [--rounds 3]
-        [--json F]      adds to what is in that file: the points may be measured one after the other
+        [--keep]        adds to the result file of this kind of processor: conformance/results/in_company/KIND.json
+        [--json F]      adds to another file; the points may be measured one after the other
         [--show F]      measures nothing: the table of such a file
 
 Each engine runs in a process of its own, and one after the other makes calls for a while: alone, beside one and two
@@ -22,11 +23,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from processors import measured_on
+from points import POINTS
+from processors import measured_on, result_file
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from side_by_side import ENGINES, POINTS
+from side_by_side import ENGINES
 
 from gru_xp_conformance.environment import variables
 from gru_xp_conformance.timing import TASKS, Command, Engine, Size, load_and_check
@@ -177,11 +179,12 @@ def main() -> None:
     parser.add_argument("--points", default=",".join(POINTS))
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keep", action="store_true")
     for option in ("--json", "--show"):
         parser.add_argument(option, type=Path)
     options = parser.parse_args()
     console = Console(width=150)
-    kept = options.show or options.json
+    kept = options.show or options.json or (result_file("in_company") if options.keep else None)
     known = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
     known = {"about": {}, "points": {}, **known}
     if options.show is None:
@@ -192,9 +195,9 @@ def main() -> None:
             )
             known["points"][point] = known["points"].get(point, {}) | found
             known["about"] = measured_on() | {"rounds": options.rounds}
-            if options.json:
-                options.json.parent.mkdir(parents=True, exist_ok=True)
-                options.json.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     show(console, known)
 
 

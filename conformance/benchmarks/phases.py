@@ -4,7 +4,8 @@
 
 Around every call that a kernel makes, the processor's clock is read. For that the kernels are compiled anew, in this
 process only; reading costs some 25 cycles a call. The products are also given as a share of one core's multiply-add
-peak, which is measured first: what is missing there they wait for memory, for each other's results or for their sums.
+peak: what is missing there they wait for memory, for each other's results or for their sums. The peak and the kernels
+are measured in turns, since a virtual machine's speed changes within seconds; shares are medians of the turns.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ os.environ["GRU_XP_CACHE_DIR"] = "off"  # these kernels are for nobody else
 
 import numpy as np
 from llvmlite import ir
+from probes import multiply_adds
 from rich.console import Console
 from rich.table import Table
 from side_by_side import Kernels
@@ -48,7 +50,7 @@ PRODUCTS: dict[str, Callable[[int, int, int, int], int]] = {
     "weights": lambda T, N, I, H: T * N * 3 * H * (I + H),
 }
 MOST = 64
-SECONDS = 1.0
+SECONDS, TURNS = 2.0, 20
 phases: list[str] = []
 
 
@@ -136,35 +138,46 @@ def main() -> None:
     size = options.size
     kinds: list[Kind] = ["forward", "backward"] if options.training else ["forward"]
     one = problem(size, "float32")
-    peak = Kernels.peak(None) / workers.thread_count()  # type: ignore[arg-type]
     a_second = ticks_per_second()
+    multiply_adds()
     count_all()
     engine = Kernels(one)
     run = engine.training if options.training else engine.inference
     for _ in range(20):
         run()
-    for kind in kinds:
-        counters(kind)[:] = 0
-    start, turns = time.perf_counter(), 0
-    while time.perf_counter() < start + SECONDS:
-        run()
-        turns += 1
-    whole = (time.perf_counter() - start) / turns
+    turns: list[dict[Kind, Any]] = []
+    peaks, seconds = [], []
+    for _ in range(TURNS):
+        peak = multiply_adds()
+        for kind in kinds:
+            counters(kind)[:] = 0
+        start, calls = time.perf_counter(), 0
+        while time.perf_counter() < start + SECONDS / TURNS:
+            run()
+            calls += 1
+        seconds.append((time.perf_counter() - start) / calls)
+        turns.append({kind: counters(kind) / calls for kind in kinds})
+        peaks.append((peak + multiply_adds()) / 2 / workers.thread_count())
+    whole = float(np.median(seconds))
+    macs = size.multiply_adds("training" if options.training else "inference") / workers.thread_count()
+    share = f"{np.median(macs / np.array(seconds) / peaks):.0%}"
     console = Console()
     for kind in kinds:
-        found = counters(kind) / turns
-        table = Table(title=f"{kind}, {size}; a call takes {whole * 1e6:.1f} us with the counting")
+        each = np.array([turn[kind] for turn in turns])
+        found = np.median(each, axis=0)
+        table = Table(title=f"{kind}, {size}; {whole * 1e6:.1f} us a call, {share} of the peak, counting included")
         table.add_column("phase")
         for part in range(len(found)):
             table.add_column(f"thread {part}, us", justify="right")
         for name in ("calls", "of the peak"):
             table.add_column(name, justify="right")
         for index, phase in enumerate(phases):
-            ticks, calls = found[:, index, 0], found[:, index, 1].sum()
-            if calls:
-                macs = PRODUCTS.get(phase.partition(" in ")[2])
-                share = f"{macs(*size[:4]) / (ticks.sum() / a_second) / peak:.0%}" if macs else ""
-                table.add_row(phase, *(f"{each / a_second * 1e6:.1f}" for each in ticks), f"{calls:.0f}", share)
+            ticks, count = found[:, index, 0], found[:, index, 1].sum()
+            if count:
+                work = PRODUCTS.get(phase.partition(" in ")[2])
+                busy = each[:, :, index, 0].sum(1) / a_second
+                reached = f"{np.median(work(*size[:4]) / busy / peaks):.0%}" if work else ""
+                table.add_row(phase, *(f"{one / a_second * 1e6:.1f}" for one in ticks), f"{count:.0f}", reached)
         console.print(table)
 
 

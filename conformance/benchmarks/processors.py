@@ -13,7 +13,7 @@ from typing import Any
 
 from gru_xp_conformance.environment import commit, processor
 
-__all__ = ["kind_of_processor", "measured_on", "result_file"]
+__all__ = ["PACKAGES", "RESULTS", "kind_of_processor", "measured_on", "result_file"]
 
 PACKAGES = ("numpy", "torch", "jax", "onnxruntime", "openvino", "llvmlite")
 RESULTS = Path(__file__).parent.parent / "results"
