@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +118,67 @@ def test_a_program_of_gru_xp_says_batch_first(tmp_path: Path) -> None:
         model = gru_xp.load(tmp_path / "m.pt2", name="encoder.0")
         assert model.batch_first is batch_first
         assert_runs_as(model, module.encoder[0], X)
+
+
+class Zero(torch.nn.Module):
+    """A GRU whose first state the module around it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = torch.nn.GRU(I, H)
+        self.learned = torch.nn.Parameter(torch.randn(1, 1, H))
+
+    def forward(self, x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        return self.gru(x, torch.zeros(1, x.shape[1], self.learned.shape[2]))[0]
+
+
+class Learned(Zero):
+    def forward(self, x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        return self.gru(x, self.learned.expand(1, x.shape[1], -1).contiguous())[0]
+
+
+class Computed(Zero):
+    def forward(self, x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        return self.gru(x, torch.tanh(given))[0]
+
+
+class Given(Zero):
+    def forward(self, x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        return self.gru(x, given)[0]
+
+
+class Moved(Zero):
+    def forward(self, x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        return self.gru(x, given.clone().transpose(0, 1).transpose(0, 1).contiguous())[0]
+
+
+@pytest.mark.parametrize("kind", [Learned, Computed, Given, Moved, Zero])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_first_state_that_is_no_argument_is_said(writer: str, kind: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, path = kind().eval(), tmp_path / "m.pt"
+    x, given = torch.randn(T, N, I), torch.randn(1, N, H)
+    if "exported" in writer:
+        program = torch.export.export(module, (x, given))
+        save_as_before(program, path) if "before" in writer else torch.export.save(program, path)
+    else:
+        program = torch.jit.trace(module, (x, given)) if "traced" in writer else torch.jit.script(module)
+        torch.jit.save(torch.jit.freeze(program) if "frozen" in writer else program, path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", errors.ConversionWarning)
+        model = gru_xp.load(path)
+    said = [str(each.message) for each in caught if each.category is errors.ConversionWarning]
+    if kind in (Learned, Computed):
+        what = "is computed" if kind is Computed else r"is the array '(learned|constants\.c\d)'"
+        assert len(said) == 1 and re.search(
+            f"the first state: it {what} in the program, here it is zero: pass", said[0]
+        )
+    else:
+        assert not said and model.report is not None and model.report.exact
+    with torch.no_grad():
+        expected = module(x, given).numpy()
+        h0 = {Learned: module.learned.expand(1, N, H), Computed: given.tanh(), Zero: 0 * given}.get(kind, given)
+    assert np.abs(model(x.numpy(), h0.detach().contiguous().numpy())[0] - expected).max() <= 4 * T * EPS
 
 
 def test_equations_that_are_not_pytorchs_are_refused(tmp_path: Path) -> None:
@@ -286,10 +349,16 @@ CODE = {
     "names of names": b"x = y\n    y = x\n    torch.gru(a, b, x, True, 1, 0., False, False, True)",
     "text without end": b'"' + b"\\" * 200_000,
     "words": b"torch.gru(a, b, [self.w], maybe, 1, 0., False, False, True)",
+    "states of states": b"a0, b0 = b1, a1\n    "
+    + b"".join(
+        b"a%d = (a%d)[0]\n    a%d = b%d\n    b%d = a%d\n    " % (n, n + 1, n, n + 1, n, n + 1) for n in range(60)
+    )
+    + b"torch.gru(a, a0, _flat_weights, True, 1, 0., False, False, True)",
     "10**9 layers": b"torch.gru(a, b, _flat_weights, True, 1000000000, 0., False, False, True)",
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*the first state:gru_xp.errors.ConversionWarning")
 @pytest.mark.parametrize("what", CODE)
 def test_hostile_code_changes_no_numbers(what: str, tmp_path: Path) -> None:
     """What cannot be read of it is not known."""

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 
 from gru_xp.stored import Tensor
 
-__all__ = ["CELL", "CONSTANTS", "Call", "joined", "leaves", "named_by_calls"]
+__all__ = ["CELL", "CONSTANTS", "MOVES", "ZEROS", "Call", "joined", "leaves", "named_by_calls"]
 
 CONSTANTS = "constants.c"  # the names of arrays that are constants of a program
 MOST_LAYERS = 1000
+# What makes a first state of zero, and what only moves the numbers of its first argument about.
+ZEROS = ("zeros", "zeros_like", "new_zeros")
+MOVES = (
+    *("clone", "contiguous", "detach", "expand", "expand_as", "index_select", "permute", "repeat", "reshape", "select"),
+    *("slice", "squeeze", "to", "transpose", "unsqueeze", "view"),
+)
 CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -29,6 +35,7 @@ class Call:
     bidirectional: bool = False
     batch_first: bool | None = None
     is_cell: bool = False
+    state: str = ""  # what hx is, where it is neither an argument nor zero: "is computed"
     hint: str = ""  # what it may be called, where its arrays have no names
     unlike: str = ""  # why it is no GRU of PyTorch's
 

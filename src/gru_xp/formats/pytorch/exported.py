@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from gru_xp.errors import ConversionError, FileFormatError
 from gru_xp.formats.pytorch.archive import Archive
-from gru_xp.formats.pytorch.calls import Call
+from gru_xp.formats.pytorch.calls import MOVES, ZEROS, Call
 from gru_xp.formats.pytorch.modules import Module
 from gru_xp.formats.pytorch.storages import Storage, numpy_dtype, unreadable, view
 from gru_xp.formats.pytorch.tree import found_in
@@ -27,6 +28,7 @@ OLD = "serialized_exported_program.json"  # of PyTorch 2.1 to 2.7
 TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64"}
 TYPES |= {12: "bool", 13: "bfloat16"}
 MOST_NODES = 100_000
+DEEPEST = 50  # nodes behind one another that make a first state
 COMPILED = "holds compiled code; export the model again with torch.export.save, or save its state_dict()"
 
 
@@ -72,10 +74,13 @@ def _tensor(archive: Archive, folder: str, entry: Any) -> Tensor:
 def calls_in_export(graph_module: Any) -> tuple[list[Call], dict[str, Module]]:
     """Every call of a GRU, and the classes of the modules that the nodes come from."""
     names: dict[str, str] = {}  # of arrays, by that of the argument of the graph
+    given: set[str] = set()  # the names of the inputs that are no arrays of the file
     for spec in graph_module["signature"]["input_specs"]:
         for kind, entry in spec.items():
             if kind in ("parameter", "buffer", "tensor_constant"):
                 names[entry["arg"]["name"]] = entry[f"{kind}_name"]
+            elif kind == "user_input" and "as_tensor" in entry["arg"]:
+                given.add(entry["arg"]["as_tensor"]["name"])
     makers: dict[str, Any] = {}
     calls: list[Call] = []
     modules: dict[str, Module] = {}
@@ -85,7 +90,8 @@ def calls_in_export(graph_module: Any) -> tuple[list[Call], dict[str, Module]]:
         makers |= {output["as_tensor"]["name"]: node for output in node["outputs"] if "as_tensor" in output}
         modules |= {place: Module(kind, {}) for place, kind in _stack(node)}
         call = _call(node, names, makers)
-        calls += [call] if call is not None else []
+        if call is not None:
+            calls.append(call if call.is_cell else replace(call, state=_state(node, names, given, makers)))
     return calls, modules
 
 
@@ -127,6 +133,27 @@ def _call(node: Any, names: dict[str, str], makers: dict[str, Any]) -> Call | No
         given["bidirectional"],
         given["batch_first"] if overload == "input" else None,
     )
+
+
+def _state(node: Any, names: dict[str, str], given: set[str], makers: dict[str, Any]) -> str:
+    """What the first state is made of; "" for an input of the program, and for zero."""
+    arguments = {each["name"]: each["arg"] for each in node["inputs"]}
+    name = arguments.get("hx", arguments.get("h0", {})).get("as_tensor", {}).get("name", "")
+    for _ in range(DEEPEST):
+        if not name or name in given:
+            return ""
+        if name in names:
+            return f"is the array {names[name]!r}"
+        if name not in makers:
+            break
+        operator = makers[name]["target"].removeprefix("torch.ops.aten.").partition(".")[0]
+        inputs = [each["arg"] for each in makers[name]["inputs"]]
+        if operator in ZEROS or (operator == "full" and inputs[1] in ({"as_float": 0.0}, {"as_int": 0})):
+            return ""
+        if operator not in MOVES:
+            break
+        name = inputs[0]["as_tensor"]["name"]
+    return "is computed"
 
 
 def _own_call(node: Any, given: dict[str, Any], weights: tuple[str, ...], makers: dict[str, Any]) -> Call:

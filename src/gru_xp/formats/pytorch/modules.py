@@ -117,6 +117,8 @@ def _with_calls(gru: StoredGRU, calls: list[Call]) -> StoredGRU | Refusal:
     if dropout and len(gru.params) > 1 and any(call.train for call in calls):
         why = "the program was made in training and drops out in every call; here dropout acts in training alone"
         notes.append(Note("changed", f"dropout={dropout}", why))
+    for state in dict.fromkeys(call.state for call in calls if call.state):
+        notes.append(Note("changed", "the first state", f"it {state} in the program, here it is zero: pass it as h0"))
     batch_first = orders.pop() if orders else None
     return replace(gru, batch_first=batch_first, dropout=dropout, report=Report(tuple(notes)))
 

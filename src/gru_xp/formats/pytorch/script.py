@@ -7,11 +7,11 @@ themselves and the assignments that say what their arguments are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from gru_xp.errors import FileFormatError
-from gru_xp.formats.pytorch.calls import CONSTANTS, Call, joined, leaves
+from gru_xp.formats.pytorch.calls import CONSTANTS, MOVES, ZEROS, Call, joined, leaves
 from gru_xp.formats.pytorch.modules import Module
 
 __all__ = ["calls_in_script", "calls_quantised"]
@@ -19,13 +19,18 @@ __all__ = ["calls_in_script", "calls_quantised"]
 MOST_CALLS, LONGEST, DEEPEST = 1000, 1 << 13, 50
 CLASS = re.compile(r"^class (\w+)\(.*\):$", re.MULTILINE)
 METHOD = re.compile(r"^  def \w+\((\w+)", re.MULTILINE)
+PARAMETER = re.compile(r"(\w+): ")
+INNER_CALL = re.compile(r"\((\w+)\)\.forward\w*\(")
 CALL = re.compile(r"\btorch\.(gru|gru_cell)\(")
 QUANTISED = re.compile(r"\b(torch\.|ops\.quantized\.)quantized_gru")
-ASSIGNED = re.compile(r"^ *(\w+)(?: : [^=\n]*)? = (.+)$", re.MULTILINE)
+ASSIGNED = re.compile(r"^ *(\w+(?:, \w+)*),?(?: : [^=\n]*)? = (.+)$", re.MULTILINE)
+MADE = re.compile(r"(?:torch\.|\(\w+\)\.)?(\w+)\(")
 TEXT = re.compile(r'"(\w*)"|"(?:[^"\\\n]|\\.)*"')
 CHILD = re.compile(r'getattr\((.+), "(\w+)"\)|\(?(.+?)\)?\.(\w+)')
 CONSTANT = re.compile(r"CONSTANTS\.c([0-9]+)")
 HINT = re.compile(r"self_(\w+?)__flat_weights[0-9]*")
+ELEMENT = re.compile(r"\((.+)\)\[[0-9]+\]")
+COMPUTED = "is computed"
 OPENING, CLOSING = "([{", ")]}"
 
 
@@ -39,21 +44,30 @@ def calls_in_script(sources: Mapping[str, str], modules: Mapping[str, Module]) -
     places: dict[str, list[str]] = {}
     for place, module in modules.items():
         places.setdefault(module.origin, []).append(place)
-    found: list[Call] = []
+    found: list[tuple[str, Call]] = []
+    states: dict[str, list[str]] = {}  # what modules are called with as their second argument, by place
     left = MOST_CALLS
     for file, source in sources.items():
         text = TEXT.sub(lambda match: match[0] if match[1] else '""', source)
         prefix = file.removeprefix("code/").removesuffix(".py").replace("/", ".")
         for name, body in _parts(CLASS, text):
             for own_name, method in _parts(METHOD, body):
-                matches = list(CALL.finditer(method))
-                for place in places.get(f"{prefix}.{name}", ()) if matches else ():
+                matches, inner = list(CALL.finditer(method)), list(INNER_CALL.finditer(method))
+                for place in places.get(f"{prefix}.{name}", ()) if matches or inner else ():
                     left -= len(matches)
-                    if left < 0:
+                    if left < 0 or len(inner) > MOST_CALLS:
                         raise FileFormatError(f"expected at most {MOST_CALLS} calls of GRUs")
                     called = _Method(own_name, method, place)
-                    found += [call for match in matches if (call := called.call(match)) is not None]
-    return found
+                    found += [(place, call) for match in matches if (call := called.call(match)) is not None]
+                    for match in inner:
+                        states.setdefault(called.array(match[1]) or "", []).append(called.given_state(match))
+    return [_with_state(call, states.get(place, ())) for place, call in found]
+
+
+def _with_state(call: Call, given: Iterable[str]) -> Call:
+    """With what the module around it gives its module as the first state."""
+    state = next((each for each in given if each), "")
+    return replace(call, state=call.state or ("" if call.is_cell else state))
 
 
 def calls_quantised(sources: Mapping[str, str]) -> bool:
@@ -73,9 +87,16 @@ class _Method:
 
     def __init__(self, own_name: str, text: str, place: str):
         self.own_name, self.text, self.place = own_name, text, place
+        head, _, _ = text.partition(") -> ")
+        self.parameters = {*PARAMETER.findall(head)}
+        self.states: dict[str, str] = {}  # what `state` says of names
         self.assigned: dict[str, set[str]] = {}
-        for name, expression in ASSIGNED.findall(text):
-            self.assigned.setdefault(name, set()).add(expression)
+        for names, expression in ASSIGNED.findall(text):
+            several = names.split(", ")
+            parts = [expression] if len(several) == 1 else _arguments(f"{expression})", 0)
+            for index, name in enumerate(several):  # "a, b = x, y", or "a, b = x"
+                part = parts[index] if len(parts) == len(several) else f"({expression})[{index}]"
+                self.assigned.setdefault(name, set()).add(part)
 
     def call(self, match: re.Match[str]) -> Call | None:
         """What is called there; None if its arguments cannot be read."""
@@ -97,10 +118,44 @@ class _Method:
             call = replace(call, batch_first=None if is_packed else _truth(options[5]))
         except ValueError:
             return None
+        call = replace(call, state=self.state(arguments[2 if is_packed else 1]))
         listed = arguments[3 if is_packed else 2]
         hint = HINT.fullmatch(listed)
         taken = self.arrays(listed, call)
         return replace(call, weights=taken, hint=hint[1] if hint else "") if taken else None
+
+    def given_state(self, match: re.Match[str]) -> str:
+        """What a module is called with behind x; of a GRU that is its first state."""
+        arguments = _arguments(self.text, match.end())
+        return self.state(arguments[1]) if len(arguments) == 2 else ""
+
+    def state(self, expression: str, depth: int = 0) -> str:
+        """What a first state is; "" for an argument of the method and for zero."""
+        if depth > DEEPEST or len(expression) > LONGEST:
+            return COMPUTED
+        if expression == "None" or expression.startswith("uninitialized("):
+            return ""
+        if expression in self.assigned:
+            if expression not in self.states:
+                self.states[expression] = ""  # so that names of one another end
+                found = [self.state(each, depth + 1) for each in self.assigned[expression]]
+                self.states[expression] = next((each for each in found if each), "")
+            return self.states[expression]
+        if expression in self.parameters:
+            return ""
+        if (element := ELEMENT.fullmatch(expression)) is not None:
+            return self.state(element[1], depth + 1)
+        if (made := MADE.match(expression)) is not None and expression.endswith(")"):
+            arguments = _arguments(expression, made.end())
+            if made[1] in ZEROS or (made[1] == "full" and arguments[1:2] in (["0."], ["0"])):
+                return ""
+            if made[1] in ("unchecked_cast", "annotate") and len(arguments) == 2:
+                return self.state(arguments[1], depth + 1)
+            if made[1] in (*MOVES, "permute_hidden") and arguments:
+                return self.state(arguments[0], depth + 1)
+            return COMPUTED
+        name = self.array(expression)
+        return COMPUTED if name is None else f"is the array {name!r}"
 
     def arrays(self, expression: str, call: Call) -> tuple[str, ...]:
         """The names of the arrays in a list; none if it cannot be read."""
