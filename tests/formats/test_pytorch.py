@@ -142,23 +142,6 @@ def test_compiled_modules(path: Path, module: Larger) -> None:
     assert_same_bits(gru_xp.from_framework(compiled, name="gru"), module.gru.parameters())
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_quantised_layers_are_refused(path: Path) -> None:
-    model = torch.nn.ModuleDict({"enc": torch.nn.GRU(3, 4), "cell": torch.nn.GRUCell(3, 4)})
-    kinds = {torch.nn.GRU, torch.nn.GRUCell}
-    quantised = torch.ao.quantization.quantize_dynamic(model, kinds, dtype=torch.qint8)
-    found = [files.formats()["torch"].adopt(quantised)]
-    for saved in (quantised, quantised.state_dict()):
-        torch.save(saved, path)
-        found.append(files.contents(path))
-    for each in found:
-        assert not each.grus
-        assert {refusal.name: refusal.reason[:17] for refusal in each.refused} == dict.fromkeys(
-            ("enc", "cell"), "a quantised layer"
-        )
-
-
 def test_without_pytorch(path: Path, module: Larger) -> None:
     torch.save(module.state_dict(), path)
     code = "import sys; sys.modules['torch'] = None; import gru_xp; print(gru_xp.load(sys.argv[1], name='gru'))"

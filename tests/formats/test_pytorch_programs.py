@@ -290,17 +290,6 @@ def test_types_and_shared_arrays_of_an_export(tmp_path: Path) -> None:
             assert all(mine.dtype == dtype and torch.equal(mine, a) for mine, a in zip(own, theirs, strict=True))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_quantised_programs_are_refused(tmp_path: Path) -> None:
-    kinds = {torch.nn.GRU, torch.nn.GRUCell}
-    quantised = torch.jit.script(torch.ao.quantization.quantize_dynamic(tagger(), kinds))
-    for program in (quantised, torch.jit.freeze(quantised)):
-        torch.jit.save(program, tmp_path / "m.pt")
-        with pytest.raises(errors.ConversionError, match="a quantised layer; convert the model from before"):
-            gru_xp.load(tmp_path / "m.pt")
-
-
 def test_a_runtime_refuses_programs(tmp_path: Path) -> None:
     for how in WRITERS:
         WRITERS[how](tagger(), tmp_path / "m.pt")

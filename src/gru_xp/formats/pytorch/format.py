@@ -16,13 +16,14 @@ from gru_xp.files import Format
 from gru_xp.formats.pytorch.archive import Archive, is_of_torch, tree_of_old
 from gru_xp.formats.pytorch.calls import CELL, CONSTANTS, joined, named_by_calls
 from gru_xp.formats.pytorch.exported import calls_in_export, graph_of, tensors_of_export
-from gru_xp.formats.pytorch.modules import A_QUANTISED_LAYER, Module, judged
+from gru_xp.formats.pytorch.modules import Module, judged
+from gru_xp.formats.pytorch.quantised import UNREADABLE, Dequantised
 from gru_xp.formats.pytorch.script import calls_in_script, calls_quantised
-from gru_xp.formats.pytorch.storages import Budget
+from gru_xp.formats.pytorch.storages import Budget, unreadable
 from gru_xp.formats.pytorch.tree import found_in
 from gru_xp.formats.shards import grus_of_file
-from gru_xp.formats.trees import arrays_of, library_of, tensor_of
-from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, assert_spec
+from gru_xp.formats.trees import arrays_of, class_of, library_of, tensor_of
+from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, Tensor, assert_spec
 
 __all__ = ["PyTorchFormat", "pytorch"]
 
@@ -76,18 +77,22 @@ class PyTorchFormat(Format):
 
     def adopts(self, thing: Any) -> bool:
         if isinstance(thing, Mapping):
-            return any(library_of(array) == "torch" for array in arrays_of(thing).values())
+            return any(library_of(array) == "torch" for array in (*arrays_of(thing).values(), *thing.values()))
         return library_of(thing) == "torch" and hasattr(thing, "named_modules")
 
     def adopt(self, thing: Any) -> Contents:
         if isinstance(thing, Mapping):
-            return judged({name: tensor_of(array) for name, array in arrays_of(thing).items()}, {})
+            packed = {name: Tensor((), PACKED, unreadable) for name, each in thing.items() if class_of(each) == PACKED}
+            return judged({name: tensor_of(array) for name, array in arrays_of(thing).items()} | packed, {})
         modules = {name: Module(_class_of(module), vars(module)) for name, module in thing.named_modules()}
         tensors = {name: tensor_of(array) for name, array in arrays_of(dict(thing.state_dict())).items()}
         for name, module in thing.named_modules():
             # A parametrization computes a weight when it is asked for. The hooks of weight_norm and prune do so when
             # the module is called, and leave it as a plain attribute, which may be out of date.
-            if modules[name].is_recurrent:
+            if modules[name].is_quantised:
+                arrays = {**module.get_weight(), **module.get_bias()}
+                tensors |= {joined(name, leaf): _dequantised(array) for leaf, array in arrays.items()}
+            elif modules[name].is_recurrent:
                 leaves = [leaf for names in getattr(module, "_all_weights", [CELL]) for leaf in names]
                 leaves = [leaf for leaf in leaves if leaf not in vars(module)]
                 found = {leaf: getattr(module, leaf, None) for leaf in leaves}
@@ -98,6 +103,14 @@ class PyTorchFormat(Format):
 
 
 pytorch = PyTorchFormat()
+
+PACKED = "torch.ScriptObject"  # what quantised weights are in a live state_dict
+
+
+def _dequantised(array: Any) -> Tensor:
+    if not array.is_quantized:
+        return tensor_of(array)
+    return Dequantised(tuple(array.shape), "float32", tensor_of(array.dequantize()).read)
 
 
 def _class_of(module: Any) -> str:
@@ -136,11 +149,12 @@ def _of_script(archive: Archive) -> Contents:
     tensors, modules = found_in(archive.tree(), archive.budget)
     constants, _ = found_in(archive.tree("constants.pkl", "constants"), archive.budget)
     sources = {name: archive.text(name).decode() for name in archive.under("code/") if name.endswith(".py")}
-    tensors |= {f"{CONSTANTS}{name}": tensor for name, tensor in constants.items()}
+    packed = {name for name in constants if "." in name}  # of a quantised layer, which torch.jit.freeze takes apart
+    tensors |= {f"{CONSTANTS}{name}": tensor for name, tensor in constants.items() if name not in packed}
     named, by_place = named_by_calls(calls_in_script(sources, modules), tensors)
     found = judged(named, modules, by_place)
-    if calls_quantised(sources) and not found.refused:
-        return replace(found, refused=(Refusal("", A_QUANTISED_LAYER),))
+    if packed and calls_quantised(sources):
+        return replace(found, refused=(*found.refused, Refusal("", UNREADABLE)))
     return found
 
 

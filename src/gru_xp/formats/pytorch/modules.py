@@ -8,14 +8,15 @@ from dataclasses import replace
 from typing import Any, TypeGuard
 
 from gru_xp.formats.named import BIASES, grus_in
+from gru_xp.formats.pytorch import quantised
 from gru_xp.formats.pytorch.calls import Call
 from gru_xp.stored import Contents, Note, Refusal, Report, StoredGRU, Tensor
 
-__all__ = ["A_QUANTISED_LAYER", "COMPILED", "Module", "judged"]
+__all__ = ["COMPILED", "Module", "judged"]
 
 GRUS = ("GRU", "GRUCell")  # the classes whose equation is known, and where they live
-HOMES = ("torch.nn.modules.rnn", "gru_xp_torch.modules")
-QUANTISED = ("torch.ao.nn.quantized.", "torch.nn.quantized.")
+QUANTISED = ("torch.ao.nn.quantized.dynamic.modules.rnn", "torch.nn.quantized.dynamic.modules.rnn")
+HOMES = ("torch.nn.modules.rnn", "gru_xp_torch.modules", *QUANTISED)
 COMPUTING = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm", "torch.nn.utils.prune")  # hooks
 COMPILED = "torch._dynamo.eval_frame.OptimizedModule"  # what torch.compile makes of a module
 RECURRENT = (*GRUS, "LSTM", "LSTMCell", "RNN", "RNNCell")
@@ -52,7 +53,7 @@ class Module:
 
     @property
     def is_quantised(self) -> bool:
-        return self.home.startswith(QUANTISED) and self.kind in RECURRENT
+        return self.home in QUANTISED and self.kind in RECURRENT
 
 
 def judged(
@@ -65,19 +66,13 @@ def judged(
         modules: by name; a class that is not known may compute anything with its arrays.
         calls: of a program, by the name of the module whose arrays they take.
     """
-    found = grus_in(tensors)
+    directions = {name: 1 + (module.attributes.get("bidirectional") is True) for name, module in modules.items()}
+    named, packed = quantised.of_modules(tensors, directions)
+    found = grus_in(named)
     made = [_with_module(gru, modules.get(gru.name), (calls or {}).get(gru.name, [])) for gru in found.grus]
-    refused = [*found.refused, *(each for each in made if isinstance(each, Refusal))]
-    quantised = dict.fromkeys(name for name, module in modules.items() if module.is_quantised)
-    quantised |= dict.fromkeys(match[1][:-1] for name in tensors if (match := PACKED.match(name)))
-    refused += [Refusal(name, A_QUANTISED_LAYER) for name in quantised]
-    grus = tuple(each for each in made if isinstance(each, StoredGRU))
+    refused = [*found.refused, *packed, *(each for each in made if isinstance(each, Refusal))]
+    grus = tuple(quantised.noted(each, named) for each in made if isinstance(each, StoredGRU))
     return Contents(grus, tuple(refused), found.ignored, found.arrays)
-
-
-A_QUANTISED_LAYER = "a quantised layer; convert the model from before quantize_dynamic"
-# What a quantised GRU or LSTM has instead of its weights.
-PACKED = re.compile(r"(.*\.|)(?:_all_weight_values\.[0-9]+\.param|_packed_weight_[ih]h)(?![^.])", re.DOTALL)
 
 
 def _with_module(gru: StoredGRU, module: Module | None, calls: list[Call]) -> StoredGRU | Refusal:

@@ -25,6 +25,9 @@ DTYPES = {
     "Char": "int8",
     "Byte": "uint8",
     "Bool": "bool",
+    "QInt8": "int8",
+    "QUInt8": "uint8",
+    "QInt32": "int32",
 }
 
 

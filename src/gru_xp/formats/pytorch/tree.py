@@ -9,6 +9,7 @@ from gru_xp.errors import FileFormatError
 from gru_xp.formats.pytorch.calls import joined
 from gru_xp.formats.pytorch.modules import COMPILED, Module
 from gru_xp.formats.pytorch.numpy_arrays import array_in
+from gru_xp.formats.pytorch.quantised import is_packed, unpacked
 from gru_xp.formats.pytorch.storages import Budget, unreadable
 from gru_xp.formats.pytorch.unpickled import Thing
 from gru_xp.formats.trees import DEEPEST
@@ -40,6 +41,10 @@ def found_in(tree: Any, budget: Budget) -> tuple[dict[str, Tensor], dict[str, Mo
         if tensor is not None:
             while tensors.setdefault(path, tensor) is not tensor:  # as under the keys 1 and "1" of one dict
                 path += "'"
+            return
+        if isinstance(node, Thing) and is_packed(node.origin):
+            found = unpacked(node.state) or {"": Tensor((), "packed", unreadable)}
+            tensors.update((joined(path, leaf) if leaf else path, each) for leaf, each in found.items())
             return
         if isinstance(node, Thing) and isinstance(node.state, dict) and not node.items:  # no subclass of dict
             modules[path] = Module(node.origin, node.state)

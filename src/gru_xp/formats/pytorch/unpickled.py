@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gru_xp.errors import FileFormatError
+from gru_xp.formats.pytorch.quantised import dequantised
 from gru_xp.formats.pytorch.storages import DTYPES, MOST_AXES, Budget, Storage, sizes, unreadable, view
 from gru_xp.stored import Tensor
 
@@ -23,6 +24,7 @@ __all__ = ["Thing", "unpickled"]
 
 MOST_CLASSES = 1000  # that a pickle names
 LONGEST = 1000  # characters of a class's name
+TYPED = ("build_tensorlist", "build_doublelist", "build_intlist", "build_boollist", "restore_type_tag")  # of lists
 PLAIN = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
 
 
@@ -95,7 +97,9 @@ class _Reader(pickle._Unpickler):
             "torch._utils._rebuild_tensor_v2": self.tensor,
             "torch._utils._rebuild_parameter": _first,
             "torch._utils._rebuild_parameter_with_state": _first,
+            "torch._utils._rebuild_qtensor": self.quantised,
             "torch._tensor._rebuild_from_type_v2": self.of_type,
+            **{f"torch.jit._pickle.{name}": _first for name in TYPED},
         }
 
     # ---- what it names and calls -------------------------------------------------------------------------------------
@@ -202,6 +206,9 @@ class _Reader(pickle._Unpickler):
             return Tensor(tensor.shape, "numbers to be negated or conjugated: save its resolve_neg()", unreadable)
         return tensor
 
+    def quantised(self, storage: Any, offset: Any, size: Any, stride: Any, scheme: Any, *_: Any) -> Tensor:
+        return dequantised(self.tensor(storage, offset, size, stride), scheme)
+
     def of_type(self, function: Any, kind: Any, args: Any, *_: Any) -> Any:
         """A tensor with attributes; or of a class that may be more than its numbers, which is not read."""
         made = self._made(function, args)
@@ -238,5 +245,5 @@ def _is_class(thing: Any) -> bool:
 
 
 def _first(data: Any, *_: Any) -> Any:
-    """A parameter is its tensor."""
+    """A parameter is its tensor, and a list of a type is a list."""
     return data
