@@ -20,6 +20,10 @@ PACKAGES = {
     "gru_xp_array_api_strict",
     "gru_xp_cpu",
     "gru_xp_cuda",
+    "gru_xp_sklearn",
+    "gru_xp_torchrl",
+    "gru_xp_flax",
+    "gru_xp_equinox",
     "gru_xp_conformance",
 }
 SMOKE = """

@@ -58,8 +58,9 @@ def _is_array(node: Any) -> bool:
 
 
 def class_of(node: Any) -> str:
-    """The class by its whole name."""
-    return f"{type(node).__module__}.{type(node).__qualname__}"
+    """The class by its whole name; of a layer of gru_xp_flax that of Flax which it extends."""
+    kind = next(cls for cls in type(node).__mro__ if not cls.__module__.startswith("gru_xp_"))
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def library_of(node: Any) -> str:
