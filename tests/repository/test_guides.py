@@ -1,8 +1,9 @@
-"""The guides do what they say: every block of code in docs/*.md runs, in the order in which it stands there."""
+"""The site does what it says: every block of code of every page in docs runs, in the order of the page."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,32 +13,39 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-GUIDES = sorted(DOCS.glob("*.md"))
+GUIDES = sorted(path for path in DOCS.rglob("*.md") if "generated" not in path.parts)
+NAMES = [path.relative_to(DOCS).with_suffix("").as_posix() for path in GUIDES]
 
 
 def blocks(guide: Path) -> list[tuple[str, str, int]]:
-    """Language, text and line of each."""
+    """Language, text and line of each; `text` is output, and what installs packages is for `.ci/run`."""
     text = guide.read_text(encoding="utf-8")
     found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [(match[1], match[2], text[: match.start()].count("\n") + 1) for match in found]
+    listed = [(match[1], match[2], text[: match.start()].count("\n") + 1) for match in found]
+    return [block for block in listed if block[0] != "text" and "pip install" not in block[1]]
 
 
-# runs (text, line) of each block and tells where the next begins; what frameworks do to their process stays in it
+# runs each block, of Python or of the shell, after a mark; what frameworks do to their process stays in it
 RUN = """
-import json, sys, warnings
+import json, subprocess, sys, warnings
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # PyTorch's exporter, of itself
 warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)  # likewise
 warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # Keras, of its own arrays
 guide, blocks = json.load(sys.stdin)
 names = {"__name__": guide}
-for text, line in blocks:
-    print("\\x1e", end="")
+for language, text, line in blocks:
+    print("\\x1e", end="", flush=True)
+    if language == "bash":
+        subprocess.run(["bash", "-euo", "pipefail", "-c", text], check=True)
+        continue
     exec(compile("\\n" * line + text, guide, "exec"), names)
 """
 
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
+
+@pytest.mark.parametrize("guide", GUIDES, ids=NAMES)
 def test_every_block_runs(guide: Path, tmp_path: Path) -> None:
     """All in one namespace, in an empty folder. What a line says that it prints, `print(...)  # this`, it prints."""
     for library in re.findall(
@@ -46,17 +54,19 @@ def test_every_block_runs(guide: Path, tmp_path: Path) -> None:
         if find_spec(library) is None:
             pytest.skip(f"{library} is missing")
     found = blocks(guide)
-    assert [language for language, _, _ in found] == ["python"] * len(found)
-    program = json.dumps([str(guide), [(text, line) for _, text, line in found]])
+    assert {language for language, _, _ in found} <= {"python", "bash"}
+    program = json.dumps([str(guide), found])
     command = [sys.executable, "-c", RUN]
-    done = subprocess.run(command, input=program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=program, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-4000:]
     for said, (_, text, line) in zip(done.stdout.split("\x1e")[1:], found, strict=True):
         for promised in re.findall(r"^\s*print\(.*\)\s+# (.*)$", text, re.MULTILINE):
             assert promised.removesuffix("...") in said, f"{guide.name}:{line}: {promised}"
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
+@pytest.mark.parametrize("guide", GUIDES, ids=NAMES)
 def test_links_lead_somewhere(guide: Path) -> None:
+    """But those to generated pages, which the site's build follows."""
     for target in re.findall(r"\]\(([^)#]+)\)", guide.read_text(encoding="utf-8")):
-        assert target.startswith("https://") or (guide.parent / target).exists(), target
+        generated = "generated/" in target
+        assert target.startswith("https://") or generated or (guide.parent / target).exists(), target
