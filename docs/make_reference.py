@@ -40,10 +40,21 @@ SHOWN_SPECIAL = ("__call__",)
 
 
 def public_modules() -> list[str]:
-    """`gru_xp`, its public submodules, and every other package of the wheel that exports something."""
-    packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    names = [Path(package).name for package in packages]
-    return ["gru_xp", *(f"gru_xp.{name}" for name in SUBMODULES), *(name for name in names if name != "gru_xp")]
+    """`gru_xp`, its public submodules, the other packages of the wheel, and the modules of those that export nothing."""
+    found = ["gru_xp", *(f"gru_xp.{name}" for name in SUBMODULES)]
+    for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        folder = ROOT / package
+        if folder.name != "gru_xp":
+            files = [folder / "__init__.py"]
+            if not _exports(files[0]):
+                files += [file for file in sorted(folder.glob("[!_]*.py")) if _exports(file)]
+            parts = [file.relative_to(folder.parent).with_suffix("").parts for file in files]
+            found += [".".join(part).removesuffix(".__init__") for part in parts]
+    return found
+
+
+def _exports(file: Path) -> bool:
+    return "\n__all__ = " in file.read_text(encoding="utf-8")
 
 
 def exported(module: str) -> list[tuple[str, Any]]:
