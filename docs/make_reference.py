@@ -40,21 +40,16 @@ SHOWN_SPECIAL = ("__call__",)
 
 
 def public_modules() -> list[str]:
-    """`gru_xp`, its public submodules, the other packages of the wheel, and the modules of those that export nothing."""
+    """`gru_xp`, its public submodules, the other packages of the wheel, and the modules that their docstrings name."""
     found = ["gru_xp", *(f"gru_xp.{name}" for name in SUBMODULES)]
     for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         folder = ROOT / package
         if folder.name != "gru_xp":
-            files = [folder / "__init__.py"]
-            if not _exports(files[0]):
-                files += [file for file in sorted(folder.glob("[!_]*.py")) if _exports(file)]
-            parts = [file.relative_to(folder.parent).with_suffix("").parts for file in files]
-            found += [".".join(part).removesuffix(".__init__") for part in parts]
+            text = (folder / "__init__.py").read_text(encoding="utf-8")
+            named = dict.fromkeys(re.findall(rf"\b{folder.name}\.(\w+)", text.split('"""')[1]))
+            modules = [f"{folder.name}.{name}" for name in named if (folder / f"{name}.py").exists()]
+            found += [folder.name] if "\n__all__ = " in text else [folder.name, *modules]
     return found
-
-
-def _exports(file: Path) -> bool:
-    return "\n__all__ = " in file.read_text(encoding="utf-8")
 
 
 def exported(module: str) -> list[tuple[str, Any]]:
