@@ -57,8 +57,11 @@ def exported(module: str) -> list[tuple[str, Any]]:
     found = loaded(module)
     things = [(str(name), _final(found[str(name)])) for name in found.exports or ()]
     # a function may have the name of the module that it comes from
-    things = [(name, thing.members.get(name, thing) if thing.is_module else thing) for name, thing in things]
-    return [(name, thing) for name, thing in things if not thing.is_module]
+    things = [
+        (name, thing if foreign(thing) or not thing.is_module else thing.members.get(name, thing))
+        for name, thing in things
+    ]
+    return [(name, thing) for name, thing in things if foreign(thing) or not thing.is_module]
 
 
 def loaded(module: str) -> Any:
@@ -66,8 +69,13 @@ def loaded(module: str) -> Any:
     return griffe.load(module, search_paths=SOURCES, docstring_parser="google", resolve_aliases=True)
 
 
+def foreign(thing: Any) -> bool:
+    """Whether it is another library's, and exported as it is."""
+    return bool(thing.is_alias and not thing.target_path.startswith("gru_xp"))
+
+
 def _final(thing: Any) -> Any:
-    return thing.final_target if thing.is_alias else thing
+    return thing.final_target if thing.is_alias and not foreign(thing) else thing
 
 
 # ---- a docstring as Markdown -----------------------------------------------------------------------------------------
@@ -130,6 +138,9 @@ def _field(name: str, text: str) -> str:
 def described(name: str, thing: Any, depth: int = 8) -> Iterator[str]:
     """One function, class or value, with its members."""
     fence = ":" * depth
+    if foreign(thing):
+        yield f"{fence}{{py:data}} {name}\n\nThis is `{thing.target_path}`.\n{fence}\n"
+        return
     kind = (
         "property" if "property" in thing.labels else {"function": "function", "class": "class"}.get(thing.kind.value)
     )
