@@ -24,6 +24,7 @@ PACKAGES = {
     "gru_xp_torchrl",
     "gru_xp_flax",
     "gru_xp_equinox",
+    "gru_xp_keras",
     "gru_xp_conformance",
 }
 SMOKE = """

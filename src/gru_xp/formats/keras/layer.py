@@ -22,6 +22,7 @@ KEPT = Note("exact", "the weights")
 Step = str | tuple[int, int]  # into a part of a layer: "cell"; which of how many cells
 Arrays = Callable[[tuple[Step, ...]], Sequence[Tensor]]  # of a part of a layer: ("forward_layer", "cell")
 HOMES = ("keras.layers", "keras.src.layers", "tf_keras.layers", "tf_keras.src.layers")
+OURS = {"gru_xp_keras>GRU": "GRU"}  # which computes what Keras's does, by the name that it is registered under
 RECURRENT = ("GRU", "GRUCell", "RNN", "Bidirectional", "CuDNNGRU")
 OTHER = ("LSTM", "SimpleRNN", "LSTMCell", "SimpleRNNCell", "CuDNNLSTM")
 
@@ -192,6 +193,8 @@ def kind_of(entry: Any) -> str:
     kind, home, registered = str(entry.get("class_name")), entry.get("module"), entry.get("registered_name")
     if home is None and registered is None:
         return kind if kind.isidentifier() else ""
+    if registered in OURS:
+        return OURS[str(registered)]
     if registered not in (None, kind):
         return ""
     return kind if any(str(home) == each or str(home).startswith(f"{each}.") for each in HOMES) else ""
