@@ -18,8 +18,8 @@ compare with files and objects that set each option to a value that is not its d
 - **assumed**: not said there; `model.report.assumed` says what was taken for it.
 - **fixed**: never anything else there.
 
-Options of a Keras layer or a Flax module that are in no table are an error or a warning. Formats that are not
-here state nothing yet.
+Options of a Keras layer, a Flax module or an ONNX node that are in no table are an error or a warning. "In:" names the
+formats of `gru-xp inspect`; the program for NumPy is written and never read.
 """
 
 
@@ -29,8 +29,8 @@ def page() -> str:
     tables: dict[str, tuple[files.Option, ...]] = {}
     for each in files.formats().values():
         for source, options in each.options.items():
-            homes.setdefault(f"{each.name}'s {source}" if each.name == "keras" else source, []).append(each.name)
-            tables[f"{each.name}'s {source}" if each.name == "keras" else source] = options
+            homes.setdefault(source, []).append(each.name)
+            tables[source] = options
     return HEAD + "".join(_table(source, homes[source], options) for source, options in tables.items())
 
 

@@ -41,6 +41,7 @@ def test_a_dict_of_kerass_names(what: str, end: str) -> None:
     model = gru_xp.from_framework({f"encoder/gru/{name}": a for name, a in keys(arrays, end).items()})
     assert model.batch_first and model.spec.reset_after == reset_after
     assert model.report is not None and "recurrent_activation=sigmoid" in str(model.report.assumed)
+    assert ("reset_after=True" in str(model.report.assumed)) == (what == "none")  # which biases alone would say
     assert_near(np.asarray(model(X)[0]), keras_loop(X, arrays, reset_after=reset_after))
 
 

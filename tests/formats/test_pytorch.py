@@ -142,6 +142,16 @@ def test_compiled_modules(path: Path, module: Larger) -> None:
     assert_same_bits(gru_xp.from_framework(compiled, name="gru"), module.gru.parameters())
 
 
+@pytest.mark.parametrize("option", ["num_layers", "bidirectional", "bias", "input_size"])
+def test_a_module_that_contradicts_its_arrays_is_refused(option: str, path: Path) -> None:
+    layer = torch.nn.GRU(3, 4)
+    setattr(layer, option, 5 if "_" in option else not getattr(layer, option))
+    torch.save(layer, path)
+    for read in (lambda: gru_xp.load(path), lambda: gru_xp.from_framework(layer)):
+        with pytest.raises(errors.ConversionError, match=f"{option}: the module says .*, its arrays say"):
+            read()
+
+
 def test_without_pytorch(path: Path, module: Larger) -> None:
     torch.save(module.state_dict(), path)
     code = "import sys; sys.modules['torch'] = None; import gru_xp; print(gru_xp.load(sys.argv[1], name='gru'))"

@@ -43,7 +43,8 @@ def node_model(
     }
     arrays |= weights or {}
     names = {"X": "x", "W": "W", "R": "R", "B": "B", "sequence_lens": "", "initial_h": ""} | (inputs or {})
-    node = helper.make_node("GRU", list(names.values()), ["Y", "Y_h"], name="rnn", hidden_size=H, **attributes)
+    attributes = {"hidden_size": H} | attributes
+    node = helper.make_node("GRU", list(names.values()), ["Y", "Y_h"], name="rnn", **attributes)
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     graph = helper.make_graph(
         [*nodes, node],

@@ -13,13 +13,15 @@ state before the product, as in the first paper on GRUs, CudnnCompatibleGRUCell 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
 from gru_xp.errors import ConversionError
 from gru_xp.formats.keras_arrays import is_cudnn, read_cell
 from gru_xp.formats.layouts import UNFOLDED
+from gru_xp.formats.names import KERAS_DEFAULTS
 from gru_xp.params import CellParams, GRUSpec
 from gru_xp.stored import Note, Tensor
 
@@ -27,13 +29,19 @@ __all__ = ["CELLS", "TENSORFLOW_1"]
 
 Group = Mapping[str, Tensor]
 Built = tuple[CellParams, Note, GRUSpec]
+Own: TypeAlias = Callable[[Group], list[str]]
+Build: TypeAlias = Callable[[Group], Built]
 
 KERAS = ("kernel", "recurrent_kernel", "bias")
-KERAS_UNTOLD = Note(
-    "assumed",
-    "recurrent_activation=sigmoid, activation=tanh, go_backwards=False, time_major=False, zero_output_for_mask=False",
-    "arrays alone say none of these; outputs differ if the layer had others",
-)
+KERAS_UNTOLD = "arrays alone say none of these; outputs differ if the layer had others"
+
+
+def untold_of_keras(group: Group) -> Note:
+    """Without biases the arrays do not say `reset_after` either."""
+    defaults = KERAS_DEFAULTS | (
+        {} if "bias" in {leaf.removesuffix(":0") for leaf in group} else {"reset_after": "True"}
+    )
+    return Note("assumed", ", ".join(f"{name}={value}" for name, value in defaults.items()), KERAS_UNTOLD)
 
 
 def own_keras(group: Group) -> list[str]:
@@ -109,7 +117,9 @@ def build_tensorflow(group: Group) -> Built:
     return w, Note("exact", "the weights", UNFOLDED), GRUSpec(reset_after)
 
 
-CELLS = (  # how they are recognised and built, what their arrays do not say, and batch_first
-    (own_keras, build_keras, KERAS_UNTOLD, True),
-    (own_tensorflow, build_tensorflow, TENSORFLOW_UNTOLD, None),
+CELLS: tuple[
+    tuple[Own, Build, Callable[[Group], Note], bool | None], ...
+] = (  # how they are recognised and built, what their arrays do not say, and batch_first
+    (own_keras, build_keras, untold_of_keras, True),
+    (own_tensorflow, build_tensorflow, lambda group: TENSORFLOW_UNTOLD, None),
 )

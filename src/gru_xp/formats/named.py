@@ -57,7 +57,8 @@ def grus_in(tensors: Mapping[str, Tensor]) -> Contents:
                 _assert_floats(group[leaf] for leaf in own)
                 params, dtype, note, *told = layout.build({leaf: group[leaf] for leaf in own})
                 doubt = [Note("assumed", "the weights are in use as they are", origin)] if origin else []
-                report = Report((note, *layout.untold, *computed.get(place, ()), *doubt))
+                untold = [layout.untold(group)] if layout.untold else []
+                report = Report((note, *untold, *computed.get(place, ()), *doubt))
                 spec = told[0] if told else GRUSpec()
                 grus.append(StoredGRU(params, spec, name, dtype, layout.batch_first, report=report))
             except FileFormatError:
@@ -124,7 +125,7 @@ Built = tuple[Params, str, Note] | tuple[Params, str, Note, GRUSpec]
 class _Layout:
     own: Callable[[Group], list[str]]  # which of the arrays of a place are its own; none if it is another layout
     build: Callable[[Group], Built]
-    untold: tuple[Note, ...] = ()  # what the arrays do not say of the equation, and what is taken for it
+    untold: Callable[[Group], Note] | None = None  # what the arrays do not say, and what is taken for it
     batch_first: bool | None = None  # in all layers of whoever gives these names; None where they have either
 
 
@@ -273,9 +274,9 @@ LAYOUTS = (
     _Layout(_own_cell, _build_cell),
     _folded_layout("weight_ih", "weight_hh", "bias", "bias_n"),
     _folded_layout("Wx", "Wh", "b", "bhn", batch_first=True),
-    _Layout(_own_linen, _build_linen, (FLAX_UNTOLD,)),
-    _Layout(_own_nnx, _build_nnx, (FLAX_UNTOLD,)),
-    *(_Layout(own, _cell(build), (untold,), batch_first) for own, build, untold, batch_first in CELLS),
+    _Layout(_own_linen, _build_linen, lambda group: FLAX_UNTOLD),
+    _Layout(_own_nnx, _build_nnx, lambda group: FLAX_UNTOLD),
+    *(_Layout(own, _cell(build), untold, batch_first) for own, build, untold, batch_first in CELLS),
 )
 
 

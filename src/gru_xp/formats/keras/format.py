@@ -19,7 +19,7 @@ from gru_xp.stored import Contents, Note, Report, StoredGRU
 from .export import hdf5_of, sequential
 from .files import IncompleteError, model_in
 from .live import Live
-from .options import OPTIONS
+from .options import SOURCES
 from .runtime import run_saved
 from .walk import Walk
 from .weights import grus_of_weights, is_weights
@@ -39,7 +39,7 @@ class KerasFormat(Format):
     title = "Keras 1 to 3 (.keras, .weights.h5, .h5, a live layer or model), TensorFlow.js's layers (model.json)"
     suffixes = (".keras", ".weights.h5")
     runtime = "keras"
-    options = OPTIONS
+    options = SOURCES
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """By the ending, by HDF5's first bytes, or by what TensorFlow.js's JSON begins with."""

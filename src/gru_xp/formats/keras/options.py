@@ -13,7 +13,7 @@ from gru_xp.errors import ConversionError
 from gru_xp.files import Option
 from gru_xp.stored import Note
 
-__all__ = ["IN_TRAINING", "OPTIONS", "notes_on"]
+__all__ = ["IN_TRAINING", "OPTIONS", "SOURCES", "notes_on"]
 
 IN_TRAINING = "it acts in training alone"
 
@@ -93,6 +93,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {  # by the class of a layer; "Keras 1'
         *_read(f"{SAME}how they are computed", "unroll", "consume_less"),
     ),
 }
+SOURCES = {f"Keras's {kind}".replace("Keras's Keras", "Keras"): options for kind, options in OPTIONS.items()}
 KNOWN = {kind: {option.name: option for option in options} for kind, options in OPTIONS.items()}
 SILENT = {"trainable": True, "return_sequences": True, "merge_mode": "concat"}  # no note; of the others 0, None, False
 DIFFERENT = ("merge_mode", "reverse_state_order")  # those whose outputs are not Keras's

@@ -11,8 +11,10 @@ from gru_xp.atomic import write_whole
 from gru_xp.errors import BackendError, ConversionError, FileFormatError
 from gru_xp.files import Format
 from gru_xp.formats.onnx.constants import MOVES, Graph, Source, library
-from gru_xp.formats.onnx.export import OPTIONS, model_of
+from gru_xp.formats.onnx.export import OPTIONS as WRITE_OPTIONS
+from gru_xp.formats.onnx.export import model_of
 from gru_xp.formats.onnx.nodes import GRUNode, name_of, read_node
+from gru_xp.formats.onnx.options import OPTIONS
 from gru_xp.formats.onnx.runtime import run_stack
 from gru_xp.formats.onnx.stacks import Stack, as_stored, joined
 from gru_xp.formats.onnx.written_out import grus_by_name, loop_of_a_gru, tensors_of
@@ -32,7 +34,8 @@ class OnnxFormat(Format):
     title = "ONNX (.onnx)"
     suffixes = (".onnx",)
     runtime = "onnxruntime"
-    write_options = OPTIONS
+    options = OPTIONS
+    write_options = WRITE_OPTIONS
 
     def read(self, path: Path) -> Contents:
         found = _found(path)

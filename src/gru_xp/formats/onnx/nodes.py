@@ -18,6 +18,7 @@ from gru_xp.activations import Activation
 from gru_xp.errors import ConversionError, GRUError
 from gru_xp.formats.layouts import swapped
 from gru_xp.formats.onnx.constants import FLOATS, Evaluation, Graph, Unknown
+from gru_xp.formats.onnx.options import ATTRIBUTES
 from gru_xp.formats.onnx.quantized import QUANTISING
 from gru_xp.params import CellParams, GRUSpec
 from gru_xp.stored import Note
@@ -123,12 +124,10 @@ def read_node(node: Any, graph: Graph, name: str, index: int) -> GRUNode:
 
 def _options(node: Any) -> dict[str, Any]:
     """The attributes by name, each of the type that it has to have."""
-    kinds = {"hidden_size": "i", "linear_before_reset": "i", "layout": "i", "output_sequence": "i", "clip": "f"}
-    kinds |= {"activation_alpha": "floats", "activation_beta": "floats", "activations": "strings", "direction": "s"}
     types = {"i": 2, "f": 1, "s": 3, "floats": 6, "strings": 8}  # AttributeProto.AttributeType
     found: dict[str, Any] = {}
     for a in node.attribute:
-        kind = kinds.get(a.name)
+        kind = ATTRIBUTES.get(a.name)
         if kind is None:
             raise ConversionError(f"has an attribute that ONNX's GRU lacks: {a.name[:40]!r}")
         if a.type != types[kind]:

@@ -84,12 +84,16 @@ def calls_in_export(graph_module: Any) -> tuple[list[Call], dict[str, Module]]:
     makers: dict[str, Any] = {}
     calls: list[Call] = []
     modules: dict[str, Module] = {}
+    made = {*given}  # the names of what depends on those
     for count, node in enumerate(_nodes(graph_module["graph"])):
         if count > MOST_NODES:
             raise FileFormatError(f"expected at most {MOST_NODES} nodes")
-        makers |= {output["as_tensor"]["name"]: node for output in node["outputs"] if "as_tensor" in output}
+        outputs = {output["as_tensor"]["name"]: node for output in node["outputs"] if "as_tensor" in output}
+        makers |= outputs
+        if made.intersection(_taken(node)):
+            made |= outputs.keys()
         modules |= {place: Module(kind, {}) for place, kind in _stack(node)}
-        call = _call(node, names, makers)
+        call = _call(node, names, makers, made)
         if call is not None:
             calls.append(call if call.is_cell else replace(call, state=_state(node, names, given, makers)))
     return calls, modules
@@ -111,7 +115,7 @@ def _stack(node: Any) -> list[tuple[str, str]]:
     return [(entry[1].partition("@")[0], entry[2]) for entry in entries if len(entry) == 3]
 
 
-def _call(node: Any, names: dict[str, str], makers: dict[str, Any]) -> Call | None:
+def _call(node: Any, names: dict[str, str], makers: dict[str, Any], made: set[str]) -> Call | None:
     operator, _, overload = node["target"].removeprefix("torch.ops.").rpartition(".")
     if operator not in ("aten.gru", "aten.gru_cell", "gru_xp.forward"):
         return None
@@ -123,7 +127,7 @@ def _call(node: Any, names: dict[str, str], makers: dict[str, Any]) -> Call | No
     if operator == "aten.gru_cell":
         return Call(weights, has_biases=len(weights) == 4, is_cell=True)
     if operator == "gru_xp.forward":
-        return _own_call(node, given, weights, makers)
+        return _own_call(node, given, weights, makers, made)
     return Call(
         weights,
         given["has_biases"],
@@ -156,13 +160,25 @@ def _state(node: Any, names: dict[str, str], given: set[str], makers: dict[str, 
     return "is computed"
 
 
-def _own_call(node: Any, given: dict[str, Any], weights: tuple[str, ...], makers: dict[str, Any]) -> Call:
+def _taken(node: Any) -> list[str]:
+    """The names of the tensors that a node takes."""
+    entries = [value for each in node["inputs"] for value in each["arg"].values()]
+    flat = [one for value in entries for one in (value if isinstance(value, list) else [value])]
+    return [str(one.get("as_tensor", one).get("name", "")) for one in flat if isinstance(one, dict)]
+
+
+def _own_call(
+    node: Any, given: dict[str, Any], weights: tuple[str, ...], makers: dict[str, Any], made: set[str]
+) -> Call:
     """Of gru_xp's operator, before which gru_xp_torch.GRU transposes x where the batch comes first."""
     unlike = ""
     if given["spec"] != GRUSpec().text:
         unlike = f"computed by gru_xp with other equations than PyTorch's: {given['spec'][:100]}"
     elif isinstance(given["masks"], dict):
         unlike = "drops out in every call, by masks that the program draws; export it after eval()"
+    for name, words in (("valid", "lengths or a mask"), ("resets", "resets")):
+        if isinstance(given[name], dict) and given[name].get("name") not in made:
+            unlike = f"{words} are fixed in the program; pass them here to the GRU of its state_dict()"
     L = len(weights) // (given["D"] * (4 if given["bias"] else 2))
     maker = makers.get(given["x"]["name"])
     turned = maker is not None and maker["target"] == "torch.ops.aten.transpose.int" and _stack(maker) == _stack(node)

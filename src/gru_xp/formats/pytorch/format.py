@@ -17,6 +17,7 @@ from gru_xp.formats.pytorch.archive import Archive, is_of_torch, tree_of_old
 from gru_xp.formats.pytorch.calls import CELL, CONSTANTS, joined, named_by_calls
 from gru_xp.formats.pytorch.exported import calls_in_export, graph_of, tensors_of_export
 from gru_xp.formats.pytorch.modules import Module, judged
+from gru_xp.formats.pytorch.options import OPTIONS
 from gru_xp.formats.pytorch.quantised import UNREADABLE, Dequantised
 from gru_xp.formats.pytorch.script import calls_in_script, calls_quantised
 from gru_xp.formats.pytorch.storages import Budget, unreadable
@@ -38,6 +39,7 @@ class PyTorchFormat(Format):
     )
     suffixes = (".pt", ".pth", ".pt2")
     runtime = "torch"
+    options = OPTIONS
 
     def recognises(self, path: Path, head: bytes) -> bool:
         return super().recognises(path, head) or is_of_torch(head)  # .ckpt, .bin, .pth.tar

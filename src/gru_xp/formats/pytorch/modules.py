@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeGuard
 
+from gru_xp.checks import sizes_of
 from gru_xp.formats.named import BIASES, grus_in
 from gru_xp.formats.pytorch import quantised
 from gru_xp.formats.pytorch.calls import Call
@@ -86,6 +87,11 @@ def _with_module(gru: StoredGRU, module: Module | None, calls: list[Call]) -> St
     if "forward" in module.attributes:
         reason = "its forward was replaced by another, which may compute anything with the weights"
         return Refusal(gru.name, f"{reason}; if it is a GRU, pass its state_dict()")
+    I, H, L, D, bias = sizes_of(gru.params)
+    sizes = {"input_size": I, "hidden_size": H, "num_layers": L, "bidirectional": D == 2, "bias": bias}
+    for option, value in sizes.items():
+        if (said := module.attributes.get(option, value)) != value:
+            return Refusal(gru.name, f"{option}: the module says {str(said)[:40]}, its arrays say {value}")
     notes = [Note("exact", "the weights"), HOOKED] if module.is_hooked else [Note("exact", "all of it")]
     notes += [note for note in gru.report.notes if note.fate != "exact"]
     batch_first, dropout = (module.attributes.get(name) for name in ("batch_first", "dropout"))

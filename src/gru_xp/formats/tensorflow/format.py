@@ -9,8 +9,10 @@ from gru_xp.errors import FileFormatError
 from gru_xp.files import Format
 from gru_xp.formats.keras.dialects import TENSORFLOW_2
 from gru_xp.formats.keras.files import Model
+from gru_xp.formats.keras.options import SOURCES
 from gru_xp.formats.keras.walk import TRAINED, Walk
 from gru_xp.formats.named import grus_in
+from gru_xp.formats.names import NAMES
 from gru_xp.stored import Contents
 
 from .cells import joined
@@ -20,6 +22,11 @@ from .saved_model import PROGRAM, metadata_of
 
 __all__ = ["TensorFlowFormat", "tensorflow"]
 
+#: A SavedModel has Keras's descriptions; a checkpoint has arrays, and the names of the objects that hold them.
+OPTIONS = {
+    **{source: options for source, options in SOURCES.items() if source != "Keras 1's GRU"},
+    **{source: options for source, options in NAMES.items() if source.startswith(("Keras", "TensorFlow"))},
+}
 LITE, GRAPH_ALONE = "a TensorFlow Lite model", "a graph of TensorFlow's"
 UNREAD = (
     "{}, in which a GRU is no layer any more; load the Keras model that it was made from (.keras, .h5, a SavedModel, a "
@@ -33,6 +40,7 @@ class TensorFlowFormat(Format):
     name = "tensorflow"
     title = "TensorFlow: a checkpoint (ckpt-1, .index, a folder), a SavedModel (a folder)"
     suffixes = (".index", ".tflite", ".pb")
+    options = OPTIONS
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """By the name, by a checkpoint's files beside it, or by what a .tflite begins with."""
