@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from gru_xp.backend import Backend, Recorded, Step, stack_over
 from gru_xp.cell import Gates
+from gru_xp.integers import IntegerMatrix
 from gru_xp.interfaces import Options
 from gru_xp.params import LayerTape, Tape
 from gru_xp.stack import Stack
@@ -144,6 +145,9 @@ class JaxBackend(Backend):
     def stack(self, kernel: Any = None, call: Any = None, recorded: Recorded = "no") -> Any:
         return _stack(self, kernel, kernel is None and recorded != "no")
 
+    def integer_stack(self, gates: Any) -> Any:
+        return _integer_stack(self, gates)
+
     def modes(self) -> dict[str, str]:
         return {
             "jax_enable_x64": str(_setting("jax_enable_x64")),
@@ -161,6 +165,20 @@ def _stack(backend: JaxBackend, kernel: Any, differentiable: bool) -> Any:
     if differentiable:
         return _Compiled(Stack(jnp, DifferentiableLayer(backend, Gates(jnp))))
     return _Compiled(stack_over(backend, kernel))
+
+
+@cache
+def _integer_stack(backend: JaxBackend, gates: Any) -> Any:
+    _register_integers()
+    return _Compiled(Backend.integer_stack(backend, gates))
+
+
+@cache
+def _register_integers() -> None:
+    """Let `jax.jit` know the weights that round what they are multiplied with."""
+    jax.tree_util.register_pytree_node(
+        IntegerMatrix, lambda W: ((W.q, W.scale), W.least), lambda least, arrays: IntegerMatrix(*arrays, least, jnp)
+    )
 
 
 def _setting(name: str) -> Any:

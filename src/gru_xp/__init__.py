@@ -32,6 +32,7 @@ from .loading import from_framework, load
 from .module import GRU
 from .parameters import add, map_params, to, weights
 from .params import CellParams, GRUSpec
+from .quantized import quantize
 from .selection import use_backend
 from .threads import num_threads
 
@@ -60,6 +61,7 @@ __all__ = [
     "map_params",
     "num_threads",
     "prepare",
+    "quantize",
     "to",
     "types",
     "use_backend",

@@ -76,6 +76,12 @@ class Checked(NamedTuple):
         return self.place != self.caller
 
     @property
+    def integers(self) -> bool:
+        """Whether the products round x and the state to 8 bits."""
+        narrow = None if self.prepared is None else self.prepared.narrow
+        return narrow is not None and narrow.activations == "int8"
+
+    @property
     def arrays(self) -> list[Any]:
         """All that may be differentiated."""
         return [a for a in (self.x, self.h0, self.dropout_masks) if a is not None] + weights_of(self.params)
@@ -94,6 +100,11 @@ def check(
         raise ShapeError(f"{words.x}: expected {expected}, got {tuple(x.shape)[int(words.step) :]}")
     batched = x.ndim == 3
     prepared = a.params if isinstance(a.params, PreparedParams) else None
+    if prepared is not None and prepared.narrow is not None and function == "forward":
+        raise NotDifferentiableError(
+            f"params: expected parameters that can be trained, got {prepared.narrow}, which have no gradient; "
+            f"train the model that they were made of"
+        )
     params = prepared.params if prepared else structured(a.params)
     sizes = prepared.sizes if prepared else sizes_of(params, cell=words.cell)
     assert_directions(spec, sizes)

@@ -235,6 +235,10 @@ class Backend:
         """
         return stack_over(self, kernel)
 
+    def integer_stack(self, gates: Any) -> Any:
+        """Return the stack for weights that are `integers.IntegerMatrix`, over gates that are plain (None) or fused."""
+        return Stack(self.xp, Layer(self, self.gates_type(self.xp) if gates is None else gates))
+
     def kernels(self) -> tuple[Any, ...] | None:
         """Return the kernels that may serve these arrays, the most fused first; None for those that are installed."""
         return None

@@ -45,8 +45,13 @@ Arrays: TypeAlias = "tuple[Any, ...]"
 
 
 def affine(a: Array, W: Array, b: Array | None, xp: Any) -> Array:
-    """`a @ W.T + b`: (..., K), (M, K), (M,) -> (..., M)."""
-    out = a @ W.T if a.ndim == 2 else xp.tensordot(a, W, axes=((a.ndim - 1,), (1,)))
+    """`a @ W.T + b`: (..., K), (M, K), (M,) -> (..., M). W may have a product `times` of its own kind."""
+    if hasattr(W, "times"):
+        out = W.times(a)
+    elif a.ndim == 2:
+        out = a @ W.T
+    else:
+        out = xp.tensordot(a, W, axes=((a.ndim - 1,), (1,)))
     return out if b is None else out + b
 
 

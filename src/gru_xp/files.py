@@ -57,6 +57,8 @@ class Format:
 
     write_options: Mapping[str, str] = {}  # what `write` takes beside the path, and what it means
 
+    holds_narrow: bool = False  # whether `write` keeps weights of 8 and 16 bits (`StoredGRU.narrow`) as they are
+
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether a file is one of these, by its name and its first bytes."""
         return path.name.lower().endswith(self.suffixes) if self.suffixes else False
@@ -250,6 +252,12 @@ def write(gru: StoredGRU, path: PathType, *, format: str | None = None, **option
     for option in options.keys() - chosen.write_options.keys():
         known = "; ".join(f"{name}: {words}" for name, words in chosen.write_options.items()) or "none"
         raise StructureError(f"{option}: expected an option of writing {chosen.name} files, which are {known}")
+    if gru.narrow is not None and not chosen.holds_narrow:
+        able = ", ".join(each.name for each in formats().values() if each.holds_narrow)
+        raise ConversionError(
+            f"{target}: expected a format that holds {gru.narrow}, such as {able}, got {chosen.name}; "
+            f"GRU.from_params(model.params, spec=model.spec) has the same numbers in float32, which it holds"
+        )
     for each in formats().values():
         if owner := each.needs(target):
             raise ConversionError(f"{target}: {owner} beside it needs what is there; choose another name")

@@ -57,6 +57,7 @@ class Call(NamedTuple):
     dropout: bool  # whether there are masks
     recording: bool  # whether automatic differentiation records the single operations, or the arrays are traced
     save: Save | None = None  # forward: what the tape keeps
+    integers: bool = False  # whether the products round x and the state to 8 bits, see `gru_xp.integers`
 
     @classmethod
     def of(
@@ -71,6 +72,7 @@ class Call(NamedTuple):
         *,
         dropout: bool = False,
         recording: bool = False,
+        integers: bool = False,
     ) -> Call:
         """The call of a stack with x of `shape` (T, N, I), parameters of these sizes, and these options."""
         return cls(
@@ -91,6 +93,7 @@ class Call(NamedTuple):
             dropout=dropout,
             recording=recording,
             save=options.save,
+            integers=integers,
         )
 
 
@@ -145,6 +148,10 @@ class Kernel(Protocol):
 
     A kernel may also have `pack(w: CellParams) -> CellParams`: the weights copied into the layout that its inference
     prefers. What `prepare` and `GRU` hold is packed once and stays as it is, because nobody else can write to it.
+
+    It may have `pack_narrow(w, narrow, scales)` for the weights that `quantize` made, the numbers that they mean, how
+    they are stored (`gru_xp.narrow`), and their scales; without it such weights are packed like others. A kernel with
+    `serves_integers = True` is asked for calls whose products round x and the state to 8 bits too.
 
     It may also have `stream(params, batch_size)`: None, or an object for one thread whose `advance(x, state)` makes one
     step, (N, I), (L, N, H) -> (N, H) and the next state, both new.

@@ -115,6 +115,8 @@ def choose(call: Call, policy: str) -> Choice:
     refusals: list[tuple[Kernel, str]] = []
     for kernel in kernels:
         reason = kernel.refuses(call)
+        if call.integers and kernel.level != "gates" and not getattr(kernel, "serves_integers", False):
+            reason = "has no products of 8 bits"
         if reason is None:
             return Choice(kernel, tuple(refusals))
         refusals.append((kernel, reason))

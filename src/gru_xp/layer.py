@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .cell import Arrays, Cell, Slopes, cell_of, sum_of_outer
+from .cell import Arrays, Cell, Slopes, affine, cell_of, sum_of_outer
 from .interfaces import Gates, Options
 from .params import Array, CellParams, GRUSpec, LayerTape
 
@@ -195,7 +195,10 @@ class Run:
 
     def project(self, x: Any, valid: Any) -> Any:
         """x (T, N, I), zero in the padding -> gi (T, N, 3H), where the padding has z = 1."""
-        gi = self.layer.backend.product(self.wide(x), self.w.W_ih.T, self.w.b_ih)
+        if hasattr(self.w.W_ih, "times"):
+            gi = affine(x, self.w.W_ih, self.w.b_ih, self.xp)
+        else:
+            gi = self.layer.backend.product(self.wide(x), self.w.W_ih.T, self.w.b_ih)
         if valid is None:
             return gi
         if not self.cell.from_gates:  # +inf is its mark for padding alone

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
 from . import files
+from .checks import sizes_of
 from .convert import convert
 from .discovery import Place
 from .discovery import load as load_backend
 from .errors import BackendError, ConversionWarning
 from .module import GRU, dtype_name
-from .params import map_params
+from .params import Params, map_params
+from .prepared import PreparedParams
 from .selection import place_for, selection
 from .stored import BATCH_FIRST, StoredGRU
 
-__all__ = ["as_model", "from_framework", "load"]
+__all__ = ["as_model", "from_framework", "load", "prepared_narrow"]
 
 
 def load(
@@ -84,6 +87,26 @@ def from_framework(
 
 def as_model(stored: StoredGRU, place: Place) -> GRU:
     """A `GRU` with these numbers at a place, in the type that they were stored in."""
+    model = GRU.from_params(
+        _brought(stored.params, stored, place) if stored.narrow is None else prepared_narrow(stored, place),
+        spec=stored.spec,
+        batch_first=stored.batch_first is True,
+        dropout=stored.dropout,
+    )
+    model._report = stored.report
+    return model
+
+
+def prepared_narrow(stored: StoredGRU, place: Place) -> PreparedParams:
+    """The parameters at a place, with how their weights are stored."""
+    narrow, params = stored.narrow, _brought(stored.params, stored, place)
+    if narrow is not None and narrow.scales is not None:
+        narrow = replace(narrow, scales=_brought(narrow.scales, stored, place))
+    return PreparedParams(params, sizes_of(params), place, narrow=narrow)
+
+
+def _brought(params: Params, stored: StoredGRU, place: Place) -> Params:
+    """Arrays in host memory at a place."""
     backend, numpy = place.backend, load_backend("numpy")
     if stored.dtype not in backend.float_names():
         raise BackendError(
@@ -93,16 +116,9 @@ def as_model(stored: StoredGRU, place: Place) -> GRU:
 
     def brought(array: Any) -> Any:
         array = convert(numpy.canonical(array), numpy, place, "params")
-        return backend.xp.astype(array, backend.dtype(stored.dtype))
+        return backend.owned(backend.xp.astype(array, backend.dtype(stored.dtype)))
 
-    model = GRU.from_params(
-        map_params(brought, stored.params),
-        spec=stored.spec,
-        batch_first=stored.batch_first is True,
-        dropout=stored.dropout,
-    )
-    model._report = stored.report
-    return model
+    return map_params(brought, params)
 
 
 def _warn(stored: StoredGRU, origin: str, *, assumed: bool) -> None:

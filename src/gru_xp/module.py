@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from numbers import Real
 from os import PathLike
 from threading import get_ident
@@ -140,13 +141,13 @@ class GRU:
     @classmethod
     def from_params(
         cls,
-        params: ParamsLike,
+        params: ParamsLike | PreparedParams,
         *,
         spec: GRUSpec = GRUSpec(),  # noqa: B008 - frozen
         batch_first: bool = False,
         dropout: float = 0.0,
     ) -> GRU:
-        """A model around a copy of `params`, of their library, device and dtype."""
+        """A model around a copy of `params`, of their library, device and dtype; quantised if they are."""
         model = cls.__new__(cls)
         model._setup(params, spec, batch_first=batch_first, dropout=dropout)
         return model
@@ -256,11 +257,14 @@ class GRU:
             for each in fields(GRUSpec)
             if each.init and (value := getattr(self.spec, each.name)) != each.default
         ]
+        if self._own.narrow is not None:
+            parts.append(f"weights={self._own.narrow.weights!r}, activations={self._own.narrow.activations!r}")
         return f"GRU({', '.join(parts)}, dtype={self.dtype!r}, backend={self.backend!r})"
 
     def __reduce__(self) -> Any:
         """For pickle and copy: what it owns, without what it has brought elsewhere."""
-        return _rebuilt, (self.params, self.spec, self.batch_first, self.dropout, self.report)
+        params = self.params if self._own.narrow is None else self._own
+        return _rebuilt, (params, self.spec, self.batch_first, self.dropout, self.report)
 
     # ---- sequences --------------------------------------------------------------------------------------------------
 
@@ -437,7 +441,9 @@ def _one_step(reset: Any, rows: tuple[int, ...]) -> Any:
     return reset[None, ...]
 
 
-def _rebuilt(params: Params, spec: GRUSpec, batch_first: bool, dropout: float, report: Report | None = None) -> GRU:
+def _rebuilt(
+    params: Params | PreparedParams, spec: GRUSpec, batch_first: bool, dropout: float, report: Report | None = None
+) -> GRU:
     model = GRU.from_params(params, spec=spec, batch_first=batch_first, dropout=dropout)
     model._report = report
     return model
@@ -446,8 +452,12 @@ def _rebuilt(params: Params, spec: GRUSpec, batch_first: bool, dropout: float, r
 def as_stored(model: GRU) -> StoredGRU:
     """The model as a record in host memory, which formats write."""
     own = model._own
-    params = map_params(lambda array: _to_host(array, own.place.backend), own.params)
-    return StoredGRU(params, model.spec, "", model.dtype, model.batch_first, model.dropout)
+    host = partial(_to_host, backend=own.place.backend)
+    narrow = own.narrow
+    if narrow is not None and narrow.scales is not None:
+        narrow = replace(narrow, scales=map_params(host, narrow.scales))
+    params = map_params(host, own.params)
+    return StoredGRU(params, model.spec, "", model.dtype, model.batch_first, model.dropout, narrow=narrow)
 
 
 def _to_host(array: Any, backend: Backend) -> Any:

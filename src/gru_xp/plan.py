@@ -15,7 +15,7 @@ from .backend import Backend
 from .checks import is_structured
 from .convert import convert
 from .discovery import Place, known_owner, owner
-from .errors import BackendError
+from .errors import BackendError, NotDifferentiableError
 from .interfaces import Call, Function, Kernel, Options, Save
 from .kernels import Choice, choose
 from .params import GRUSpec, Tape, map_params, names_of
@@ -201,9 +201,19 @@ def planned(c: Checked) -> Plan:
             c.options._replace(save=(c.options.save or "all") if training else None),
             dropout=c.dropout_masks is not None,
             recording=recorded != "no" and not inside,
+            integers=c.integers,
         )
+        if c.integers and c.function == "gru" and recorded != "no":
+            raise NotDifferentiableError(
+                "params: expected no gradient to be recorded through int8 activations, which have none; "
+                "call gru_inference, or quantize(..., activations='float32')"
+            )
         choice = choose(call, kernel_policy())
-        stack = backend.stack(choice.kernel, call, recorded if inside else "no")
+        stack = (
+            backend.integer_stack(choice.kernel)
+            if call.integers and (choice.kernel is None or choice.kernel.level == "gates")
+            else backend.stack(choice.kernel, call, recorded if inside else "no")
+        )
     as_is = not c.crossing and c.alike and source.canonical(c.x) is c.x
     return Plan(
         c.function,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,8 @@ from .checks import check_agree, sizes_of, structured
 from .convert import convert
 from .discovery import Place, owner
 from .errors import StructureError
+from .integers import integer_params
+from .narrow import Narrow
 from .params import Params, Sizes, map_params, names_of, weights_of
 
 __all__ = ["PreparedParams", "own", "owned_at", "place_of"]
@@ -19,19 +21,21 @@ __all__ = ["PreparedParams", "own", "owned_at", "place_of"]
 class PreparedParams:
     """Parameters that `prepare` has checked, copied and brought to a place; the functions take them as `params`.
 
-    Those of a model are `movable`: they go wherever a call computes, and are kept there.
+    Those of a model are `movable`: they go wherever a call computes, and are kept there. Those that `quantize` made are
+    `narrow`.
     """
 
     params: Params
     sizes: Sizes
     place: Place  # where they are
     movable: bool = False
+    narrow: Narrow | None = None
     _packed: dict[Any, Params] = field(default_factory=dict, repr=False)
     _elsewhere: dict[tuple[str, str], PreparedParams] = field(default_factory=dict, repr=False)
 
     def __reduce__(self) -> Any:
         """Pickle and copy without what is packed, which holds addresses of this process."""
-        return PreparedParams, (self.params, self.sizes, self.place, self.movable)
+        return PreparedParams, (self.params, self.sizes, self.place, self.movable, self.narrow)
 
     @cached_property
     def kind(self) -> object:
@@ -41,7 +45,8 @@ class PreparedParams:
         """
         if sizes_of(structured(self.params)) != self.sizes or place_of(self.params) != self.place:
             raise StructureError("params: expected parameters as prepare() made them, got others with their sizes")
-        return _kinds.setdefault((self.sizes, self.place, self.params[0][0].W_hh.dtype, self.movable), object())
+        narrow = None if self.narrow is None else self.narrow.kind
+        return _kinds.setdefault((self.sizes, self.place, self.params[0][0].W_hh.dtype, self.movable, narrow), object())
 
     def at(self, place: Place) -> PreparedParams:
         """The same parameters where a call computes."""
@@ -55,7 +60,8 @@ class PreparedParams:
         key = (place.backend.name, place.backend.device_name(place.device))
         found = self._elsewhere.get(key)
         if found is None:
-            found = PreparedParams(owned_at(place, self.params, self.place), self.sizes, place)
+            params, narrow = owned_at(place, self.params, self.place), _narrow_at(place, self.narrow, self.place)
+            found = PreparedParams(params, self.sizes, place, narrow=narrow)
             self._elsewhere[key] = found
         return found
 
@@ -64,10 +70,19 @@ class PreparedParams:
         try:
             return self._packed[kernel]
         except KeyError:
-            pack = getattr(kernel, "pack", None)
-            packed = self.params if pack is None else tuple(tuple(map(pack, layer)) for layer in self.params)
-            self._packed[kernel] = packed
+            packed = self._packed[kernel] = self._packed_anew(kernel)
             return packed
+
+    def _packed_anew(self, kernel: Any) -> Params:
+        params, narrow, pack = self.params, self.narrow, getattr(kernel, "pack", None)
+        if narrow is not None and hasattr(kernel, "pack_narrow"):
+            return tuple(
+                tuple(kernel.pack_narrow(w, narrow, narrow.scales_of(index, d)) for d, w in enumerate(layer))
+                for index, layer in enumerate(params)
+            )
+        if narrow is not None and narrow.activations == "int8":
+            return integer_params(params, narrow, self.place.backend.xp)
+        return params if pack is None else tuple(tuple(map(pack, layer)) for layer in params)
 
 
 _kinds: dict[Any, object] = {}  # hashed once, where a call would hash it again and again
@@ -75,10 +90,18 @@ _kinds: dict[Any, object] = {}  # hashed once, where a call would hash it again 
 
 def own(params: Any) -> PreparedParams:
     """Copy a model's parameters, where they are."""
+    if isinstance(params, PreparedParams):  # which are copies
+        return PreparedParams(params.params, params.sizes, params.place, movable=True, narrow=params.narrow)
     layers = structured(params)
     sizes = sizes_of(layers)
     place = place_of(layers)
     return PreparedParams(owned_at(place, layers, place), sizes, place, movable=True)
+
+
+def _narrow_at(place: Place, narrow: Narrow | None, before: Place) -> Narrow | None:
+    if narrow is None or narrow.scales is None:
+        return narrow
+    return replace(narrow, scales=owned_at(place, narrow.scales, before))
 
 
 def place_of(params: Params) -> Place:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from .checks import sizes_of
 from .errors import ConversionError, DTypeError, GRUError, RangeError
+from .narrow import Narrow
 from .params import GRUSpec, Params, map_params
 
 __all__ = [
@@ -84,6 +85,7 @@ class StoredGRU:
     dropout: float = 0.0
     h0: Any = None  # a first state that the file fixes: (L*D, H), or (L*D, N, H) where it fixes the batch too
     report: Report = Report()  # of the way in
+    narrow: Narrow | None = None  # how the weights are stored, where that is in fewer bits than `dtype`
 
     def renamed(self, name: str) -> StoredGRU:
         return replace(self, name=name)
@@ -94,7 +96,8 @@ class StoredGRU:
 
     def __repr__(self) -> str:
         I, H, L, D, bias = sizes_of(self.params)
-        return f"StoredGRU({self.name!r}, I={I}, H={H}, L={L}, D={D}, bias={bias}, dtype={self.dtype!r})"
+        more = "" if self.narrow is None else f", {self.narrow}"
+        return f"StoredGRU({self.name!r}, I={I}, H={H}, L={L}, D={D}, bias={bias}, dtype={self.dtype!r}{more})"
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,8 @@ def with_dtype(gru: StoredGRU, dtype: str | None) -> StoredGRU:
         return gru
     if dtype not in FLOATS:
         raise DTypeError(f"dtype: expected one of {', '.join(FLOATS)}, got {dtype!r}")
+    if gru.narrow is not None:
+        raise DTypeError(f"dtype: expected float32, which {gru.narrow} are computed in, got {dtype!r}; leave it out")
     wider = dtype in WIDER.get(gru.dtype, ())
 
     def cast(array: Any) -> Any:
