@@ -47,6 +47,7 @@ class JaxBackend(Backend):
     name = "jax"
     xp = jnp
     layer_type = PlainLayer
+    writes = False
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, jax.Array)

@@ -43,6 +43,8 @@ class Backend:
     layer_type: ClassVar[type[Layer]] = Layer
     #: whether calls are handed over unchecked, see `whole_call`: for arrays that are lazy or out of core
     takes_whole_calls: ClassVar[bool] = False
+    #: whether `array[...] = values` writes to an array
+    writes: ClassVar[bool] = True
 
     def __init__(self, name: str | None = None, xp: Any = None):
         if name is not None:

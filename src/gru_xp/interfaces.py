@@ -153,8 +153,9 @@ class Kernel(Protocol):
     they are stored (`gru_xp.narrow`), and their scales; without it such weights are packed like others. A kernel with
     `serves_integers = True` is asked for calls whose products round x and the state to 8 bits too.
 
-    It may also have `stream(params, batch_size)`: None, or an object for one thread whose `advance(x, state)` makes one
-    step, (N, I), (L, N, H) -> (N, H) and the next state, both new.
+    It may also have `stream(params, batch_size)`: None, or an object for one thread at a time whose `advance(x, state)`
+    makes one step, (N, I), (L, N, H) -> (N, H) and the next state, both new; a third argument is the pair of arrays to
+    write these to instead.
     """
 
     name: str

@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from functools import partial
 from numbers import Real
 from os import PathLike
-from threading import get_ident
 from typing import Any, Literal, NamedTuple
 
 from . import files
@@ -39,10 +38,11 @@ from .plan import infer, planned
 from .prepared import PreparedParams, own
 from .selection import place_for, selection, variables
 from .stored import Report, StoredGRU
+from .streams import Streams, assert_out, write
 
 __all__ = ["GRU", "as_stored", "dtype_name"]
 
-MOST_STREAMS = 64  # kept by one model: a stream for each thread and shape
+MOST_STREAMS = 64  # kinds of steps, by shape and dtype, of which one model keeps the streams
 
 
 class _Held(NamedTuple):
@@ -371,16 +371,34 @@ class GRU:
         with backend.computing(backend.device_of(like), recorded=True):
             return backend.zeros(shape, like)
 
-    def step(self, x_t: A, state: A | None, *, reset: Any = None, backend: str | Backend | None = None) -> tuple[A, A]:
+    def step(
+        self,
+        x_t: A,
+        state: A | None,
+        *,
+        reset: Any = None,
+        out: tuple[A, A] | None = None,
+        backend: str | Backend | None = None,
+    ) -> tuple[A, A]:
         """One step of a stream: x_t (N, I), state (L, N, H) -> y_t (N, H), next state. Without a batch (I,), (L, H).
 
         `reset` (N,) booleans set a row's state to zero before the step. Step by step is the same as the whole sequence.
+        `out` is a pair of arrays to write y_t and the next state to; the second may be `state` itself. Any thread may
+        make any step, several at the same time if they write to different arrays.
+
+        >>> import numpy as np, gru_xp
+        >>> model = gru_xp.GRU(3, 4, seed=0)
+        >>> x_t, y_t, state = np.ones((1, 3), np.float32), np.empty((1, 4), np.float32), model.initial_state(1)
+        >>> for _ in range(100):
+        ...     _ = model.step(x_t, state, out=(y_t, state))
+        >>> np.array_equal(y_t, state[0])
+        True
         """
-        key = _stream_key(x_t, state) if reset is None and backend is None else None
+        key = _stream_key(x_t, state, out) if reset is None and backend is None else None
         held = self._held
-        stream = None if key is None else held.streams.get(key)
-        if stream is not None:
-            return stream.advance(x_t, state)
+        streams = None if key is None else held.streams.get(key)
+        if streams is not None:
+            return streams.advance(x_t, state, out)
         if self.bidirectional:
             raise StructureError(
                 "step: expected a model in one direction; the reverse direction of this one needs the whole sequence"
@@ -392,21 +410,25 @@ class GRU:
         if reset is not None:
             reset = _one_step(reset, x.shape[:-1])
         arguments = Arguments(x[None, ...], held.own, state, resets=reset)
+        if out is not None:
+            rows, sizes = x.shape[:-1], held.own.sizes
+            assert_out(out, owner(x_t, "x_t"), ((*rows, sizes.H), (sizes.L, *rows, sizes.H)), x.dtype)
         if key is not None and x.ndim == 2 and key not in held.streams:
             if len(held.streams) > MOST_STREAMS:
                 held.streams.clear()
-            held.streams[key] = self._stream(arguments)
+            held.streams[key] = self._streams(arguments)
         y, state = infer("gru", arguments, self._spec, backend, STEP)
-        return y[0, ...], state
+        return (y[0, ...], state) if out is None else write(out, (y[0, ...], state))
 
-    def _stream(self, arguments: Arguments) -> Any:
+    def _streams(self, arguments: Arguments) -> Streams | None:
         """Return what makes steps for such arrays and nothing else, checked once; None where no kernel has that."""
         checked = check("inference", arguments, self.spec, None, None, STEP)
         plan = planned(checked)
         kernel: Any = plan.choice.kernel
         if not plan.as_is or checked.prepared is None or not hasattr(kernel, "stream"):
             return None
-        return kernel.stream(checked.prepared.packed_for(kernel), checked.x.shape[1])
+        make = partial(kernel.stream, checked.prepared.packed_for(kernel), checked.x.shape[1])
+        return None if make() is None else Streams(make)
 
     # ---- files ------------------------------------------------------------------------------------------------------
 
@@ -419,13 +441,13 @@ class GRU:
         return files.write(as_stored(self), path, format=format, **options)
 
 
-def _stream_key(x_t: Any, state: Any) -> Any:
-    """All that decides who computes a step and whether its arguments fit; a stream serves one thread."""
+def _stream_key(x_t: Any, state: Any, out: Any) -> Any:
+    """All that decides who computes a step and whether its arguments fit."""
     source = known_owner(type(x_t))
-    if source is None or state is None:
+    if source is None or state is None or not (out is None or type(out) is tuple):
         return None
-    found = source.key((x_t, state))
-    return None if found is None else (get_ident(), found, variables())
+    found = source.key((x_t, state) if out is None else (x_t, state, *out))
+    return None if found is None else (found, variables())
 
 
 def _one_step(reset: Any, rows: tuple[int, ...]) -> Any:

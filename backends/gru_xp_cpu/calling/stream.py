@@ -67,19 +67,31 @@ class Stream:
 
     def step(self, x: Any) -> Any:
         """x (N, I) -> y (N, H), a new array."""
+        self._run(x)
+        return self._y.copy()
+
+    def _run(self, x: Any) -> None:
         if type(x) is not np.ndarray or x.shape != self._shapes["x"] or x.dtype is not self._dtype:
             x = self._refused_or("x", x, "(N, I)")
         self._x[0] = x
         for call, fields in self._calls:
             call(fields)
-        return self._y.copy()
 
-    def advance(self, x: Any, state: Any) -> tuple[Any, Any]:
-        """x (N, I), state (L, N, H) -> y (N, H), the next state: a step for a caller that keeps the state itself."""
+    def advance(self, x: Any, state: Any, out: Any = None) -> tuple[Any, Any]:
+        """x (N, I), state (L, N, H) -> y (N, H), the next state: a step for a caller that keeps the state itself.
+
+        They are new arrays, or the two of `out`, which `GRU.step` has checked.
+        """
         if type(state) is not np.ndarray or state.shape != self._shapes["state"] or state.dtype is not self._dtype:
             state = self._refused_or("state", state, "(L, N, H)")
         self.state[...] = state
-        return self.step(x), self.state.copy()
+        if out is None:
+            return self.step(x), self.state.copy()
+        self._run(x)
+        y, next_state = out
+        y[...] = self._y
+        next_state[...] = self.state
+        return y, next_state
 
     def _refused_or(self, name: str, a: Any, letters: str) -> Any:
         """The array, if it only is of a subclass; else an error."""
