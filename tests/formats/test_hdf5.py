@@ -19,6 +19,7 @@ from gru_xp import errors, files
 from gru_xp.formats.hdf5 import UnreadKindError, read
 from gru_xp.formats.hdf5 import file as hdf5_file
 from gru_xp.formats.hdf5.reader import read_plain
+from gru_xp.formats.regions import Region
 
 h5py = pytest.importorskip("h5py")
 RNG = np.random.default_rng(0)
@@ -83,7 +84,7 @@ def test_what_needs_h5py_is_called_so_where_it_is_not(
 
 def test_files_of_the_usual_kind_need_no_h5py() -> None:
     """Not even for the description, which is a string of variable length."""
-    stored = read_plain(written(lambda file: (weights(file), file.attrs.update(model_config="{}" * 50_000))))
+    stored = read_plain(Region(written(lambda file: (weights(file), file.attrs.update(model_config="{}" * 50_000)))))
     assert stored.attributes[""]["model_config"] == "{}" * 50_000
     assert stored.attributes["gru"] == {"weight_names": [f"gru/gru_cell/{name}" for name in ARRAYS]}
 
@@ -104,7 +105,7 @@ TEXTS: dict[str, tuple[Any, Any]] = {
 def test_both_readers_read_the_same_text(what: str, library: str | None) -> None:
     value, expected = TEXTS[what]
     data = written(lambda file: file.attrs.__setitem__("keras_version", value), libver=library)
-    assert read(data).attributes[""]["keras_version"] == expected
+    assert read(Region(data)).attributes[""]["keras_version"] == expected
 
 
 def test_both_readers_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +120,7 @@ def test_both_readers_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         file["again"] = file["a/f8"]
 
     data = written(fill)
-    plain = read_plain(data)
+    plain = read_plain(Region(data))
     child = hdf5_file._by_h5py(data)
     assert plain.datasets.keys() == child.datasets.keys() and sorted(plain.groups) == sorted(child.groups)
     assert plain.attributes == child.attributes
@@ -140,9 +141,9 @@ def test_links_into_other_files_are_not_followed(tmp_path: Path) -> None:
         weights(file)
         file["away"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/x")
 
-    assert {path.partition("/")[0] for path in read(written(fill)).datasets} == {"gru"}
+    assert {path.partition("/")[0] for path in read(Region(written(fill))).datasets} == {"gru"}
     with pytest.raises(UnreadKindError, match="groups of a newer kind"):
-        read_plain(written(fill))
+        read_plain(Region(written(fill)))
 
 
 def test_values_in_other_files_are_not_read(tmp_path: Path) -> None:
@@ -201,14 +202,14 @@ def test_a_bomb_of_chunks(tmp_path: Path) -> None:
 def test_h5py_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hdf5_file, "SECONDS", 0.05)
     with pytest.raises(errors.FileFormatError, match=r"h5py did not read it within 0\.05 s"):
-        read(written(weights, libver="latest"))
+        read(Region(written(weights, libver="latest")))
 
 
 def test_h5py_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     died = subprocess.CompletedProcess([], -11, b"", b"")
     monkeypatch.setattr(hdf5_file.subprocess, "run", lambda *_, **__: died)
     with pytest.raises(errors.FileFormatError, match="h5py cannot read it: exit status -11"):
-        read(written(weights, libver="latest"))
+        read(Region(written(weights, libver="latest")))
 
 
 def test_h5py_is_not_imported_here(tmp_path: Path) -> None:
@@ -242,9 +243,9 @@ def test_names_without_an_end_cost_no_more_than_the_file() -> None:
 
     def refused() -> None:
         with pytest.raises(errors.FileFormatError, match="expected names of at most 1000 bytes"):
-            read_plain(bytes(names))
+            read_plain(Region(bytes(names)))
 
-    assert seconds(refused) < 20 * min(seconds(lambda: read_plain(good)) for _ in range(3))  # seen: 0.1 times
+    assert seconds(refused) < 20 * min(seconds(lambda: read_plain(Region(good))) for _ in range(3))  # seen: 0.1 times
 
 
 def test_one_string_cannot_be_had_more_often_than_the_file_is_long() -> None:
@@ -257,7 +258,7 @@ def test_one_string_cannot_be_had_more_often_than_the_file_is_long() -> None:
     for index in range(201):
         data[first + 16 * index : first + 16 * (index + 1)] = entry
     with pytest.raises(errors.FileFormatError, match="asks for more"):
-        read_plain(bytes(data))
+        read_plain(Region(bytes(data)))
 
 
 def test_an_unread_kind_is_a_file_format_error() -> None:

@@ -31,10 +31,9 @@ class NpzFormat(Format):
     options = NAMES
 
     def read(self, path: Path) -> Contents:
-        data = path.read_bytes()
         try:
-            return grus_in(_tensors(data))
-        except MemoryError:
+            return grus_in(_tensors(path))
+        except (MemoryError, OSError):
             raise
         except Exception as error:  # what a damaged file leads to is of any kind
             raise FileFormatError(
@@ -65,17 +64,18 @@ def archive_of(arrays: dict[str, np.ndarray], dtype: str) -> bytes:
     return buffer.getvalue()
 
 
-def _tensors(data: bytes) -> dict[str, Tensor]:
+def _tensors(path: Path) -> dict[str, Tensor]:
     """The arrays, of which only the heads have been read."""
-    archive = zipfile.ZipFile(io.BytesIO(data))
-    arrays = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-    unpacked = sum(info.file_size for info in arrays)
-    if unpacked > 2**20 + MOST_UNPACKED * len(data):
-        raise FileFormatError(f"says that {unpacked} bytes are packed into {len(data)}")
-    return {info.filename.removesuffix(".npy"): _tensor(archive, info) for info in arrays}
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        arrays = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        unpacked = sum(info.file_size for info in arrays)
+        if unpacked > 2**20 + MOST_UNPACKED * size:
+            raise FileFormatError(f"says that {unpacked} bytes are packed into {size}")
+        return {info.filename.removesuffix(".npy"): _tensor(path, archive, info) for info in arrays}
 
 
-def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
+def _tensor(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
     with archive.open(info) as file:
         head = io.BytesIO(file.read(MOST_HEADER))
     version = np.lib.format.read_magic(head)
@@ -90,7 +90,7 @@ def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
         size = prod(shape) * dtype.itemsize
         if dtype.hasobject or info.file_size != start + size:
             raise FileFormatError(f"{info.filename}: {shape} of {dtype} is not {info.file_size - start} bytes")
-        with archive.open(info) as file:
+        with zipfile.ZipFile(path) as again, again.open(info) as file:
             values = np.frombuffer(file.read(start + size)[start:], dtype)
         return np.array(values.reshape(shape, order="F" if by_columns else "C"), dtype.newbyteorder("="), order="C")
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp.errors import FileFormatError
+from gru_xp.formats.regions import Region
 from gru_xp.stored import Tensor
 
 from .child import NUMBERS
@@ -25,8 +26,8 @@ SECONDS = 120  # for h5py to read a file
 COMMAND = [sys.executable, "-P", str(Path(__file__).with_name("child.py"))]
 
 
-def read(data: bytes) -> Stored:
-    """Everything in a file.
+def read(data: Region) -> Stored:
+    """Everything in a file. What h5py reads is in memory; else numbers are read when they are asked for.
 
     Raises:
         UnreadKindError: it is whole, and of a kind that only h5py reads, which is not installed.
@@ -41,7 +42,7 @@ def read(data: bytes) -> Stored:
                 f"{error}, which needs h5py: python -m pip install 'gru-xp[keras]', or write the file again with "
                 f"h5py.File(..., libver='earliest') and without chunks and compression"
             ) from None
-        return _by_h5py(data)
+        return _by_h5py(data.piece(0, data.size))
 
 
 def _by_h5py(data: bytes) -> Stored:

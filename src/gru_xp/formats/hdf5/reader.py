@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gru_xp.errors import FileFormatError
+from gru_xp.formats.regions import Region
 from gru_xp.stored import Tensor
 
 __all__ = ["SIGNATURE", "UnreadKindError", "Stored", "read_plain"]
@@ -26,6 +27,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MOST_OBJECTS = 200_000
 DEEPEST = 50
 LONGEST = 1000  # characters of a path
+HEAD = 96  # bytes of a superblock
 TEXTS = ("model_config", "keras_version", "backend", "layer_names", "weight_names")  # the attributes that are read
 
 DATASPACE, DATATYPE, EXTERNAL, LAYOUT, FILTERS, ATTRIBUTE = 0x01, 0x03, 0x07, 0x08, 0x0B, 0x0C
@@ -47,11 +49,12 @@ class Stored:
     attributes: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)  # of groups, text alone
 
 
-def read_plain(data: bytes) -> Stored:
-    """Everything in a file. Anything may be raised for a damaged one."""
-    file = _File(data)
-    (root,) = file.unpack("<Q", 64)
-    return Stored(dict(file.inside(root, "", 0)), file.groups, file.attributes)
+def read_plain(data: Region) -> Stored:
+    """Everything in a file; its numbers are read when they are asked for. Anything may be raised for a damaged one."""
+    with data.kept_open():
+        file = _File(data)
+        (root,) = file.unpack("<Q", 64)
+        return Stored(dict(file.inside(root, "", 0)), file.groups, file.attributes)
 
 
 class _Message(NamedTuple):
@@ -60,17 +63,18 @@ class _Message(NamedTuple):
 
 
 class _File:
-    def __init__(self, data: bytes):
-        if data[:8] != SIGNATURE:
+    def __init__(self, data: Region):
+        head = data.piece(0, min(HEAD, data.size))
+        if head[:8] != SIGNATURE:
             raise FileFormatError("not an HDF5 file")
-        version, offsets, lengths = data[8], data[13], data[14]
+        version, offsets, lengths = head[8], head[13], head[14]
         if version != 0:
             raise UnreadKindError(f"HDF5 of a newer kind (superblock {version}, as libver='latest' writes)")
         if (offsets, lengths) != (8, 8):
             raise FileFormatError(f"expected addresses of 8 bytes, got {offsets} and {lengths}")
-        self.data = memoryview(data)
+        self.data = data
         self.objects = 0
-        self.budget = 2**20 + 4 * len(data)  # bytes that are copied; names may share some, but not without end
+        self.budget = 2**20 + 4 * data.size  # bytes that are copied; names may share some, but not without end
         self.seen: set[int] = set()
         self.groups: list[str] = []
         self.attributes: dict[str, dict[str, str | list[str]]] = {}
@@ -99,7 +103,7 @@ class _File:
 
     def messages(self, address: int) -> Iterator[_Message]:
         """What an object header of version 1 says, its continuations included."""
-        if bytes(self.slice(address, 4)) == b"OHDR":
+        if self.data.piece(address, 4) == b"OHDR":
             raise UnreadKindError("HDF5 of a newer kind (object headers 2, as libver='v108' writes)")
         version, _, size = self.unpack("<BxHxxxxI", address)
         if version != 1:
@@ -117,7 +121,7 @@ class _File:
                 else:
                     yield message
 
-    def children(self, address: int, names: memoryview, depth: int) -> Iterator[tuple[str, int]]:
+    def children(self, address: int, names: tuple[int, int], depth: int) -> Iterator[tuple[str, int]]:
         """The members of a group: names and addresses, from its B-tree."""
         self.count()
         signature, kind, level, count = self.unpack("<4sBBH", address)
@@ -131,15 +135,18 @@ class _File:
                 self.count()
                 start, child, cached = self.unpack("<QQI", address + 8 + 40 * index)
                 if cached != 2:  # a link by name, which may lead anywhere
-                    yield _name(names[start : start + LONGEST + 1]), child
+                    heap, size = names
+                    length = min(size - start, LONGEST + 1)
+                    yield _name(self.data.piece(heap + start, length) if length > 0 else b""), child
         else:
             raise FileFormatError("expected a group's B-tree")
 
-    def heap(self, address: int) -> memoryview:
+    def heap(self, address: int) -> tuple[int, int]:
+        """Where the names of a group begin, and how many bytes they have."""
         signature, size, start = self.unpack("<4s4xQ8xQ", address)
         if signature != b"HEAP":
             raise FileFormatError("expected a group's names")
-        return self.slice(start, size)
+        return start, size
 
     def tensor(self, kinds: Mapping[int, bytes], path: str) -> Tensor:
         shape, (name, dtype) = _shape(kinds[DATASPACE]), _dtype(kinds[DATATYPE])
@@ -168,7 +175,7 @@ class _File:
         for size in sizes:
             parts.append(message[at : at + size])
             at += -(-size // 8) * 8 if version == 1 else size
-        name = _name(memoryview(parts[0]))
+        name = _name(parts[0])
         if name.rstrip("0123456789") not in TEXTS:
             return
         if version not in (1, 2, 3) or (version > 1 and message[1]):
@@ -203,18 +210,13 @@ class _File:
         raise FileFormatError("expected a string in a global heap")
 
     def unpack(self, form: str, address: int) -> Any:
-        return struct.unpack(form, self.slice(address, struct.calcsize(form)))
-
-    def slice(self, start: int, size: int) -> memoryview:
-        if start + size > len(self.data):
-            raise FileFormatError(f"says that {size} bytes stand at {start}, and is {len(self.data)} bytes long")
-        return self.data[start : start + size]
+        return struct.unpack(form, self.data.piece(address, struct.calcsize(form)))
 
     def copied(self, start: int, size: int) -> bytes:
         self.budget -= size
         if self.budget < 0:
             raise FileFormatError("asks for more numbers than a file of its size can hold")
-        return bytes(self.slice(start, size))
+        return self.data.piece(start, size)
 
     def count(self) -> None:
         self.objects += 1
@@ -222,9 +224,9 @@ class _File:
             raise FileFormatError(f"expected at most {MOST_OBJECTS} parts, got more or a circle")
 
 
-def _name(names: memoryview) -> str:
+def _name(names: bytes) -> str:
     """The text up to the first zero byte."""
-    raw, zero, _ = bytes(names[: LONGEST + 1]).partition(b"\0")
+    raw, zero, _ = names[: LONGEST + 1].partition(b"\0")
     if not zero:
         raise FileFormatError(f"expected names of at most {LONGEST} bytes")
     return raw.decode()

@@ -7,7 +7,6 @@ Keras 3 also writes weights in several files, which a .weights.json lists.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import zipfile
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 from gru_xp.errors import FileFormatError
 from gru_xp.formats.hdf5 import Stored, read
+from gru_xp.formats.regions import Region
 
 from .dialects import KERAS_3, TENSORFLOW_2, Dialect, dialect_of
 from .javascript import GRAPH_MODEL, layers_model
@@ -51,34 +51,40 @@ def model_in(path: Path) -> Model:
         return from_json(path)
     if index := _index_of(path):
         raise IncompleteError(f"one of the files of {index}; load that")
-    return from_zip(path.read_bytes()) if head == b"PK" else from_hdf5(path.read_bytes())
+    if head != b"PK":
+        return from_hdf5(Region(path))
+    with zipfile.ZipFile(path) as archive:
+        return from_zip(path, archive)
 
 
-def from_zip(data: bytes) -> Model:
-    """A .keras file. Sizes are looked at before anything is unpacked, and nothing touches the disk."""
-    archive = zipfile.ZipFile(io.BytesIO(data))
+def from_zip(path: Path, archive: zipfile.ZipFile) -> Model:
+    """A .keras file. Sizes are looked at before anything is unpacked, and nothing is written to the disk."""
     entries = {info.filename: info for info in archive.infolist()}
-    left = 8 * len(data)  # bytes of HDF5
+    size = path.stat().st_size
+    left = 8 * size  # bytes of HDF5
 
-    def unpacked(name: str, most: int) -> bytes:
+    def entry(name: str, most: int) -> Region:
         info = entries.get(name)
         if info is None:
             raise FileFormatError(f"a zip without {name}")
         if info.file_size > most:
             raise FileFormatError(f"{name}: expected at most {most} bytes, it says {info.file_size}")
-        with archive.open(info) as file:
-            return file.read(most)
+        return Region.of_entry(path, archive, info)
 
-    config = json.loads(unpacked("config.json", min(MOST_JSON, 50 * len(data))))
+    def unpacked(name: str, most: int) -> bytes:
+        region = entry(name, most)
+        return region.piece(0, region.size)
+
+    config = json.loads(unpacked("config.json", min(MOST_JSON, 50 * size)))
     version = json.loads(unpacked("metadata.json", MOST_METADATA)).get("keras_version")
     dialect = dialect_of(version)
     if dialect is None:
         raise FileFormatError(f"metadata.json: expected the version of Keras, got {str(version)[:40]!r}")
 
-    def weights(name: str) -> bytes:
+    def weights(name: str) -> Region:
         nonlocal left
-        file = unpacked(name, left)
-        left -= len(file)
+        file = entry(name, left)
+        left -= file.size
         return file
 
     sharded = f"{WEIGHTS}.json" in entries
@@ -86,7 +92,7 @@ def from_zip(data: bytes) -> Model:
     return Model(config, dialect, _merged(index, weights) if sharded else Paths(read(weights(f"{WEIGHTS}.h5"))))
 
 
-def from_hdf5(data: bytes) -> Model:
+def from_hdf5(data: Region) -> Model:
     """An .h5 file, of whichever kind."""
     stored = read(data)
     texts = {name: text for path in ("", "model_weights") for name, text in stored.attributes.get(path, {}).items()}
@@ -108,13 +114,13 @@ def _has(stored: Stored, group: str) -> bool:
 def from_json(path: Path) -> Model:
     """A model of TensorFlow.js, or Keras 3's index of weights in several files; both name files beside them."""
 
-    def beside(name: str) -> bytes:
+    def beside(name: str) -> Region:
         if name in ("", ".", "..") or {"/", "\\", ":", "\0"} & {*name}:
             raise FileFormatError(f"expected the weights in a file beside {path.name}, got {name[:60]!r}")
         file = path.with_name(name)
         if not file.is_file():
             raise IncompleteError(f"its weights are in {name[:60]!r}, which is not beside it")
-        return file.read_bytes()
+        return Region(file)
 
     data = path.read_bytes()
     content = json.loads(data)
@@ -125,7 +131,7 @@ def from_json(path: Path) -> Model:
     return Model(*layers_model(content, beside))
 
 
-def _merged(index: bytes, opened: Callable[[str], bytes]) -> Paths:
+def _merged(index: bytes, opened: Callable[[str], Region]) -> Paths:
     """The arrays of several files, by the index that names them."""
     listed = json.loads(index)["weight_map"].values()
     names = sorted({str(name) for each in listed for name in ([each] if isinstance(each, str) else each)})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp.errors import FileFormatError
+from gru_xp.formats.regions import Region
 from gru_xp.stored import Tensor
 
 from .dialects import Dialect, dialect_of
@@ -23,7 +24,7 @@ QUANTISED = {"uint8": "u1", "uint16": "<u2"}
 KINDS = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "bool": "u1"}
 
 
-def layers_model(content: Any, opened: Callable[[str], bytes]) -> tuple[Any, Dialect, Names]:
+def layers_model(content: Any, opened: Callable[[str], Region]) -> tuple[Any, Dialect, Names]:
     """The description, the Keras that wrote it, and the arrays, of files that are opened by their names."""
     topology = content["modelTopology"]
     tensors: dict[str, Tensor] = {}
@@ -32,7 +33,8 @@ def layers_model(content: Any, opened: Callable[[str], bytes]) -> tuple[Any, Dia
         if seen & {*group["paths"]} or len({*group["paths"]}) < len(group["paths"]):
             raise FileFormatError("expected each file of weights once")
         seen |= {*group["paths"]}
-        data = b"".join(opened(str(name)) for name in group["paths"])
+        files = [opened(str(name)) for name in group["paths"]]
+        data = b"".join(file.piece(0, file.size) for file in files)
         at = 0
         for entry in group["weights"]:
             size, tensor = _tensor_at(data, at, entry)

@@ -14,6 +14,7 @@ import numpy as np
 from gru_xp.errors import FileFormatError
 from gru_xp.formats.pytorch.storages import Budget, Storage, numpy_dtype
 from gru_xp.formats.pytorch.unpickled import unpickled
+from gru_xp.formats.regions import Region
 
 __all__ = ["Archive", "is_of_torch", "tree_of_old"]
 
@@ -96,24 +97,30 @@ def _is_old(head: bytes) -> bool:
     return head[:2] == b"\x80\x02" and MAGIC.to_bytes(10, "little") in head[:20]
 
 
-def tree_of_old(data: bytes, budget: Budget) -> Any:
+def tree_of_old(path: Path, budget: Budget) -> Any:
     """Magic number, version, byte order and sizes, the tree, the storages' keys; then each storage: count, values."""
-    if not _is_old(data):
-        raise FileFormatError("torch.save did not write it")
-    buffer = io.BytesIO(data)
+    region = Region(path)
     found: dict[str, Storage] = {}
     places: dict[str, int] = {}
 
+    @lru_cache(maxsize=1)  # all weights of a module may lie in one
     def storage(wanted: Storage) -> np.ndarray:
-        return np.frombuffer(data, numpy_dtype(wanted.dtype).newbyteorder("<"), wanted.size, places[wanted.key])
+        kind = numpy_dtype(wanted.dtype).newbyteorder("<")
+        size = wanted.size * kind.itemsize
+        budget.spend(size)
+        return np.frombuffer(region.piece(places[wanted.key], size), kind)
 
-    magic, version, system, tree, keys = (unpickled(buffer, storage, budget, found) for _ in range(5))
-    if magic != MAGIC or version != 1001 or not system["little_endian"]:
-        raise FileFormatError("expected a little-endian file of version 1001")
-    for key in keys:
-        count = int.from_bytes(buffer.read(8), "little")
-        if type(key) is not str or count != found[key].size:
-            raise FileFormatError("expected the storages that the tensors name")
-        places[key] = buffer.tell()
-        buffer.seek(count * numpy_dtype(found[key].dtype).itemsize, io.SEEK_CUR)
+    with path.open("rb") as file:
+        if not _is_old(file.read(20)):
+            raise FileFormatError("torch.save did not write it")
+        file.seek(0)
+        magic, version, system, tree, keys = (unpickled(file, storage, budget, found) for _ in range(5))
+        if magic != MAGIC or version != 1001 or not system["little_endian"]:
+            raise FileFormatError("expected a little-endian file of version 1001")
+        for key in keys:
+            count = int.from_bytes(file.read(8), "little")
+            if type(key) is not str or count != found[key].size:
+                raise FileFormatError("expected the storages that the tensors name")
+            places[key] = file.tell()
+            file.seek(count * numpy_dtype(found[key].dtype).itemsize, io.SEEK_CUR)
     return tree

@@ -125,7 +125,7 @@ def _contents(path: Path) -> Contents:
     """Of a file of torch.save, torch.jit.save or torch.export.save."""
     budget = Budget(path.stat().st_size)
     if not zipfile.is_zipfile(path):
-        contents = _of_tree(path, tree_of_old(path.read_bytes(), budget), budget)
+        contents = _of_tree(path, tree_of_old(path, budget), budget)
     else:
         archive = Archive(path, budget)
         if "data.pkl" in archive:

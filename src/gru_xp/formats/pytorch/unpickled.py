@@ -8,10 +8,9 @@ but numbers and strings, and what a call would copy is counted.
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -50,7 +49,7 @@ class Thing:
 
 
 def unpickled(
-    file: io.BytesIO,
+    file: BinaryIO,
     storage: Callable[[Storage], np.ndarray],
     budget: Budget,
     found: dict[str, Storage] | None = None,
@@ -64,6 +63,16 @@ def unpickled(
         found: is given the storages that tensors name.
     """
     return _Reader(file, storage, budget, {} if found is None else found).load()
+
+
+class _Bounded:
+    """A file that is never asked for more than its size, for which a buffered one would take memory."""
+
+    def __init__(self, file: BinaryIO, size: int):
+        self.file, self.size, self.readline = file, size, file.readline
+
+    def read(self, size: int) -> bytes:
+        return self.file.read(min(size, self.size))
 
 
 class _Reader(pickle._Unpickler):
@@ -80,13 +89,13 @@ class _Reader(pickle._Unpickler):
 
     def __init__(
         self,
-        file: io.BytesIO,
+        file: BinaryIO,
         storage: Callable[[Storage], np.ndarray],
         budget: Budget,
         found: dict[str, Storage],
     ):
-        super().__init__(file, encoding="latin1")  # pickles of Python 2 have bytes for strings
-        self.size = len(file.getbuffer())
+        super().__init__(_Bounded(file, budget.size), encoding="latin1")  # pickles of Python 2 have bytes for strings
+        self.size = budget.size
         self.storage, self.budget, self.found = storage, budget, found
         self.classes: dict[str, type[Thing]] = {}
         self.functions: dict[str, Callable[..., Any]] = {
