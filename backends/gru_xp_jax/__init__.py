@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gru_xp.backend import Backend, Recorded, Step, stack_over
+from gru_xp.backend import Backend, Purpose, Recorded, Step, stack_over
 from gru_xp.cell import Gates
 from gru_xp.integers import IntegerMatrix
 from gru_xp.interfaces import Options
@@ -84,13 +84,17 @@ class JaxBackend(Backend):
         return "cpu" if platform == "cpu" and device.id == 0 else f"{platform}:{device.id}"
 
     def to_device(self, array: Any, device: Any) -> Any:
-        if device is None or self.device_of(array) == device:
+        if device is None or isinstance(array, jax.core.Tracer) or self.device_of(array) == device:
             return array
         with jax.ensure_compile_time_eval():  # what is kept may not be part of what is being traced
             return jax.device_put(array, device)
 
-    def refuses_crossing(self, array: Any, *, differentiable: bool) -> str | None:
-        return "is traced (by jit, grad or vmap)" if isinstance(array, jax.core.Tracer) else None
+    def refuses_crossing(self, array: Any, purpose: Purpose) -> str | None:
+        if isinstance(array, jax.core.Tracer):
+            return "is traced (by jit, grad or vmap)"
+        if purpose != "copy" and len(array.devices()) > 1:
+            return f"is sharded over {len(array.devices())} devices, and results would come back to one"
+        return None
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
         if to_host or len(array.devices()) > 1:

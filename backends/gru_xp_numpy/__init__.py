@@ -24,8 +24,8 @@ class NumpyBackend(Backend):
     layer_type = NumpyLayer
 
     def owns(self, array: Any) -> bool:
-        # np.matrix has another `*`, and a masked array's mask would be lost
-        return isinstance(array, np.ndarray) and not isinstance(array, np.matrix | np.ma.MaskedArray)
+        # what another subclass carries (a mask, a unit), or means by `*`, nobody here can know
+        return type(array) in (np.ndarray, np.memmap)
 
     def canonical(self, array: Any) -> Any:
         if type(array) is np.ndarray and array.dtype.isnative:
@@ -56,7 +56,12 @@ class NumpyBackend(Backend):
         return array if plain else array.copy(order="C")
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
-        imported = np.from_dlpack(array)
+        if not hasattr(array, "__dlpack__"):
+            return np.array(array)
+        try:
+            imported = np.from_dlpack(array)
+        except BufferError:  # not in host memory, or so the library says; it may copy
+            imported = np.from_dlpack(array, device="cpu", copy=None)
         return imported if imported.flags.writeable else imported.copy()
 
     def owned(self, array: Any) -> Any:

@@ -13,15 +13,14 @@ import array_api_compat.torch as xp
 import torch
 from torch.autograd import forward_ad
 
-from gru_xp.backend import Backend, Recorded
-from gru_xp.errors import StructureError
+from gru_xp.backend import Backend, Purpose, Recorded
 from gru_xp.interfaces import Call
 from gru_xp.selection import selection
 
 from . import cpu
 from .convert import to_module
 from .modules import GRU, GRUCell, is_autocast_on
-from .watching import dispatches, forward_mode, saved_elsewhere, traced, transforms
+from .watching import assert_dense, dispatches, forward_mode, saved_elsewhere, traced, transforms
 
 __all__ = ["GRU", "GRUCell", "TorchBackend", "to_module"]
 
@@ -44,8 +43,8 @@ class TorchBackend(Backend):
         return isinstance(array, torch.Tensor)
 
     def canonical(self, array: Any) -> Any:
-        if array.layout is not torch.strided:
-            raise StructureError(f"expected dense tensors, got one with the layout {array.layout}; use its to_dense()")
+        if type(array) not in PLAIN_TENSORS or array.layout is not torch.strided or array.is_nested:
+            assert_dense(array)
         return array
 
     def devices(self) -> Mapping[str, Any]:
@@ -64,16 +63,18 @@ class TorchBackend(Backend):
     def to_device(self, array: Any, device: Any) -> Any:
         return array.to(device)
 
-    def refuses_crossing(self, array: Any, *, differentiable: bool) -> str | None:
+    def refuses_crossing(self, array: Any, purpose: Purpose) -> str | None:
         if torch._C._functorch.is_functorch_wrapped_tensor(array):
             return "is inside a transform of torch.func"
         if torch.compiler.is_compiling() or type(array).__name__ in ("FakeTensor", "FunctionalTensor"):
             return "is traced by torch.compile or torch.export"
         if array.layout != torch.strided:
             return f"has the layout {array.layout}"
+        if dispatches(array):
+            return f"is a {type(array).__name__}, whose numbers are not in memory of its own"
         dual = forward_mode() and forward_ad.unpack_dual(array).tangent is not None  # type: ignore[no-untyped-call]
         recorded = dual or (torch.is_grad_enabled() and array.requires_grad)
-        return "requires a gradient" if differentiable and recorded else None
+        return "requires a gradient" if purpose == "differentiate" and recorded else None
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
         array = array.detach().resolve_conj().resolve_neg().contiguous()
@@ -113,16 +114,19 @@ class TorchBackend(Backend):
             return None
         grad, recorded = torch.is_grad_enabled(), False
         found: list[Any] = [more, device, dtype]
-        for a in arrays:
-            if type(a) in PLAIN_TENSORS and a.dtype is dtype and a.layout is torch.strided and a.is_cpu is on_cpu:
-                recorded = recorded or (grad and a.requires_grad)
-                found.append(a.shape)
-            elif a is None:
-                found.append(None)
-            else:
-                return None
-            if not on_cpu and a is not None and a.device != device:
-                return None
+        try:
+            for a in arrays:
+                if type(a) in PLAIN_TENSORS and a.dtype is dtype and a.layout is torch.strided and a.is_cpu is on_cpu:
+                    recorded = recorded or (grad and a.requires_grad)
+                    found.append(a.shape)
+                elif a is None:
+                    found.append(None)
+                else:
+                    return None
+                if not on_cpu and a is not None and a.device != device:
+                    return None
+        except RuntimeError:  # a nested tensor has no shape
+            return None
         found.append(recorded)
         return tuple(found)
 

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-__all__ = ["dispatches", "forward_mode", "saved_elsewhere", "traced", "transforms"]
+from gru_xp.errors import StructureError
+
+__all__ = ["assert_dense", "dispatches", "forward_mode", "saved_elsewhere", "traced", "transforms"]
 
 
 def forward_mode() -> bool:
@@ -35,6 +37,22 @@ def traced() -> bool:
 def dispatches(array: Any) -> bool:
     """Whether it is of a class that handles operators itself and has no memory: FakeTensor, DTensor."""
     return type(array).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
+
+
+def assert_dense(array: Any) -> None:
+    """Refuse tensors that are no dense arrays of numbers, each with what to use instead."""
+    kind = type(array).__name__
+    if kind == "MaskedTensor":
+        raise StructureError("expected a tensor, got a MaskedTensor; give x.to_tensor(0), and its mask as mask=")
+    if kind == "DTensor":
+        raise StructureError("expected a tensor, got a DTensor; use its full_tensor(), or its to_local() on each rank")
+    if array.is_nested:
+        raise StructureError(
+            "expected a dense tensor, got a nested one; use torch.nested.to_padded_tensor(x, 0.0), which is "
+            "batch_first, and give lengths="
+        )
+    if array.layout is not torch.strided:
+        raise StructureError(f"expected a dense tensor, got one with the layout {array.layout}; use its to_dense()")
 
 
 def saved_elsewhere() -> bool:

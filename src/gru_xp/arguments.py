@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .backend import Backend
+from .backend import Backend, Purpose
 from .checks import (
     assert_directions,
     assert_expected,
@@ -95,6 +95,7 @@ def check(
         raise StructureError(f"spec: expected a GRUSpec, got {spec!r}")
     x, h0, dropout_masks = a.x, a.h0, a.dropout_masks
     source = owner(x, words.x)
+    _assert_usable(x, words.x, source)
     if x.ndim not in (2, 3):
         expected = "(N, I), or (I,) without a batch" if words.step else "(T, N, I), or (T, I) without a batch"
         raise ShapeError(f"{words.x}: expected {expected}, got {tuple(x.shape)[int(words.step) :]}")
@@ -135,8 +136,9 @@ def check(
     alike = check_agree(words.x, x, arrays, name_of, source)
     caller = Place(source, source.device_of(x))
     place = place_for(selection(backend), caller)
-    if place.backend is not source and function == "gru":
-        _assert_no_gradient([x, *arrays], [words.x, *map(name_of, range(len(arrays)))], source, place)
+    if place.backend is not source:
+        names = [words.x, *map(name_of, range(len(arrays)))]
+        _assert_can_cross([x, *arrays], names, source, place, "differentiate" if function == "gru" else "compute")
     if prepared is not None:
         prepared = prepared.at(place)
         params = prepared.params
@@ -149,6 +151,13 @@ def check(
     return Checked(
         function, source, caller, place, sizes, batched, alike, x, h0, params, prepared, options, dropout_masks
     )
+
+
+def _assert_usable(array: Any, name: str, source: Backend) -> None:
+    try:
+        source.canonical(array)
+    except StructureError as error:
+        raise StructureError(f"{name}: {error}") from None
 
 
 def _steps(a: Arguments, T: int, N: int, x: Any, caller: Place, words: Words, *, batched: bool) -> tuple[Any, Any]:
@@ -185,11 +194,13 @@ def _assert_dtype_of_params(
         raise DTypeError(f"{name}: expected {dtype}, as {whose}, got {got}; {cast}{or_else}")
 
 
-def _assert_no_gradient(arrays: list[Any], names: list[str], source: Backend, place: Place) -> None:
+def _assert_can_cross(arrays: list[Any], names: list[str], source: Backend, place: Place, purpose: Purpose) -> None:
     for array, name in zip(arrays, names, strict=True):
-        reason = source.refuses_crossing(array, differentiable=True)
+        reason = source.refuses_crossing(array, purpose)
         if reason is not None:
+            gradient = purpose == "differentiate" and source.refuses_crossing(array, "compute") is None
+            instead = "use gru_forward and gru_backward, or gru_inference, or " if gradient else ""
             raise NotDifferentiableError(
                 f"{name}: {reason}, so it cannot be taken from {source.name} to {place.backend.name} and back; "
-                f"use gru_forward and gru_backward, or gru_inference, or compute where it is (backend='auto')"
+                f"{instead}compute where it is (backend='auto')"
             )

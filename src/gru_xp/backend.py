@@ -19,12 +19,15 @@ from .stack import Stack
 if TYPE_CHECKING:
     from . import interfaces
 
-__all__ = ["Backend", "Recorded"]
+__all__ = ["Backend", "Purpose", "Recorded"]
 
 Step: TypeAlias = "Callable[[Any, tuple[Any, ...]], tuple[Any, tuple[Any, ...]]]"
 #: How a library's automatic differentiation watches arrays: not at all; each call as a whole, by `Backend.stack`; the
 #: same, while arrays are traced and have no memory; or every single operation, so that only the plain path will do.
 Recorded: TypeAlias = Literal["no", "call", "traced", "operations"]
+
+#: What an array is wanted elsewhere for: its values alone, a call whose results come back, or gradients too.
+Purpose: TypeAlias = Literal["copy", "compute", "differentiate"]
 
 _NO_CONTEXT = nullcontext()
 HALF = ("float16", "bfloat16")
@@ -141,20 +144,32 @@ class Backend:
 
     # ---- in and out -------------------------------------------------------------------------------------------------
 
-    def refuses_crossing(self, array: Any, *, differentiable: bool) -> str | None:
-        """Say why the values of this array cannot leave the library, or return None.
+    def refuses_crossing(self, array: Any, purpose: Purpose) -> str | None:
+        """Say why this array cannot be computed with by another library, or return None.
 
-        It may be traced, say; or, where the call is to be `differentiable`, require a gradient, which cannot come back.
+        For any purpose: it is traced, say, or carries a mask or a unit, which would be dropped. For "compute": results
+        come back, which would be without its sharding. For "differentiate": it requires a gradient, too.
         """
+        carried = next((name for name in ("mask", "unit", "units") if hasattr(array, name)), None)
+        if carried is not None:
+            return f"carries a {carried.removesuffix('s')}, which would be dropped"
+        if purpose != "copy" and hasattr(array, "compute"):
+            return "is lazy: .compute() makes an array of it"
         return None
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
         """Return the array, or a copy where it is read-only, non-contiguous, byte-swapped or not in host memory."""
-        return array
+        return array if hasattr(array, "__dlpack__") else array.__array__()
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
         """Take in an array of another library, writable where this library has writable arrays."""
-        return self.to_device(self.xp.from_dlpack(array), device)
+        if not hasattr(self.xp, "from_dlpack"):
+            return self.xp.asarray(array)
+        try:
+            imported = self.xp.from_dlpack(array)
+        except (BufferError, RuntimeError, TypeError, ValueError):  # dpnp wants to be told the device
+            return self.xp.from_dlpack(array, device=device)
+        return self.to_device(imported, device)
 
     def to_device(self, array: Any, device: Any) -> Any:
         """Return the array on another device of the same library."""

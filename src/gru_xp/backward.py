@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from .backend import Backend
-from .checks import assert_expected
+from .checks import assert_expected, kind_of
 from .convert import convert
 from .discovery import Place, assert_same_library
 from .errors import DTypeError, GRUError, MixedArraysError, StructureError
@@ -64,7 +64,7 @@ class Plan(NamedTuple):
 def backward(tape: Tape, dy: Any, dh_n: Any) -> GRUGrads:
     """Compute `gru_backward`."""
     if not isinstance(tape, Tape):
-        raise StructureError(f"tape: expected what gru_forward returned last, got a {type(tape).__name__}")
+        raise StructureError(f"tape: expected what gru_forward returned last, got {kind_of(tape)}")
     backend = tape.place.backend
     if backend.takes_whole_calls:
         return backend.whole_call("backward", (tape, dy, dh_n))

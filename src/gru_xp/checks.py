@@ -35,14 +35,19 @@ def _restructured(params: Any) -> Params:
             "params: expected a tuple of layers, each a tuple of directions, got a bare CellParams; wrap it: ((w,),)"
         )
     if hasattr(params, "params"):
-        raise StructureError(f"params: expected a tuple of layers, got {_kind(params)}; pass its .params")
+        raise StructureError(f"params: expected a tuple of layers, got {kind_of(params)}; pass its .params")
+    if hasattr(params, "keys") or hasattr(params, "state_dict"):
+        raise StructureError(
+            f"params: expected a tuple of layers, got {kind_of(params)}; gru_xp.from_framework(...).params makes "
+            f"one of a state_dict, or of the layers and cells of PyTorch, Keras, Flax and others"
+        )
     if not isinstance(params, tuple | list) or not params:
-        raise StructureError(f"params: expected a tuple of layers, each a tuple of directions, got {_kind(params)}")
+        raise StructureError(f"params: expected a tuple of layers, each a tuple of directions, got {kind_of(params)}")
     layers = []
     for index, layer in enumerate(params):
         if isinstance(layer, CellParams) or not isinstance(layer, tuple | list) or len(layer) not in (1, 2):
             raise StructureError(
-                f"params[{index}]: expected a tuple of one or two directions, got {_kind(layer)}; "
+                f"params[{index}]: expected a tuple of one or two directions, got {kind_of(layer)}; "
                 f"for one direction write ((w,),)"
             )
         layers.append(tuple(_cell(w, f"params[{index}][{d}]") for d, w in enumerate(layer)))
@@ -58,7 +63,7 @@ def _cell(w: Any, name: str) -> CellParams:
         return w
     if isinstance(w, tuple | list) and len(w) in (2, 4):
         return CellParams(*w)
-    raise StructureError(f"{name}: expected CellParams(W_ih, W_hh, b_ih, b_hh), got {_kind(w)}")
+    raise StructureError(f"{name}: expected CellParams(W_ih, W_hh, b_ih, b_hh), got {kind_of(w)}")
 
 
 def sizes_of(params: Params, *, cell: bool = False) -> Sizes:
@@ -114,7 +119,7 @@ def _assert_cell_fits(w: CellParams, path: str, sizes: Sizes, K: int, letter: st
         )
     if (w.b_ih is not None) != sizes.bias:
         raise StructureError(
-            f"{path}b_ih: expected {'an array' if sizes.bias else 'None'} as in params[0][0], got {_kind(w.b_ih)}; "
+            f"{path}b_ih: expected {'an array' if sizes.bias else 'None'} as in params[0][0], got {kind_of(w.b_ih)}; "
             f"give biases in every layer and direction or in none"
         )
     wanted = (
@@ -152,7 +157,7 @@ def _shape(array: Any, name: str) -> tuple[int, ...]:
     try:
         return tuple(array.shape)
     except AttributeError:
-        raise StructureError(f"{name}: expected an array, got {_kind(array)}") from None
+        raise StructureError(f"{name}: expected an array, got {kind_of(array)}") from None
 
 
 def assert_floating(dtype: Any, name: str, source: Backend, what_to_do: str) -> None:
@@ -210,7 +215,7 @@ def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batche
             raise ShapeError(f"lengths: expected (N,) = ({N},), got more than one axis; N comes from x")
         for number in host:
             if isinstance(number, bool) or not isinstance(number, int):
-                raise DTypeError(f"lengths: expected integers, got {number!r}, {_kind(number)}")
+                raise DTypeError(f"lengths: expected integers, got {number!r}, {kind_of(number)}")
             if not 0 <= number <= T:
                 raise RangeError(f"lengths: expected values from 0 to T = {T}, got {number}; T comes from x")
         if all(number == T for number in host):
@@ -230,7 +235,7 @@ def booleans_beside(values: Any, name: str, T: int, N: int, x: Any, source: Back
             assert_same_library(values, name, source, "x")
         strange = next((value for value in _flat(host) if type(value) is not bool), None)
         if strange is not None:
-            raise DTypeError(f"{name}: expected booleans, got {strange!r}, {_kind(strange)}")
+            raise DTypeError(f"{name}: expected booleans, got {strange!r}, {kind_of(strange)}")
         if batched:
             assert_rows(host, name, "(T, N)", (T, N), "as x has")
         values = source.from_host(host, source.xp.bool, source.device_beside(x))
@@ -308,7 +313,12 @@ def _flat(values: Any) -> Iterator[Any]:
         yield values
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What errors call a value of the wrong kind: "an int", "a list of 3", "None"."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    article = "an" if name[0] in "aeioAEIO" else "a"
     if isinstance(value, tuple | list) and not isinstance(value, CellParams):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
+        return f"{article} {name} of {len(value)}"
+    return f"{article} {name}"

@@ -15,7 +15,7 @@ def convert(array: Any, source: Backend, target: Place, argument: str) -> Any:
     """The same values in another library or on another device, by DLPack; shares memory where both allow it."""
     if source is target.backend:
         return source.to_device(array, target.device)
-    reason = source.refuses_crossing(array, differentiable=False)
+    reason = source.refuses_crossing(array, "copy")
     if reason is not None:
         raise NotDifferentiableError(
             f"{argument}: {reason}, so it cannot be taken from {source.name} to {target.backend.name}; "
@@ -34,7 +34,7 @@ def convert(array: Any, source: Backend, target: Place, argument: str) -> Any:
         raise
     except (AttributeError, BufferError, TypeError, ValueError, RuntimeError) as error:
         raise BackendError(
-            f"{argument}: {source.name} could not give it to {target.backend.name} by DLPack ({error}); "
+            f"{argument}: {source.name} could not give it to {target.backend.name} ({error}); "
             f"compute where the arrays are (backend='auto'), all of them of one library"
         ) from error
     if target.backend.dtype_name(moved.dtype) != dtype:

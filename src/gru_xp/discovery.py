@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,11 +57,22 @@ def _can_be_found(name: str) -> bool:
     return sys.modules[name] is not None if name in sys.modules else find_spec(name) is not None
 
 
+#: what people call some libraries
+ALSO_CALLED = {"pytorch": "torch", "np": "numpy", "jnp": "jax", "jax.numpy": "jax", "mlx.core": "mlx", "cuda": "cupy"}
+
+
 @cache
 def load(name: str) -> Backend:
-    """The backend of that name; imports its library."""
+    """The backend of that name; imports its library. One of the standard needs none: its root module is enough."""
     if name not in entries():
-        raise BackendError(f"unknown backend {name!r}; installed: {', '.join(available()) or 'none'}")
+        found = _library(name)
+        if found is not None:
+            return found
+        from difflib import get_close_matches  # needed for this alone
+
+        meant = ALSO_CALLED.get(name.lower()) or next(iter(get_close_matches(name, entries(), 1)), None)
+        hint = f", perhaps {meant!r} was meant" if meant else ""
+        raise BackendError(f"unknown backend {name!r}{hint}; installed: {', '.join(available()) or 'none'}")
     if name not in available():
         raise BackendError(
             f"backend {name!r}: its library is missing; install it ({how_to_get(name)}) "
@@ -71,6 +84,17 @@ def load(name: str) -> Backend:
         raise BackendError(f"backend {name!r}: its library is installed but cannot be imported: {error}") from error
     assert isinstance(backend, Backend), f"the entry point {name} of gru_xp.backends gave {backend!r}, no Backend"
     return backend
+
+
+def _library(name: str) -> Backend | None:
+    """The backend of a library without an entry point: its root module, or array_api in it, is a namespace."""
+    if name in ALSO_CALLED or not name.isidentifier() or find_spec(name) is None:
+        return None
+    for path in (name, f"{name}.array_api"):
+        with suppress(Exception):  # whatever a module that is no array library raises
+            namespace = import_module(path)
+            return _standard(namespace.asarray([0.0]).__array_namespace__(), name)
+    return None
 
 
 def how_to_get(name: str) -> str:
@@ -103,30 +127,60 @@ def _find_owner(array: Any, argument: str) -> Backend:
         if sys.modules.get(name) is not None and load(name).owns(array):  # an array cannot exist before its library
             return load(name)
     kind = type(array)
-    if not hasattr(array, "__array_namespace__") or kind.__module__.partition(".")[0] in entries():
+    if not hasattr(array, "__array_namespace__") or kind.__module__.partition(".")[0] in entries() or _carries(kind):
         raise StructureError(
             f"{argument}: expected an array of {', '.join(available())} or of another library that speaks the array "
-            f"API standard, got {kind.__module__}.{kind.__qualname__}; {_instead(kind, argument)}"
+            f"API standard, got {_name(kind)}{_instead(array, argument)}"
         )
     missing = [name for name in ("device", "dtype", "ndim", "shape") if not hasattr(array, name)]
     if missing:
         raise StructureError(
-            f"{argument}: expected an array of the array API standard, got {kind.__module__}.{kind.__qualname__} "
-            f"without .{missing[0]}; its library needs a backend of its own (gru_xp.backend.Backend); "
-            f"{_instead(kind, argument)}"
+            f"{argument}: expected an array of the array API standard, got {_name(kind)} without .{missing[0]}; its "
+            f"library needs a backend (gru_xp.backend.Backend){_instead(array, argument)}"
         )
     return _standard(array.__array_namespace__(), kind.__module__.partition(".")[0])
 
 
-def _instead(kind: type, argument: str) -> str:
-    if kind.__name__ == "MaskedArray":
-        return "fill what is masked, and say by mask= which steps to skip"
-    return f"pass numpy.asarray({argument}), for example"
+def _name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-@cache
+def _carries(kind: type) -> bool:
+    """Whether it derives from another library's array: nobody knows what it carries besides numbers."""
+    return any(base.__module__ == "numpy" and base.__name__ == "ndarray" for base in kind.__mro__[1:])
+
+
+def _instead(array: Any, argument: str) -> str:
+    """What to pass instead of something that is no array, if there is anything."""
+    kind = type(array)
+    if "Masked" in kind.__name__:
+        return "; fill what is masked, and say by mask= which steps to skip"
+    if kind.__name__ == "PackedSequence":
+        return "; give what torch.nn.utils.rnn.pad_packed_sequence returns: the tensor, and lengths="
+    if _carries(kind):
+        return (
+            f", which may carry more than numbers (a unit, say); to compute with these alone pass "
+            f"{argument}.view(numpy.ndarray)"
+        )
+    if isinstance(array, list | tuple):
+        return f"; pass numpy.asarray({argument}, dtype='float32'), or the dtype that the parameters have"
+    if hasattr(array, "compute"):
+        return f"; it is lazy: {argument}.compute() makes an array of it, all in memory"
+    if hasattr(array, "__dlpack__"):
+        return f"; pass numpy.from_dlpack({argument}), for example"
+    return f"; pass numpy.asarray({argument}), for example" if hasattr(array, "__array__") else ""
+
+
+_standards: list[Backend] = []
+
+
 def _standard(xp: Any, name: str) -> Backend:
-    return Backend(name, xp)
+    """One backend for each namespace, which need not be hashable."""
+    found = next((backend for backend in _standards if backend.xp is xp), None)
+    if found is None:
+        found = Backend(name, xp)
+        _standards.append(found)
+    return found
 
 
 def assert_same_library(array: Any, argument: str, first: Backend, first_argument: str) -> None:
@@ -135,5 +189,5 @@ def assert_same_library(array: Any, argument: str, first: Backend, first_argumen
     if backend is not first:
         raise MixedArraysError(
             f"{argument}: expected an array of {first.name}, as {first_argument} is, got one of {backend.name}; "
-            f"convert one of them"
+            f"convert one of them: gru_xp.to(params, like={first_argument}) converts parameters"
         )

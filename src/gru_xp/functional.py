@@ -8,7 +8,7 @@ from typing import Any, get_args
 from .arguments import CELL, SEQUENCE, Arguments, check
 from .backend import Backend
 from .backward import backward
-from .checks import assert_expected, sizes_of, structured
+from .checks import assert_expected, kind_of, sizes_of, structured
 from .discovery import owner
 from .errors import StructureError
 from .interfaces import Function, Save
@@ -188,7 +188,7 @@ def _one_step(x: Any, h: Any, params: Any) -> Given:
     """The arguments of a cell as those of a sequence of one step."""
     if not isinstance(params, CellParams):
         if not isinstance(params, tuple) or len(params) not in (2, 4):
-            raise StructureError(f"params: expected CellParams(W_ih, W_hh, b_ih, b_hh), got a {type(params).__name__}")
+            raise StructureError(f"params: expected CellParams(W_ih, W_hh, b_ih, b_hh), got {kind_of(params)}")
         params = CellParams(*params)
     owner(x, "x")
     if h is not None:

@@ -429,14 +429,14 @@ def nested(layout: Any) -> torch.Tensor:
         (lambda m: m(pack_sequence([randn(3, 2, I)])), RuntimeError, "input must have 2 dimensions, got 3"),
         (lambda m: m(pack_sequence([randn(2, I)]), randn(1, 2, H)), RuntimeError, r"Expected hidden size \(1, 1, 5\)"),
         (lambda m: m(randn(T, N, I) * 1j), ValueError, "input dtype"),
-        (lambda m: m(None), TypeError, "input to be a tensor, got a NoneType"),
+        (lambda m: m(None), TypeError, "input to be a tensor, got None"),
         (lambda m: CELL(randn(N, I).float()), ValueError, "input dtype"),
         (lambda m: CELL(randn(N, I), randn(N, H).float()), RuntimeError, "hx dtype"),
         (lambda m: CELL(randn(N, I).to("meta")), RuntimeError, "not at the same device"),
         (lambda m: CELL(randn(N, I), randn(H)), RuntimeError, "hidden to be 2D as input is, got 1D"),
         (lambda m: CELL(randn(N, I).to_sparse()), TypeError, "dense tensor"),
         (lambda m: CELL(pack_sequence([randn(2, I)])), TypeError, "input to be a tensor, got a PackedSequence"),
-        (lambda m: gru_xp.gru(randn(T, N, I).to_sparse(), m.params), gru_xp.errors.StructureError, "dense tensors"),
+        (lambda m: gru_xp.gru(randn(T, N, I).to_sparse(), m.params), gru_xp.errors.StructureError, "dense tensor"),
     ],
 )
 def test_errors(call: Any, error: type[Exception], message: str) -> None:

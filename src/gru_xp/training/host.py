@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gru_xp.discovery import load, owner
-from gru_xp.errors import DTypeError
+from gru_xp.errors import DTypeError, StructureError
 
 __all__ = ["from_host", "to_host"]
 
@@ -15,6 +15,9 @@ def to_host(array: Any, argument: str) -> Any:
     backend, numpy = owner(array, argument), load("numpy")
     if backend is numpy:
         return array
+    reason = backend.refuses_crossing(array, "copy")
+    if reason is not None:
+        raise StructureError(f"{argument}: {reason}, so it cannot be taken to host memory")
     try:
         return numpy.from_dlpack(backend.exportable(array, to_host=True), "cpu")
     except (BufferError, RuntimeError, TypeError) as error:  # NumPy has no bfloat16
