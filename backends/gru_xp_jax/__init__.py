@@ -20,6 +20,7 @@ from gru_xp.interfaces import Options
 from gru_xp.params import LayerTape, Tape
 from gru_xp.stack import Stack
 
+from . import pytrees  # noqa: F401 - registers models
 from .autodiff import DifferentiableLayer, PlainLayer
 from .meshes import OnMeshes, alike
 from .trees import to_equinox, to_linen, to_nnx
@@ -50,7 +51,11 @@ class JaxBackend(Backend):
     writes = False
 
     def owns(self, array: Any) -> bool:
-        return isinstance(array, jax.Array)
+        return isinstance(array, jax.Array) or hasattr(type(array), "__jax_array__")
+
+    def canonical(self, array: Any) -> Any:
+        """What `__jax_array__` returns, as flax.nnx.Param has it."""
+        return array if isinstance(array, jax.Array) else array.__jax_array__()
 
     def float_names(self) -> tuple[str, ...]:
         # read at every call, because jax_enable_x64 can be switched

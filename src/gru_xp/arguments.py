@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 from .backend import Backend, Purpose
@@ -17,7 +18,7 @@ from .checks import (
 from .discovery import Place, known_owner, owner
 from .errors import DTypeError, NotDifferentiableError, ShapeError, StructureError
 from .interfaces import Function, Options, Save
-from .params import GRUSpec, Params, Sizes, names_of, weights_of
+from .params import GRUSpec, Params, Sizes, map_params, names_of, weights_of
 from .prepared import PreparedParams
 from .selection import place_for, selection
 
@@ -62,7 +63,7 @@ class Checked(NamedTuple):
     place: Place  # where the call computes
     sizes: Sizes
     batched: bool
-    alike: bool  # whether all arrays are of x's Python type and byte order
+    as_is: bool  # whether all arrays are taken as they came, being of one Python type and byte order
     x: Any  # (T, N, I)
     h0: Any  # (L*D, N, H) or None
     params: Params
@@ -95,7 +96,7 @@ def check(
         raise StructureError(f"spec: expected a GRUSpec, got {spec!r}")
     x, h0, dropout_masks = a.x, a.h0, a.dropout_masks
     source = owner(x, words.x)
-    _assert_usable(x, words.x, source)
+    x = _canonical(x, words.x, source)
     if x.ndim not in (2, 3):
         expected = "(N, I), or (I,) without a batch" if words.step else "(T, N, I), or (T, I) without a batch"
         raise ShapeError(f"{words.x}: expected {expected}, got {tuple(x.shape)[int(words.step) :]}")
@@ -121,19 +122,26 @@ def check(
     if h0 is not None:
         axes = {words.rows: rows, **batch, "H": sizes.H}
         assert_expected(h0, words.h0, axes, words.origin, without_first=words.cell)
+        h0 = _canonical(h0, words.h0, source)
         names.append(words.h0)
         others.append(h0)
     if dropout_masks is not None:
         axes = {"L-1": sizes.L - 1, "T": T, **batch, "D*H": sizes.D * sizes.H}
         assert_expected(dropout_masks, "dropout_masks", axes, "L, D and H come from params, T and N from x")
+        dropout_masks = _canonical(dropout_masks, "dropout_masks", source)
         names.append("dropout_masks")
         others.append(dropout_masks)
+    if not prepared:
+        names_of_weights = iter(names_of(params, cell=words.cell))
+        params = map_params(lambda a: _canonical(a, next(names_of_weights), source), params)
     arrays = others if prepared else others + weights_of(params)
 
     def name_of(index: int) -> str:
         return [*names, *names_of(params, cell=words.cell)][index]
 
-    alike = check_agree(words.x, x, arrays, name_of, source)
+    given = [a for a in (a.x, a.h0, a.dropout_masks) if a is not None]
+    given += [] if prepared else weights_of(structured(a.params))
+    as_is = check_agree(words.x, x, arrays, name_of, source) and all(map(operator.is_, [x, *arrays], given))
     caller = Place(source, source.device_of(x))
     place = place_for(selection(backend), caller)
     if place.backend is not source:
@@ -149,13 +157,16 @@ def check(
     valid, resets = _steps(a, T, N, x, caller, words, batched=batched)
     options = Options(spec, valid, resets, spec.reverse, save)
     return Checked(
-        function, source, caller, place, sizes, batched, alike, x, h0, params, prepared, options, dropout_masks
+        function, source, caller, place, sizes, batched, as_is, x, h0, params, prepared, options, dropout_masks
     )
 
 
-def _assert_usable(array: Any, name: str, source: Backend) -> None:
+def _canonical(array: Any, name: str, source: Backend) -> Any:
+    """The array as the mathematics can take it; one of another library as it is, to be refused with all of them."""
+    if owner(array, name) is not source:
+        return array
     try:
-        source.canonical(array)
+        return source.canonical(array)
     except StructureError as error:
         raise StructureError(f"{name}: {error}") from None
 

@@ -40,8 +40,23 @@ from .selection import place_for, selection, variables
 from .stored import Report, StoredGRU
 from .streams import Streams, assert_out, write
 
-__all__ = ["GRU", "as_stored", "dtype_name"]
+__all__ = ["GRU", "as_stored", "dtype_name", "of_leaves"]
 
+#: what a model of other libraries has, and what to use here
+ELSEWHERE = {
+    "parameters": "gru_xp.weights(model.params) lists the arrays; gru_xp_torch.GRU is a torch.nn.Module",
+    "named_parameters": "model.params has layers of directions of CellParams",
+    "state_dict": "model.save writes files; gru_xp_torch.to_module(model) is a torch.nn.GRU, which has one",
+    "load_state_dict": "gru_xp.from_framework(state_dict) makes a model of one",
+    "weights": "gru_xp.weights(model.params) lists the arrays",
+    "get_weights": "gru_xp.weights(model.params) lists the arrays",
+    "train": "a model has no modes; model.forward and model.backward train, with dropout_seed= for dropout",
+    "eval": "a model has no modes; calling it is inference",
+    "to": "a call computes where its arrays are; gru_xp.to(params, like=x) brings parameters to a library or device",
+    "cuda": "a call computes where its arrays are; gru_xp.to(params, like=x) brings parameters to a library or device",
+    "predict": "model(x) returns y and h_n",
+    "fit": "gru_xp_sklearn.GRUClassifier has it",
+}
 MOST_STREAMS = 64  # kinds of steps, by shape and dtype, of which one model keeps the streams
 
 
@@ -87,6 +102,7 @@ class GRU:
     _batch_first: bool
     _dropout: float
     _report: Report | None = None
+    _leaves: Any
 
     def __init__(
         self,
@@ -190,6 +206,15 @@ class GRU:
     @property
     def _own(self) -> PreparedParams:
         return self._held.own
+
+    def __getattr__(self, name: str) -> Any:
+        """Asked for what is missing: the parameters of a model that JAX has rebuilt; or what other libraries have."""
+        leaves = vars(self).pop("_leaves", None) if name == "_held" else None
+        if leaves is None:
+            hint = ELSEWHERE.get(name)
+            raise AttributeError(f"gru_xp.GRU has no {name}{f': {hint}' if hint else ''}", name=name, obj=self)
+        self.params = leaves
+        return self._held
 
     @property
     def spec(self) -> GRUSpec:
@@ -461,6 +486,14 @@ def _one_step(reset: Any, rows: tuple[int, ...]) -> Any:
         return [reset] if rows == () else [[reset] * rows[0]]
     assert_shape(reset, "reset", "(N,)" if rows else "()", rows, "as x_t has")
     return reset[None, ...]
+
+
+def of_leaves(params: Any, spec: GRUSpec, batch_first: bool, dropout: float) -> GRU:
+    """A model whose parameters are looked at when they are needed: JAX rebuilds trees with placeholders as leaves."""
+    model = GRU.__new__(GRU)
+    model._spec, model._batch_first, model._dropout, model._sizes = spec, batch_first, dropout, None
+    model._leaves = params
+    return model
 
 
 def _rebuilt(

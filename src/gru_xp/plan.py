@@ -214,7 +214,7 @@ def planned(c: Checked) -> Plan:
             if call.integers and (choice.kernel is None or choice.kernel.level == "gates")
             else backend.stack(choice.kernel, call, recorded if inside else "no")
         )
-    as_is = not c.crossing and c.alike and source.canonical(c.x) is c.x
+    as_is = not c.crossing and c.as_is
     return Plan(
         c.function,
         source,

@@ -46,12 +46,14 @@ class PreparedParams:
         if sizes_of(structured(self.params)) != self.sizes or place_of(self.params) != self.place:
             raise StructureError("params: expected parameters as prepare() made them, got others with their sizes")
         narrow = None if self.narrow is None else self.narrow.kind
-        return _kinds.setdefault((self.sizes, self.place, self.params[0][0].W_hh.dtype, self.movable, narrow), object())
+        traced = self.place.device is None and self.place.backend.recorded(weights_of(self.params))
+        about = self.sizes, self.place, self.params[0][0].W_hh.dtype, self.movable, narrow, traced
+        return _kinds.setdefault(about, object())
 
     def at(self, place: Place) -> PreparedParams:
         """The same parameters where a call computes."""
-        if place == self.place:
-            return self
+        if place == self.place or (self.place.device is None and self.place.backend is place.backend):
+            return self  # what is traced or sharded is brought by its library
         if not self.movable:
             raise StructureError(
                 f"params: expected parameters prepared for {place}, got some prepared for {self.place}; "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from tempfile import NamedTemporaryFile
+from typing import Any
+
 import numpy as np
 import pytest
 from helpers import random_params
@@ -24,6 +27,13 @@ def read_only(a: np.ndarray) -> np.ndarray:
     return a
 
 
+def _memory_map(a: Any) -> Any:
+    file = NamedTemporaryFile()  # noqa: SIM115 - which lives as long as the map
+    mapped = np.memmap(file, a.dtype, "w+", shape=a.shape)
+    mapped[...] = a
+    return mapped
+
+
 ODDITIES = {
     "negative strides": lambda a: np.ascontiguousarray(a[::-1])[::-1],
     "read-only": read_only,
@@ -31,7 +41,7 @@ ODDITIES = {
     "transposed": lambda a: np.asfortranarray(a),
     "a slice": lambda a: np.repeat(a, 2, axis=0)[::2],
     "broadcast": lambda a: np.broadcast_to(a[:1], a.shape) if a.ndim == 3 else a,
-    "a subclass": lambda a: a.view(type("Own", (np.ndarray,), {})),
+    "a memory map": _memory_map,
     "misaligned": lambda a: np.frombuffer(b"\0" + a.tobytes(), np.uint8)[1:].view("f8").reshape(a.shape),
 }
 

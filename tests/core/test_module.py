@@ -344,7 +344,7 @@ def test_errors_call_the_arguments_of_a_step_by_their_names() -> None:
                 errors.ShapeError,
                 r"reset: expected \(\) = \(\), got 1 values; as x_t has",
             ),
-            (x, state, [1, 0, 1], errors.DTypeError, "reset: expected booleans, got 1, a int"),
+            (x, state, [1, 0, 1], errors.DTypeError, "reset: expected booleans, got 1, an int"),
             (x, state, np.ones(3), errors.DTypeError, "reset: expected booleans, got float64"),
         ):
             with pytest.raises(error, match=message):
