@@ -80,8 +80,9 @@ def all_cases() -> tuple[Case, ...]:
     """Every case, in the order of the columns."""
     from .conversion import conversion_cases
     from .laws import law_cases
+    from .narrow import narrow_cases
 
-    makers = (options, cells, streaming, sizes, ragged, extremes, memory, law_cases, conversion_cases)
+    makers = (options, narrow_cases, cells, streaming, sizes, ragged, extremes, memory, law_cases, conversion_cases)
     cases = [case for maker in makers for case in maker()]
     return tuple(sorted(cases, key=lambda case: list(GROUPS).index(case.group)))
 

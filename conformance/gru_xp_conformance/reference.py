@@ -51,6 +51,7 @@ class Options:
     hold: bool = False  # y is the state in the padding
     dropout_masks: A | None = None  # (L-1, T, N, D*H)
     rounding: Rounding | None = None  # what a 16-bit type makes of the state after each step
+    rounded: Callable[[A, bool], A] | None = None  # what products see of a row of x, or (True) of a state
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,14 @@ class Step(NamedTuple):
 def step(x: A, h: A, gates: Gates, options: Options) -> Step:
     """One step of one row: x (I,), h (H,)."""
     reset, update, candidate = gates
-    a_r = reset.W @ x + reset.b + reset.V @ h + reset.c
-    a_z = update.W @ x + update.b + update.V @ h + update.c
+    seen = h
+    if options.rounded is not None:
+        x, seen = options.rounded(x, False), options.rounded(h, True)
+    a_r = reset.W @ x + reset.b + reset.V @ seen + reset.c
+    a_z = update.W @ x + update.b + update.V @ seen + update.c
     r, z = (activated(a, options.gate, options.clip) for a in (a_r, a_z))
     if options.reset_after:
-        u = candidate.V @ h + candidate.c
+        u = candidate.V @ seen + candidate.c
         a_n = candidate.W @ x + candidate.b + r * u
     else:
         u = candidate.V @ (r * h) + candidate.c

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gru_xp_conformance.cases import GROUPS
-from gru_xp_conformance.matrix import FAILED, judge_case, plan
+from gru_xp_conformance.matrix import FAILED, NOT_RUN, judge_case, plan
 from gru_xp_conformance.mutants import HONEST, MUTANTS, Mutant
+from gru_xp_conformance.narrow import narrow_cases
+from gru_xp_conformance.narrow_mutants import NARROW_MUTANTS, HonestNarrow
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.caught_by}-{mutant}")
@@ -19,6 +21,17 @@ def test_a_mutant_is_rejected_by_the_group_that_is_meant_to_catch_it(mutant: Mut
     caught = next((outcome for outcome in outcomes if outcome.status == FAILED), None)
     assert caught is not None, f"{mutant.mistake}: not seen by {mutant.caught_by}"
     assert "Error: " not in caught.reason, f"{mutant.mistake}: expected a wrong result, got {caught.reason}"
+
+
+@pytest.mark.parametrize("kind", [HonestNarrow, *NARROW_MUTANTS], ids=lambda kind: kind.__name__)
+def test_kernels_that_read_narrow_weights_wrongly_are_rejected(kind: type[HonestNarrow]) -> None:
+    mutant = Mutant(kind, "inference")
+    kernel = mutant.implementation()  # one for all cases, so that it may keep what it should not
+    outcomes = [judge_case(mutant.target, case, "float32", kernel) for case in narrow_cases()]
+    wrong = [outcome for outcome in outcomes if outcome.status == FAILED]
+    assert all(outcome.status != NOT_RUN for outcome in outcomes)
+    assert bool(wrong) == (kind is not HonestNarrow), [outcome.reason for outcome in wrong]
+    assert all("Error: " not in outcome.reason for outcome in wrong), wrong
 
 
 @pytest.mark.parametrize("honest", HONEST, ids=str)
