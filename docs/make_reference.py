@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 import re
 import shutil
 import tomllib
@@ -18,6 +19,7 @@ from typing import Any
 
 import griffe
 
+logging.getLogger("griffe").setLevel(logging.ERROR)  # it warns of arguments that go on by **options
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TARGET = DOCS / "generated"

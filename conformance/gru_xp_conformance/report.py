@@ -123,7 +123,7 @@ def markdown(result: Result) -> str:
         lines.append(f"| {target.name} | {target.device} | {target.kernel} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "✓ all cases passed, ✗ some failed, - nothing to judge there: conversion belongs to the doors, not to kernels.",
+        "✓ all cases passed, ✗ some failed, - does not apply: kernels convert nothing.",
     ]
     not_here = sorted(set(entries()) - {target.name for target in result.targets})
     if not_here:

@@ -39,6 +39,10 @@ for language, text, line in blocks:
     if language == "bash":
         subprocess.run(["bash", "-euo", "pipefail", "-c", text], check=True)
         continue
+    first = text.partition("\\n")[0]
+    if first.startswith("# ") and first.endswith(".py"):  # is a file, too
+        with open(first[2:], "w") as file:
+            file.write(text)
     exec(compile("\\n" * line + text, guide, "exec"), names)
 """
 

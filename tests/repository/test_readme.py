@@ -14,29 +14,35 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-DEMO, TEST = (text.strip() for language, text in BLOCKS if language == "bash" and "pip install" in text)
+DEMO, TEST, SITE = (text.strip() for language, text in BLOCKS if language == "bash" and "pip install" in text)
 
 
 def test_every_block_says_what_it_is() -> None:
-    assert {language for language, _ in BLOCKS} == {"python", "bash"}
+    assert {language for language, _ in BLOCKS} == {"python", "bash", "text"}
 
 
-def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Python in one namespace, shell in the same folder; the two that install are for `.ci/run`."""
+def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python in one namespace, shell in the same folder; those that install are for `.ci/run`."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "readme"}
     for language, text in BLOCKS:
-        if language == "python" and text.startswith("# app.py"):
-            (tmp_path / "app.py").write_text(text)
-        elif language == "python":
+        if language == "python":
             exec(compile(text, "README.md", "exec"), names)
-        elif text.strip() not in (DEMO, TEST):
-            said = shell(text, tmp_path)
-            if "app.py" in text:
-                assert said.strip() == "computed by torch:cpu, came back as <class 'numpy.ndarray'>"
-    assert (tmp_path / "y.npy").exists() and (tmp_path / "h_n.npy").exists()
-    promised = re.search(r"print\(error\)  # (.*)", README)
-    assert promised is not None and promised[1] in capsys.readouterr().out
+        elif language == "bash" and "pip install" not in text:
+            shell(text, tmp_path)
+    assert (tmp_path / "y.npy").exists() and (tmp_path / "small_gru.py").exists()
+
+
+def test_the_demo_prints_what_the_page_shows(tmp_path: Path) -> None:
+    """Its last table: the headings, and the row of NumPy with the accuracy and an error of rounding."""
+    said = shell(f"COLUMNS=80 gru-xp demo --out {tmp_path}", tmp_path)
+    (shown,) = (text for language, text in BLOCKS if language == "text")
+    headings = [line for text in (shown, said) for line in re.findall("┃.*┃", text)]
+    assert headings[0].split() == headings[1].split()
+    rows = [re.search(r"│ numpy .*│", text) for text in (shown, said)]
+    cells = [[cell.strip() for cell in row[0].strip("│").split("│")] for row in rows if row is not None]
+    assert len(cells) == 2 and cells[0][:4] == cells[1][:4]
+    assert all(float(row[4]) < 2e-6 for row in cells)
 
 
 def shell(text: str, folder: Path) -> str:
@@ -48,18 +54,14 @@ def shell(text: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_training_by_hand_learns() -> None:
-    block = next(text for language, text in BLOCKS if "d_read" in text)
-    names: dict[str, Any] = {}
-    exec("import numpy as np, gru_xp\nrng = np.random.default_rng(0)\n" + block, names)
-    assert names["loss"] < 0.2 * float((names["x"].mean(axis=0) ** 2).mean())
-
-
 def test_ci_runs_the_test_command() -> None:
     assert TEST == "python -m pip install -e '.[test]' && python -m pytest -n auto --dist worksteal"
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("install -q ", "install ")
     install, tests = TEST.split(" && ")
     assert script.index(install) < script.index(tests)
+    install, site = SITE.split(" && ")
+    assert script.index(install.removeprefix("python")) < script.index("-W --keep-going -b html docs")
+    assert site == "python -m sphinx -W -b html docs build/site"
 
 
 def test_links_lead_somewhere() -> None:
