@@ -181,6 +181,8 @@ def planned(c: Checked) -> Plan:
     """The plan of a call that was checked."""
     source, place = c.source, c.place if c.prepared is None else c.prepared.place
     backend, device = place
+    if backend.takes_whole_calls and backend is source:
+        raise BackendError(f"x: {backend.name} leaves its chunks to their library; explain a call with one of them")
     if backend.takes_whole_calls:
         raise BackendError(
             f"backend: {backend.name} only takes over calls with its own arrays, and x is an array of {source.name}; "
