@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TARGET = DOCS / "generated"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-REPOSITORY = PROJECT["tool"]["gru-xp"]["repository"]
+REPOSITORY = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
 SOURCES = [ROOT / folder for folder in ("src", "backends", "conformance")]
 #: modules of gru_xp beside its packages: for users, then for authors of backends and kernels
 SUBMODULES = ("types", "errors", "training", "arraymancer", "files", "backend", "interfaces")

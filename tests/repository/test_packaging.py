@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import venv
@@ -78,6 +79,19 @@ def test_wheel_holds_every_package_and_nothing_else(wheel: Path) -> None:
     assert not any("tests/" in name or "benchmarks" in name for name in names)
     assert "gru_xp_cuda/gates.cu" in names
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+
+
+def test_the_index_gets_links_that_work_there(wheel: Path) -> None:
+    """The page of the package and its links are made from the repository's one address; none is relative."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode()
+    assert text.count("Project-URL: ") == 5 and "Author: " in text
+    (address,) = re.findall(r"^Project-URL: Repository, (https://\S+)$", text, re.MULTILINE)
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(targets) > 20 and all(target.startswith("https://") for target in targets)
+    assert f"{address}/raw/main/docs/images/digits.png" in targets
+    assert f"{address}/blob/main/docs/install.md" in targets
 
 
 def test_wheel_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:

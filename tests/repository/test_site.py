@@ -110,10 +110,8 @@ def test_every_page_is_in_a_part_of_the_site() -> None:
     assert {page for page in listed if not page.startswith("generated/")} <= pages
 
 
-def test_the_address_is_written_once() -> None:
-    import tomllib
-
-    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["gru-xp"]["repository"]
+def test_the_address_is_written_once(reference: ModuleType) -> None:
+    address = reference.REPOSITORY
     written = [
         path
         for folder in (
@@ -123,6 +121,7 @@ def test_the_address_is_written_once() -> None:
             "docs/explanation",
             "docs/reference",
             ".github",
+            ".github/workflows",
             ".ci",
             "backends",
             "conformance",
