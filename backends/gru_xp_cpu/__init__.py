@@ -20,8 +20,8 @@ numpy_layer = CpuLayer()
 
 def reset_for_tests() -> None:
     """Forget which processor, plans and kernels this process has settled on, so that a test can choose others."""
-    from .calling import kernel
-    from .emit import target
+    from .calling.kernel import forget
+    from .emit.target import current
 
-    for remembered in (target.current, kernel.kernel):
-        remembered.cache_clear()
+    current.cache_clear()
+    forget()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from .backend import Backend
 from .checks import assert_expected, kind_of
@@ -23,7 +24,8 @@ __all__ = ["backward"]
 _plans = Memo()
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Plan:
     """How gradients of one kind are computed."""
 
     caller: Place

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from .arguments import SEQUENCE, Arguments, Checked, Words, check
 from .backend import Backend
@@ -18,7 +19,7 @@ from .discovery import Place, known_owner, owner
 from .errors import BackendError, NotDifferentiableError
 from .interfaces import Call, Function, Kernel, Options, Save
 from .kernels import Choice, choose
-from .params import GRUSpec, Tape, map_params, names_of
+from .params import CellParams, GRUSpec, Tape, map_params, names_of
 from .prepared import PreparedParams
 from .selection import kernel_policy, variables
 
@@ -45,7 +46,8 @@ class Memo(dict[Hashable, Any]):
 _plans = Memo()
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Plan:
     """How calls of one kind are computed."""
 
     function: Function
@@ -170,10 +172,12 @@ def _key(x: Any, params: Any, h0: Any) -> Hashable | None:
         return None
     if type(params) is PreparedParams:
         return source.key((x, h0), params.kind)
+    if type(params) is tuple and len(params) == 1:  # in a small call the loops below would take as long as the rest
+        (layer,) = params
+        if type(layer) is tuple and len(layer) == 1 and type(layer[0]) is CellParams:
+            return source.key((x, h0, *layer[0]))
     if not is_structured(params):
         return None
-    if len(params) == 1 == len(params[0]):
-        return source.key((x, h0, *params[0][0]))
     return source.key((x, h0, *(a for layer in params for w in layer for a in w)), len(params))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from functools import cache
+from functools import cache, partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +18,37 @@ if TYPE_CHECKING:
     from gru_xp_cpu.emit.target import DType, Target
     from gru_xp_cpu.threads.owner import Owner
 
-__all__ = ["Kernel", "build", "kernel"]
+__all__ = ["Kernel", "build", "forget", "kernel", "plan_of"]
 
 DTYPES: dict[str, DType] = {"f": "float32", "d": "float64"}
 #: multiply-adds of a call that keeps the interpreter lock: a few microseconds
 QUICK = 100_000
 #: multiply-adds up to which it is tried whether one thread is faster than several
 TRIED = 50_000_000
+#: plans that are kept of each kernel
+MOST_PLANS = 1000
+
+
+_small: dict[tuple[Any, ...], Plan] = {}  # of calls for one thread, whatever threads there are
+
+
+def plan_of(
+    kind: Kind, dtype: Any, owner: Owner | None, T: int, N: int, I: int, H: int, recompute: bool = False
+) -> Plan:
+    """How to run a call of this size on arrays of NumPy's dtype; `owner` and the other errors as for `kernel`."""
+    key = kind, dtype, owner, T, N, I, H, recompute
+    plan = _small.get(key)
+    if plan is None:
+        plan = kernel(kind, dtype.char, owner).plan(T, N, I, H, recompute)
+        if _work(T, N, I, H) < SMALL:
+            if len(_small) > MOST_PLANS:
+                _small.clear()
+            _small[key] = plan
+    return plan
 
 
 class Kernel:
-    """A kernel for this target and one dtype: `plan.alone(fields)` or `together(fields, plan)`.
-
-    If any array is not what the sizes say they compute nothing and return the number of such arrays.
-    """
+    """A kernel for this target, one dtype and one owner."""
 
     def __init__(self, kind: Kind, dtype: DType, owner: Owner | None):
         from gru_xp_cpu.emit.compiler import machine
@@ -52,33 +69,28 @@ class Kernel:
         team = workers if owner is None else openmp.team(owner)
         self._threads, self._run, self._solo = team.thread_count, team.run, workers.SOLO
         self._plans: dict[tuple[int, ...], Plan] = {}
-        self._small: dict[tuple[int, ...], Plan] = {}  # of calls for one thread, whatever threads there are
-        #: packs the fields between a plan's head and its tail, the last one being the address of the arrays
-        self.pack = struct.Struct(f"{len(CALL[kind])}q").pack
+        self._pack = struct.Struct(f"{len(CALL[kind])}q").pack
 
     def plan(self, T: int, N: int, I: int, H: int, recompute: bool = False) -> Plan:
         """How to run a call of this size."""
-        plan = self._small.get((T, N, I, H, recompute))
-        if plan is not None:
-            return plan
-        work = T * N * 3 * H * (I + H)
+        work = _work(T, N, I, H)
         threads = 1 if work < SMALL else self._threads()
         key = (T, N, I, H, threads, recompute)
         try:
             return self._plans[key]
         except KeyError:
-            if len(self._plans) > 1000:
+            if len(self._plans) > MOST_PLANS:
                 self._plans.clear()
-                self._small.clear()
             plan = make_plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
-            plan.alone = self._quick if work < QUICK else self._alone
-            plan.autotuner = Autotuner() if plan.threads > 1 and work < TRIED else None
+            plan.pack = self._pack
+            if plan.threads > 1:
+                plan.autotuner, plan.run = Autotuner() if work < TRIED else None, partial(self._together, plan)
+            else:
+                plan.run = self._quick if work < QUICK else self._alone
             self._plans[key] = plan
-            if work < SMALL:
-                self._small[T, N, I, H, recompute] = plan
             return plan
 
-    def together(self, fields: bytes, plan: Plan) -> int:
+    def _together(self, plan: Plan, fields: bytes) -> int:
         """Run on several threads, or on this one in as many shares."""
         misfits: int = self._misfits(fields)
         if misfits:
@@ -97,6 +109,11 @@ class Kernel:
             self._shares(fields, 0, plan.threads, self._solo)
 
 
+def _work(T: int, N: int, I: int, H: int) -> int:
+    """The multiply-adds of a forward pass."""
+    return T * N * 3 * H * (I + H)
+
+
 def build(target: Target, kind: Kind, dtype: DType) -> Module:
     """Write a kernel and the ways to call it. What writes code is imported only here, where code is written."""
     from gru_xp_cpu.emit.module import Module
@@ -112,6 +129,12 @@ def build(target: Target, kind: Kind, dtype: DType) -> Module:
     connect.export(module, "connect")
     custom_call.export(module, f"{kind}_of_xla", kind=kind)
     return module
+
+
+def forget() -> None:
+    """Make kernels and plans anew at the next calls."""
+    kernel.cache_clear()
+    _small.clear()
 
 
 @cache

@@ -14,12 +14,11 @@ from gru_xp_cpu.passes.fields import CALL, CONTIGUOUS, GATES, PACKED, STATES, ST
 from gru_xp_cpu.threads.owner import Owner
 
 from .fit import fitted, mask, named_weights
-from .kernel import build, kernel
-from .memory import keep, scratch
+from .kernel import build, plan_of
 from .packed import PackedCell, pack
 
 if TYPE_CHECKING:
-    from gru_xp.interfaces import Call, Level, Options
+    from gru_xp.interfaces import Call, Level, Options, Save
     from gru_xp_cpu.emit.target import DType
 
 __all__ = ["CpuLayer", "unusable", "warmup"]
@@ -75,13 +74,12 @@ class CpuLayer:
 
     def inference(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> tuple[Any, Any]:
         """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H)."""
-        _, valid, resets, reverse, _ = options
-        return _forward(x, h0, w, valid, resets, reverse, None, self.owner)[:2]
+        return _forward(x, h0, w, options, None, self.owner)[:2]
 
     def forward(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> tuple[Any, Any, LayerTape]:
         """As `inference`, and the tape. `save="states"` leaves the gates out; backward then computes them again."""
         spec, valid, resets, reverse, save = options
-        y, h_n, x, h_prev, (r, z, n, u) = _forward(x, h0, w, valid, resets, reverse, save, self.owner)
+        y, h_n, x, h_prev, r, z, n, u = _forward(x, h0, w, options, save, self.owner)
         return y, h_n, LayerTape(x, h_prev, r, z, n, u, w, valid, resets, spec, reverse)
 
     def backward(self, tape: LayerTape, dy: Any, dh_n: Any, /) -> tuple[Any, Any, CellParams]:
@@ -133,29 +131,21 @@ def warmup(dtypes: Sequence[DType] = DTYPES) -> str:
 
 
 def _forward(
-    x: Any,
-    h0: Any,
-    w: CellParams,
-    valid: Any,
-    resets: Any,
-    reverse: bool,
-    save: str | None,
-    owner: Owner | None = None,
-    fit: bool = False,
+    x: Any, h0: Any, w: CellParams, options: Options, save: Save | None, owner: Owner | None, fit: bool = False
 ) -> tuple[Any, ...]:
-    """y, h_n and, if something is saved, x, h_prev and (r, z, n, u) for the tape; `fit` arrays are as `fitted` says."""
+    """y, h_n and, if something is saved, x, h_prev, r, z, n, u for the tape; `fit` arrays are as `fitted` says."""
+    _, valid, resets, reverse, _ = options
     try:
         (T, N, I), (_, H), dtype = x.shape, h0.shape, x.dtype
         W_ih, W_hh, b_ih, b_hh = w
-        run = kernel("forward", dtype.char, owner)
+        plan = plan_of("forward", dtype, owner, T, N, I, H)
         plain = fit or (type(x) is np.ndarray and type(h0) is np.ndarray)
     except UNFIT:
         if fit:
             raise
         plain = False
     if not plain:
-        return _forward(*_fit_forward(x, h0, w, valid), resets, reverse, save, owner, True)
-    plan = run.plan(T, N, I, H)
+        return _forward(*_fit_forward(x, h0, w, options), save, owner, True)
     shape, new = (T, N, H), plan.empty
     if owner is None:
         y, h_n = new(shape, dtype), np.empty((N, H), dtype)
@@ -171,8 +161,7 @@ def _forward(
     cut = None if resets is None else _cut_before(valid, resets, reverse, T, N)
     if valid is not None:
         clean = new((T, N, I), dtype)
-    memory = scratch(plan.size)
-    tail = plan.tail(memory[1])
+    memory, tail = plan.scratch()
     if type(w) is PackedCell:
         tail, what = w.panels + tail[len(w.panels) :], what + PACKED
     arrays = x, h0, W_ih, W_hh, b_ih, b_hh, y, h_n, h_prev, r, z, n, u, clean, valid, cut
@@ -181,32 +170,32 @@ def _forward(
         last = first + plan.segment
         if last > T:
             last = T
-        fields = plan.head + run.pack(first, last, reverse, what, id(arrays)) + tail
-        misfits = plan.alone(fields) if plan.threads == 1 else run.together(fields, plan)
+        misfits = plan.run(plan.head + plan.pack(first, last, reverse, what, id(arrays)) + tail)
         first = last
         if first == T or misfits:
             break
-    keep(memory)
+    plan.keep(memory)
     if misfits:
         assert not fit
-        return _forward(*_fit_forward(x, h0, w, valid), resets, reverse, save, owner, True)
-    return y, h_n, x if clean is None else clean, h_prev, (r, z, n, u)
+        return _forward(*_fit_forward(x, h0, w, options), save, owner, True)
+    return y, h_n, x if clean is None else clean, h_prev, r, z, n, u
 
 
-def _fit_forward(x: Any, h0: Any, w: CellParams, valid: Any) -> tuple[Any, Any, CellParams, Any]:
-    x, h0, *weights, valid = fitted("forward", {"x": x, "h0": h0, **named_weights(w), "valid": valid}).values()
-    return x, h0, w if type(w) is PackedCell else CellParams(*weights), valid
+def _fit_forward(x: Any, h0: Any, w: CellParams, options: Options) -> tuple[Any, Any, CellParams, Options]:
+    given = {"x": x, "h0": h0, **named_weights(w), "valid": options.valid}
+    x, h0, *weights, valid = fitted("forward", given).values()
+    return x, h0, w if type(w) is PackedCell else CellParams(*weights), options._replace(valid=valid)
 
 
 def _backward(
-    tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None = None, fit: bool = False
+    tape: LayerTape, dy: Any, dh_n: Any, owner: Owner | None, fit: bool = False
 ) -> tuple[Any, Any, CellParams]:
     """dx, dh0 and dw; `fit` arrays are as `fitted` says."""
     x, h_prev, r, z, n, u, w, valid, resets, _, reverse = tape
     try:
         (T, N, I), (_, _, H), dtype = x.shape, h_prev.shape, x.dtype
         W_ih, W_hh, b_ih, b_hh = w
-        run = kernel("backward", dtype.char, owner)
+        plan = plan_of("backward", dtype, owner, T, N, I, H, r is None)
         flow, dy_row, dy_step = _steps(dy, N, H, dtype)
         plain = fit or (type(x) is np.ndarray and type(h_prev) is np.ndarray and type(flow) is np.ndarray)
     except UNFIT:
@@ -216,15 +205,14 @@ def _backward(
     if not plain:
         return _backward(*_fit_backward(tape, dy, dh_n), owner, True)
     cut = None if resets is None else _cut_before(valid, resets, reverse, T, N)
-    plan = run.plan(T, N, I, H, r is None)
     new = plan.empty if T * N > 0 else np.zeros
     dx, dh0 = new((T, N, I), dtype), np.empty((N, H), dtype)
     dW_ih, dW_hh = new((3 * H, I), dtype), new((3 * H, H), dtype)
     db_ih = db_hh = None
     if b_ih is not None:
         db_ih, db_hh = new((3 * H,), dtype), new((3 * H,), dtype)
-    memory = scratch(plan.size)
-    tail, last = plan.tail(memory[1]), T
+    memory, tail = plan.scratch()
+    last = T
     arrays = (
         x, h_prev, r, z, n, u, W_ih, W_hh, b_ih, b_hh, flow, dh_n, valid, cut, dx, dh0, dW_ih, dW_hh, db_ih, db_hh,
     )  # fmt: skip
@@ -232,12 +220,11 @@ def _backward(
         first = last - plan.segment
         if first < 0:
             first = 0
-        fields = plan.head + run.pack(first, last, reverse, dy_row, dy_step, id(arrays)) + tail
-        misfits = plan.alone(fields) if plan.threads == 1 else run.together(fields, plan)
+        misfits = plan.run(plan.head + plan.pack(first, last, reverse, dy_row, dy_step, id(arrays)) + tail)
         last = first
         if last == 0 or misfits:
             break
-    keep(memory)
+    plan.keep(memory)
     if misfits:
         assert not fit
         return _backward(*_fit_backward(tape, dy, dh_n), owner, True)

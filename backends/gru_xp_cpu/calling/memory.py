@@ -9,43 +9,24 @@ the last array that uses them is gone, and a training loop allocates nothing lar
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["LARGE", "block", "empty", "keep", "release", "scratch"]
+__all__ = ["KEPT", "LARGE", "Scratch", "block", "empty", "release", "scratch"]
 
-#: bytes: what waits at most, of scratch for each thread and of results in all; what counts as large; a huge page
+#: bytes: what waits at most, of results in all and of a piece of scratch memory; what counts as large; a huge page
 KEPT, LARGE, HUGE = 256 << 20, 1 << 17, 2 << 20
 _waiting: dict[int, list[Any]] = {}  # by size
 _bytes = [0]  # of all that wait, nearly: two threads may miss each other's change
 
-
-class _Own(threading.local):
-    """A thread's scratch memory while no call uses it."""
-
-    kept: tuple[int, int, Any] | None = None
-
-
-_own = _Own()
-
-
-def scratch(size: int) -> tuple[int, int, Any]:
-    """`size` bytes or more for the caller alone until it gives them to `keep`: how many, the address, what holds them.
-
-    They are taken out of what this thread keeps, for a signal handler or a finalizer that computes too may run between
-    two kernels of a call. A caller that fails need not give them back.
-    """
-    kept, _own.kept = _own.kept, None
-    return (size, *block(size)) if kept is None or kept[0] < size else kept
-
-
-def keep(piece: tuple[int, int, Any]) -> None:
-    """Keep scratch memory for this thread's next call."""
-    if piece[0] <= KEPT:
-        _own.kept = piece
+#: bytes, the address, and what holds them
+Scratch: TypeAlias = tuple[int, int, Any]
+#: scratch memory that no call uses: as many pieces as threads have computed at the same time, of the last 16 of them.
+#: A call takes one out, so that a signal handler or a finalizer that computes between two of its kernels takes another
+scratch: deque[Scratch] = deque(maxlen=16)
 
 
 def block(size: int) -> tuple[int, Any]:
@@ -63,9 +44,9 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def release() -> None:
-    """Give back what waits to be used again, and the scratch memory of this thread."""
+    """Give back what waits to be used again."""
     _forget()
-    _own.kept = None
+    scratch.clear()
 
 
 def _forget() -> None:

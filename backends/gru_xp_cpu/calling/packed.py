@@ -11,7 +11,7 @@ from gru_xp.params import CellParams
 from gru_xp_cpu.passes.fields import STEP
 
 from .fit import fitted_weights
-from .kernel import kernel
+from .kernel import plan_of
 from .memory import block
 
 __all__ = ["PackedCell", "pack"]
@@ -37,14 +37,13 @@ def pack(w: CellParams) -> PackedCell:
             array.flags.writeable = False
     W_ih, W_hh, b_ih, b_hh = packed
     I, H, new = W_ih.shape[1], W_hh.shape[1], partial(np.empty, dtype=W_ih.dtype)
-    run = kernel("forward", W_ih.dtype.char, None)
-    plan = run.plan(0, 0, I, H)
+    plan = plan_of("forward", W_ih.dtype, None, 0, 0, I, H)
     address, packed.memory = block(plan.size)
     tail = plan.tail(address)
     # nothing but the preparation runs when there are no steps and no rows
     x, h0, y, h_n = new((0, 0, I)), new((0, H)), new((0, 0, H)), new((0, H))
     arrays = x, h0, W_ih, W_hh, b_ih, b_hh, y, h_n, *([None] * 8)
-    misfits = plan.alone(plan.head + run.pack(0, 0, 0, STEP, id(arrays)) + tail)
+    misfits = plan.run(plan.head + plan.pack(0, 0, 0, STEP, id(arrays)) + tail)
     assert not misfits
     packed.panels = tail[: 4 * 8]
     return packed

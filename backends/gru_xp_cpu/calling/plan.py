@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from gru_xp_cpu.passes.offsets import offsets
 from gru_xp_cpu.passes.shapes import gates_shapes, weight_shapes
 from gru_xp_cpu.threads.autotune import Autotuner
 
-from .memory import LARGE, empty
+from .memory import KEPT, LARGE, Scratch, block, empty, scratch
 
 if TYPE_CHECKING:
     from gru_xp_cpu.emit.target import DType, Target
@@ -44,26 +45,37 @@ class Plan:
     segment: int  # steps of one call into native code
     offsets: tuple[int, ...]  # in scratch memory, in bytes, of the places
     size: int  # of scratch memory, in bytes
-    alone: Any = None  # the kernel on one thread: alone(fields)
+    #: run(fields): 0, or how many arrays are not what the sizes say; then nothing is computed
+    run: Callable[[bytes], int] = field(init=False)
+    #: packs the fields between `head` and `tail`, the last one being the address of the arrays
+    pack: Callable[..., bytes] = field(init=False)
     autotuner: Autotuner | None = None
 
     def __post_init__(self) -> None:
         T, N, I, H = self.sizes.T, self.sizes.N, self.sizes.I, self.sizes.H
         most = max(T * N * max(I, H), 3 * H * max(I, H))  # elements of the largest array
         self.empty = np.empty if most * 8 < LARGE else empty  # which `empty` would come to for each of them
+        #: takes back what `scratch` gave; a caller that fails need not call it
+        self.keep: Callable[[Scratch], None] = scratch.append if self.size <= KEPT else lambda piece: None
         self.head = struct.pack(f"{len(SIZES)}q", *astuple(self.sizes))
         self._known = 0, b""
 
-    def places(self, address: int) -> tuple[int, ...]:
-        """The places in scratch memory that begins at `address`."""
-        return tuple(address + at for at in self.offsets)
-
     def tail(self, address: int) -> bytes:
-        """The same as bytes; the last ones are kept."""
+        """The places in scratch memory that begins at `address`, as a record has them."""
+        return struct.pack(f"{len(self.offsets)}q", *(address + at for at in self.offsets))
+
+    def scratch(self) -> tuple[Scratch, bytes]:
+        """Scratch memory for one call, and the places in it; the last ones are kept."""
+        try:
+            piece = scratch.pop()
+        except IndexError:
+            piece = 0, 0, None
+        if piece[0] < self.size:
+            piece = (self.size, *block(self.size))
         known = self._known  # once, and both in one: another thread may put its own there meanwhile
-        if known[0] != address:
-            self._known = known = address, struct.pack(f"{len(self.offsets)}q", *self.places(address))
-        return known[1]
+        if known[0] != piece[1]:
+            self._known = known = piece[1], self.tail(piece[1])
+        return piece, known[1]
 
 
 def make_plan(

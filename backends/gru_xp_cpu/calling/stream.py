@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from gru_xp.params import CellParams
 from gru_xp_cpu.passes.fields import PACKED, STEP
 
 from .fit import fitted, named_weights
-from .kernel import kernel
+from .kernel import plan_of
 from .memory import block
 from .packed import PackedCell, pack
 
@@ -47,20 +46,18 @@ class Stream:
         self.state = np.zeros((len(cells), N, H), self._dtype)
         self._shapes = {"x": (N, I), "state": self.state.shape}
         self._outputs = [np.zeros((1, N, H), self._dtype) for _ in cells]
-        run = kernel("forward", self._dtype.char, None)
         self._cells, self._calls, self.threads = cells, list[tuple[Callable[[bytes], int], bytes]](), 1
         self._kept: list[Any] = []
         x = self._x
         for i, (w, h, y) in enumerate(zip(cells, self.state, self._outputs, strict=True)):
             fitted("forward", {"x": x, "h0": h, **named_weights(w)}, f"params[{i}][0].")
-            plan = run.plan(1, N, x.shape[2], H)
+            plan = plan_of("forward", self._dtype, None, 1, N, x.shape[2], H)
             address, memory = block(plan.size)
             arrays = x, h, *w, y, h, *([None] * 8)
-            fields = run.pack(0, 1, 0, STEP + PACKED, id(arrays))
+            fields = plan.pack(0, 1, 0, STEP + PACKED, id(arrays))
             whole = plan.head + fields + w.panels + plan.tail(address)[len(w.panels) :]
             self._kept += [memory, arrays]
-            call = plan.alone if plan.threads == 1 else partial(run.together, plan=plan)
-            self._calls.append((call, whole))
+            self._calls.append((plan.run, whole))
             self.threads = max(self.threads, plan.threads)
             x = y
         self._y = self._outputs[-1][0]

@@ -45,7 +45,7 @@ def call(
     header = {"threads": plan.threads, "scratch": plan.size}
     # there are no objects of Python's: the kernel makes addresses of data instead of arrays
     first = replace(plan.sizes, items_at=0, data_at=0, type_at=0, none=0, array_type=0, real_dtype=0, boolean_dtype=0)
-    fields = *astuple(first), *own, 0, *plan.places(0)
+    fields = *astuple(first), *own, 0, *plan.offsets
     return np.array((*(header[name] for name in HEADER), *fields, *where), np.int64)
 
 
