@@ -120,6 +120,8 @@ def format_of(path: PathType, format: str | None = None, *, writing: bool = Fals
             raise StructureError(f"format: expected one of {', '.join(formats())}, got {format!r}")
         return formats()[format]
     file = _path(path)
+    if not writing and file.exists() and not (file.is_file() or file.is_dir()):
+        raise FileFormatError(f"{file}: expected a file, got a pipe or a device; write what it gives into a file")
     if not writing and not file.is_file():
         for candidate in formats().values():
             if candidate.recognises_folder(file):

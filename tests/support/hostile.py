@@ -223,6 +223,7 @@ def serve(folder: Path, memory: int) -> None:
     files.formats()
     for line in sys.stdin:
         violations.clear()
+        began = time.process_time()
         try:
             answer = _read(Path(line.rstrip("\n")), files)
         except MemoryError:
@@ -231,7 +232,7 @@ def serve(folder: Path, memory: int) -> None:
             answer = {"failure": f"{type(error).__module__}.{type(error).__qualname__}: {error}"}
         if violations:
             answer = {"failure": f"did what no reader may do: {violations[0]}"}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer | {"seconds": time.process_time() - began}), flush=True)
         if not watching:  # the good file has brought in all libraries
             watching = True
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

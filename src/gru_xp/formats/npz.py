@@ -68,7 +68,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     """The arrays, of which only the heads have been read."""
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
-        arrays = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        listed = {info.filename: info for info in archive.infolist()}  # some again and again
+        arrays = [info for name, info in listed.items() if name.endswith(".npy")]
         unpacked = sum(info.file_size for info in arrays)
         if unpacked > 2**20 + MOST_UNPACKED * size:
             raise FileFormatError(f"says that {unpacked} bytes are packed into {size}")

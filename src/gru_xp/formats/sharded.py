@@ -52,10 +52,11 @@ def _names(folder: Path) -> list[str]:
 
 
 def _of_index(index: Path) -> Contents:
-    files = shard_of_each(index)
+    by_file: dict[str, list[str]] = {}
+    for name, file in shard_of_each(index).items():
+        by_file.setdefault(file, []).append(name)
     tensors: dict[str, Tensor] = {}
-    for file in dict.fromkeys(files.values()):
-        names = [name for name, where in files.items() if where == file]
+    for file, names in by_file.items():
         shard = index.parent / file
         if not shard.is_file():
             tensors |= dict.fromkeys(names, elsewhere(f"in {file}, which is missing beside {index.name}"))
