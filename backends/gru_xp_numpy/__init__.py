@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
@@ -9,10 +10,36 @@ from typing import Any
 import numpy as np
 
 from gru_xp.backend import Backend, Step
+from gru_xp.errors import StructureError
 
 from .plain import NumpyLayer, PlainGates
 
-__all__ = ["NumpyBackend"]
+__all__ = ["NumpyBackend", "register"]
+
+_kinds: tuple[type, ...] = (np.ndarray, np.memmap)
+
+
+def register(kind: type) -> type:
+    """Take arrays of a subclass of `numpy.ndarray` as their numbers: what else they carry does not reach the results.
+
+    Others are refused, because nobody can know whether what they carry matters. May be used as a decorator.
+
+    Raises:
+        StructureError: it is no subclass of `numpy.ndarray`, or one with a mask or another `*`.
+
+    >>> import numpy as np, gru_xp, gru_xp_numpy
+    >>> @gru_xp_numpy.register
+    ... class Recording(np.ndarray):
+    ...     "With a name, which does not change what its numbers mean."
+    >>> y, h_n = gru_xp.GRU(3, 4)(np.zeros((7, 2, 3), np.float32).view(Recording))
+    >>> type(y)
+    <class 'numpy.ndarray'>
+    """
+    global _kinds
+    if not (isinstance(kind, type) and issubclass(kind, np.ndarray)) or issubclass(kind, np.ma.MaskedArray | np.matrix):
+        raise StructureError(f"kind: expected a subclass of numpy.ndarray, without a mask, got {kind!r}")
+    _kinds = (*_kinds, kind)
+    return kind
 
 
 class NumpyBackend(Backend):
@@ -25,12 +52,19 @@ class NumpyBackend(Backend):
 
     def owns(self, array: Any) -> bool:
         # what another subclass carries (a mask, a unit), or means by `*`, nobody here can know
-        return type(array) in (np.ndarray, np.memmap)
+        return type(array) in _kinds
 
     def canonical(self, array: Any) -> Any:
         if type(array) is np.ndarray and array.dtype.isnative:
             return array
         return np.asarray(array, dtype=array.dtype.newbyteorder("="))
+
+    def holds(self, name: str) -> bool:
+        """Arrays can have the bfloat16 of ml_dtypes, as those that JAX gives have; NumPy's products cannot."""
+        return super().holds(name) or (name == "bfloat16" and "ml_dtypes" in sys.modules)
+
+    def cast(self, array: Any, name: str) -> Any:
+        return array.astype(name)  # ml_dtypes has told NumPy the name of its bfloat16
 
     def devices(self) -> Mapping[str, Any]:
         return _DEVICES

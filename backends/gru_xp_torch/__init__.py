@@ -70,7 +70,7 @@ class TorchBackend(Backend):
             return "is traced by torch.compile or torch.export"
         if array.layout != torch.strided:
             return f"has the layout {array.layout}"
-        if dispatches(array):
+        if dispatches(array) or torch._is_functional_tensor(array):
             return f"is a {type(array).__name__}, whose numbers are not in memory of its own"
         dual = forward_mode() and forward_ad.unpack_dual(array).tangent is not None  # type: ignore[no-untyped-call]
         recorded = dual or (torch.is_grad_enabled() and array.requires_grad)

@@ -10,6 +10,7 @@ from .checks import (
     assert_directions,
     assert_expected,
     booleans_beside,
+    canonical,
     check_agree,
     sizes_of,
     structured,
@@ -96,7 +97,7 @@ def check(
         raise StructureError(f"spec: expected a GRUSpec, got {spec!r}")
     x, h0, dropout_masks = a.x, a.h0, a.dropout_masks
     source = owner(x, words.x)
-    x = _canonical(x, words.x, source)
+    x = canonical(x, words.x, source)
     if x.ndim not in (2, 3):
         expected = "(N, I), or (I,) without a batch" if words.step else "(T, N, I), or (T, I) without a batch"
         raise ShapeError(f"{words.x}: expected {expected}, got {tuple(x.shape)[int(words.step) :]}")
@@ -122,18 +123,18 @@ def check(
     if h0 is not None:
         axes = {words.rows: rows, **batch, "H": sizes.H}
         assert_expected(h0, words.h0, axes, words.origin, without_first=words.cell)
-        h0 = _canonical(h0, words.h0, source)
+        h0 = canonical(h0, words.h0, source)
         names.append(words.h0)
         others.append(h0)
     if dropout_masks is not None:
         axes = {"L-1": sizes.L - 1, "T": T, **batch, "D*H": sizes.D * sizes.H}
         assert_expected(dropout_masks, "dropout_masks", axes, "L, D and H come from params, T and N from x")
-        dropout_masks = _canonical(dropout_masks, "dropout_masks", source)
+        dropout_masks = canonical(dropout_masks, "dropout_masks", source)
         names.append("dropout_masks")
         others.append(dropout_masks)
     if not prepared:
         names_of_weights = iter(names_of(params, cell=words.cell))
-        params = map_params(lambda a: _canonical(a, next(names_of_weights), source), params)
+        params = map_params(lambda a: canonical(a, next(names_of_weights), source), params)
     arrays = others if prepared else others + weights_of(params)
 
     def name_of(index: int) -> str:
@@ -144,6 +145,7 @@ def check(
     as_is = check_agree(words.x, x, arrays, name_of, source) and all(map(operator.is_, [x, *arrays], given))
     caller = Place(source, source.device_of(x))
     place = place_for(selection(backend), caller)
+    _assert_computed(x, words.x, source, place)
     if place.backend is not source:
         names = [words.x, *map(name_of, range(len(arrays)))]
         _assert_can_cross([x, *arrays], names, source, place, "differentiate" if function == "gru" else "compute")
@@ -159,16 +161,6 @@ def check(
     return Checked(
         function, source, caller, place, sizes, batched, as_is, x, h0, params, prepared, options, dropout_masks
     )
-
-
-def _canonical(array: Any, name: str, source: Backend) -> Any:
-    """The array as the mathematics can take it; one of another library as it is, to be refused with all of them."""
-    if owner(array, name) is not source:
-        return array
-    try:
-        return source.canonical(array)
-    except StructureError as error:
-        raise StructureError(f"{name}: {error}") from None
 
 
 def _steps(a: Arguments, T: int, N: int, x: Any, caller: Place, words: Words, *, batched: bool) -> tuple[Any, Any]:
@@ -196,13 +188,27 @@ def _assert_dtype_of_params(
     library = prepared.place.backend if prepared else source
     wanted = {library.dtype_name(getattr(w, "dtype", None)) for w in weights_of(params)}
     got = source.dtype_name(x.dtype)
-    if len(wanted) == 1 and got not in wanted and got in source.float_names() and wanted <= {*library.float_names()}:
+    if len(wanted) == 1 and got not in wanted and source.holds(got) and all(map(library.holds, wanted)):
         (dtype,) = wanted
         cast = f"{name}.astype({dtype!r})" if hasattr(x, "astype") else f"cast it to {dtype}"
         whose, or_else = "the parameters have", ""
         if prepared is not None and prepared.movable:
             whose, or_else = "the model has", f", or GRU(..., dtype={got!r})"
         raise DTypeError(f"{name}: expected {dtype}, as {whose}, got {got}; {cast}{or_else}")
+
+
+def _assert_computed(x: Any, name: str, source: Backend, place: Place) -> None:
+    """The dtype, which the arrays' library has, is one that can be computed with."""
+    floats = place.backend.float_names()
+    dtype = source.dtype_name(x.dtype)
+    if dtype not in floats:
+        if place.backend is source:
+            expected = f"expected a floating-point dtype of {source.name} ({', '.join(floats)}), got {dtype}"
+            raise DTypeError(f"{name}: {expected}; cast it, or use a backend that has it, such as backend='torch'")
+        raise DTypeError(
+            f"{name}: {place.backend.name} has no {dtype} ({', '.join(floats)}); cast it, or compute where it is "
+            f"(backend='auto')"
+        )
 
 
 def _assert_can_cross(arrays: list[Any], names: list[str], source: Backend, place: Place, purpose: Purpose) -> None:

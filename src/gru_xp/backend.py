@@ -7,7 +7,7 @@ A backend is a subclass that overrides what its library does differently, named 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, final
 
@@ -72,6 +72,14 @@ class Backend:
     def float_names(self) -> tuple[str, ...]:
         """Return the names of the floating-point dtypes that the mathematics can use here."""
         return self._float_names
+
+    def holds(self, name: str) -> bool:
+        """Return whether arrays can have the floating-point dtype of that name, be it to be computed with elsewhere."""
+        return name in self.float_names()
+
+    def cast(self, array: Any, name: str) -> Any:
+        """Return the array in the dtype of that name."""
+        return self.xp.astype(array, self.dtype(name))
 
     @final
     def dtype_name(self, dtype: Any) -> str:
@@ -159,17 +167,18 @@ class Backend:
 
     def exportable(self, array: Any, *, to_host: bool) -> Any:
         """Return the array, or a copy where it is read-only, non-contiguous, byte-swapped or not in host memory."""
+        for name in ("todense", "unwrap_numpy"):  # of sparse and ndonnx, where __array__ and __dlpack__ raise
+            if hasattr(array, name):
+                return getattr(array, name)()
         return array if hasattr(array, "__dlpack__") else array.__array__()
 
     def from_dlpack(self, array: Any, device: Any) -> Any:
         """Take in an array of another library, writable where this library has writable arrays."""
-        if not hasattr(self.xp, "from_dlpack"):
-            return self.xp.asarray(array)
-        try:
-            imported = self.xp.from_dlpack(array)
-        except (BufferError, RuntimeError, TypeError, ValueError):  # dpnp wants to be told the device
-            return self.xp.from_dlpack(array, device=device)
-        return self.to_device(imported, device)
+        for options in ({}, {"device": device}):  # dpnp wants to be told the device
+            with suppress(AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+                return self.to_device(self.xp.from_dlpack(array, **options), device)
+        host = array.__array__() if hasattr(array, "__array__") else array
+        return self.xp.asarray(host)  # sparse and cubed have no from_dlpack, and that of ndonnx raises
 
     def to_device(self, array: Any, device: Any) -> Any:
         """Return the array on another device of the same library."""

@@ -160,9 +160,19 @@ def _shape(array: Any, name: str) -> tuple[int, ...]:
         raise StructureError(f"{name}: expected an array, got {kind_of(array)}") from None
 
 
+def canonical(array: Any, name: str, source: Backend) -> Any:
+    """The array as the mathematics can take it; one of another library as it is, to be refused with all of them."""
+    if owner(array, name) is not source:
+        return array
+    try:
+        return source.canonical(array)
+    except StructureError as error:
+        raise StructureError(f"{name}: {error}") from None
+
+
 def assert_floating(dtype: Any, name: str, source: Backend, what_to_do: str) -> None:
-    """A dtype that the library computes in."""
-    if source.dtype_name(dtype) not in source.float_names():
+    """A floating-point dtype of the library, which itself may have no arithmetic for it."""
+    if not source.holds(source.dtype_name(dtype)):
         floats = ", ".join(source.float_names())
         raise DTypeError(f"{name}: expected a floating-point dtype ({floats}), got {dtype}; {what_to_do}")
 

@@ -22,11 +22,14 @@ def convert(array: Any, source: Backend, target: Place, argument: str) -> Any:
             f"compute where it is (backend='auto')"
         )
     dtype = source.dtype_name(array.dtype)
-    if dtype != "bool" and dtype not in target.backend.float_names():
+    if dtype != "bool" and not target.backend.holds(dtype):
         raise DTypeError(
             f"{argument}: {target.backend.name} has no {dtype} ({', '.join(target.backend.float_names())}); "
             f"cast it, or compute where it is (backend='auto')"
         )
+    if dtype == "bfloat16" and "numpy" in (source.name, target.backend.name):  # DLPack of NumPy does not know it
+        wide = convert(source.cast(array, "float32"), source, target, argument)
+        return target.backend.cast(wide, dtype)
     to_host = target.backend.device_name(target.device) == "cpu"
     try:
         moved = target.backend.from_dlpack(source.exportable(array, to_host=to_host), target.device)

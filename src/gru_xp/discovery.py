@@ -160,12 +160,14 @@ def _instead(array: Any, argument: str) -> str:
     if _carries(kind):
         return (
             f", which may carry more than numbers (a unit, say); to compute with these alone pass "
-            f"{argument}.view(numpy.ndarray)"
+            f"{argument}.view(numpy.ndarray), or call gru_xp_numpy.register({kind.__name__}) once for all of them"
         )
+    if hasattr(array, "magnitude"):
+        return f", which carries a unit; pass {argument}.magnitude, in a unit of your choice"
     if isinstance(array, list | tuple):
         return f"; pass numpy.asarray({argument}, dtype='float32'), or the dtype that the parameters have"
     if hasattr(array, "compute"):
-        return f"; it is lazy: {argument}.compute() makes an array of it, all in memory"
+        return f"; numpy.asarray({argument}.compute()) makes an array of it, all in memory"
     if hasattr(array, "__dlpack__"):
         return f"; pass numpy.from_dlpack({argument}), for example"
     return f"; pass numpy.asarray({argument}), for example" if hasattr(array, "__array__") else ""

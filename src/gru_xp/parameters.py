@@ -6,12 +6,11 @@ from functools import reduce
 from operator import add as plus
 from typing import Any, TypeVar
 
-from .checks import structured
+from .checks import canonical, structured
 from .convert import convert
 from .discovery import Place, owner
 from .errors import StructureError
-from .params import CellParams, GRUGrads, Params, ParamsLike, map_params, weights_of
-from .prepared import place_of
+from .params import CellParams, GRUGrads, Params, ParamsLike, map_params, names_of, weights_of
 
 __all__ = ["add", "map_params", "to", "weights"]
 
@@ -68,7 +67,13 @@ def to(params: ParamsLike, *, like: Any) -> Params:
     (12, 3)
     """
     layers = structured(params)
-    source, target = place_of(layers), owner(like, "like")
+    target = owner(like, "like")
     place = Place(target, target.device_of(like))
-    canonical = source.backend.canonical
-    return map_params(lambda a: convert(canonical(a), source.backend, place, "params"), layers)
+    names = iter(names_of(layers))
+
+    def brought(array: Any) -> Any:
+        name = next(names)
+        source = owner(array, name)  # which may be another one for each
+        return convert(canonical(array, name, source), source, place, name)
+
+    return map_params(brought, layers)

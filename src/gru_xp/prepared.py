@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from .checks import check_agree, sizes_of, structured
+from .checks import canonical, check_agree, sizes_of, structured
 from .convert import convert
 from .discovery import Place, owner
 from .errors import StructureError
@@ -116,9 +116,10 @@ def place_of(params: Params) -> Place:
 
 def owned_at(place: Place, params: Params, caller: Place) -> Params:
     """Copies of the parameters at another place, or at their own."""
+    names = iter(names_of(params))
 
     def copied(array: Any) -> Any:
-        array = caller.backend.canonical(array)
+        array = canonical(array, next(names), caller.backend)
         if place != caller:
             array = convert(array, caller.backend, place, "params")
         return place.backend.owned(array)
