@@ -453,7 +453,8 @@ class GRU:
         if not plan.as_is or checked.prepared is None or not hasattr(kernel, "stream"):
             return None
         make = partial(kernel.stream, checked.prepared.packed_for(kernel), checked.x.shape[1])
-        return None if make() is None else Streams(make)
+        first = make()
+        return None if first is None else Streams(first, make)
 
     # ---- files ------------------------------------------------------------------------------------------------------
 

@@ -20,8 +20,8 @@ class Streams:
     Each serves one thread at a time, which takes it out; so it does not matter which thread comes, or has come before.
     """
 
-    def __init__(self, make: Callable[[], Any]):
-        self._make, self._free = make, deque([make()])
+    def __init__(self, first: Any, make: Callable[[], Any]):
+        self._free, self._make = deque([first]), make
 
     def advance(self, x_t: Any, state: Any, out: Any) -> tuple[Any, Any]:
         """One step, into `out` if it is given."""
