@@ -16,7 +16,7 @@ import numpy as np
 from gru_xp.backend import Backend
 from gru_xp.discovery import available, entries, load
 from gru_xp.errors import GRUError
-from gru_xp.kernels import kernels_of, ordinary_call, refusal
+from gru_xp.kernels import kernels_of, ordinary_call, refusal, unusable
 
 from .cases import Case, all_cases
 from .environment import describe, variables
@@ -175,6 +175,8 @@ def _rows_on(backend: Backend, device: str) -> Iterator[tuple[Target, str | None
     call = ordinary_call(backend, backend.device(device), main_dtype(backend))
     for kernel in kernels_of(backend.name):
         yield Target(backend.name, device, kernel.name), refusal(kernel, call)
+    for name, _, reason in unusable(backend.name):
+        yield Target(backend.name, device, name), reason
 
 
 def main_dtype(backend: Backend) -> str:

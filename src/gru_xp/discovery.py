@@ -54,7 +54,9 @@ def available() -> tuple[str, ...]:
 
 def _can_be_found(name: str) -> bool:
     """Whether a module of that name is there; it may be a namespace package, as MLX is."""
-    return sys.modules[name] is not None if name in sys.modules else find_spec(name) is not None
+    if name in sys.modules:
+        return sys.modules[name] is not None
+    return name.isidentifier() and find_spec(name) is not None  # of a dotted name it would import the beginning
 
 
 #: what people call some libraries
@@ -82,7 +84,15 @@ def load(name: str) -> Backend:
         backend = entries()[name].load()()
     except ImportError as error:
         raise BackendError(f"backend {name!r}: its library is installed but cannot be imported: {error}") from error
-    assert isinstance(backend, Backend), f"the entry point {name} of gru_xp.backends gave {backend!r}, no Backend"
+    except (Exception, SystemExit) as error:  # a package that cannot be imported fails in any way it likes
+        raise BackendError(
+            f"backend {name!r}: cannot be loaded from {entries()[name].value}: {type(error).__name__}: {error}; "
+            f"repair its package or uninstall it"
+        ) from error
+    if not isinstance(backend, Backend):
+        raise BackendError(
+            f"backend {name!r}: expected {entries()[name].value} to make a gru_xp.backend.Backend, got {backend!r}"
+        )
     return backend
 
 
@@ -123,10 +133,18 @@ known_owner: Callable[[type], Backend | None] = _owners.get
 
 
 def _find_owner(array: Any, argument: str) -> Backend:
-    for name in entries():
-        if sys.modules.get(name) is not None and load(name).owns(array):  # an array cannot exist before its library
-            return load(name)
     kind = type(array)
+    for name in entries():
+        if sys.modules.get(name) is None:  # an array cannot exist before its library
+            continue
+        try:
+            backend = load(name)
+        except BackendError:
+            if kind.__module__.partition(".")[0] == name:
+                raise
+            continue  # not in the way of other arrays
+        if backend.owns(array):
+            return backend
     if not hasattr(array, "__array_namespace__") or kind.__module__.partition(".")[0] in entries() or _carries(kind):
         raise StructureError(
             f"{argument}: expected an array of {', '.join(available())} or of another library that speaks the array "

@@ -26,6 +26,7 @@ __all__ = [
     "formats",
     "pick",
     "read",
+    "unusable_formats",
     "write",
 ]
 
@@ -102,12 +103,30 @@ class Format:
         return None
 
 
-@cache
 def formats() -> dict[str, Format]:
-    """All formats that are installed, by name. Loading them imports no framework."""
+    """All formats that are installed and can be imported, by name. Loading them imports no framework."""
+    return _loaded()[0]
+
+
+def unusable_formats() -> dict[str, str]:
+    """By the name of a format that cannot be imported: why."""
+    return _loaded()[1]
+
+
+@cache
+def _loaded() -> tuple[dict[str, Format], dict[str, str]]:
     from importlib.metadata import entry_points  # takes longer to import than all of gru_xp
 
-    return {entry.name: entry.load() for entry in sorted(entry_points(group="gru_xp.formats"), key=lambda e: e.name)}
+    found, faults = {}, {}
+    for entry in sorted(entry_points(group="gru_xp.formats"), key=lambda entry: entry.name):
+        try:
+            found[entry.name] = entry.load()
+        except (Exception, SystemExit) as error:  # a package that cannot be imported fails in any way it likes
+            faults[entry.name] = (
+                f'gru_xp.formats: "{entry.name}" = "{entry.value}": {type(error).__name__}: {error}; '
+                f"repair its package or uninstall it"
+            )
+    return found, faults
 
 
 def format_of(path: PathType, format: str | None = None, *, writing: bool = False) -> Format:  # noqa: A002
@@ -116,6 +135,8 @@ def format_of(path: PathType, format: str | None = None, *, writing: bool = Fals
     A file that is to be written is recognised by its name alone; a name without an ending becomes gru_xp's own.
     """
     if format is not None:
+        if format in unusable_formats():
+            raise FileFormatError(f"format: {format!r} cannot be loaded: {unusable_formats()[format]}")
         if format not in formats():
             raise StructureError(f"format: expected one of {', '.join(formats())}, got {format!r}")
         return formats()[format]
@@ -141,7 +162,8 @@ def format_of(path: PathType, format: str | None = None, *, writing: bool = Fals
         return formats()["safetensors"]
     known = "; ".join(f"{each.name} ({', '.join(each.suffixes)})" for each in formats().values() if each.suffixes)
     told = "a name with the ending of a known format" if writing else "a file of a known format"
-    raise FileFormatError(f"{file}: expected {told}, or format= to say which: {known}")
+    broken = "".join(f". Cannot be loaded: {fault}" for fault in unusable_formats().values())
+    raise FileFormatError(f"{file}: expected {told}, or format= to say which: {known}{broken}")
 
 
 def contents(path: PathType, format: str | None = None, *, batch_first: bool | None = None) -> Contents:  # noqa: A002

@@ -12,7 +12,7 @@ from .checks import assert_expected, kind_of, sizes_of, structured
 from .discovery import owner
 from .errors import StructureError
 from .interfaces import Function, Save
-from .kernels import PLAIN
+from .kernels import PLAIN, Refusal
 from .params import A, ArrayLike, CellGrads, CellParams, GRUGrads, GRUSpec, Lengths, ParamsLike, Steps, Tape
 from .plan import Given, forward, infer, planned
 from .prepared import PreparedParams, owned_at, place_of
@@ -227,7 +227,7 @@ class Explanation:
     device: str
     kernel: str
     level: str | None
-    refusals: tuple[tuple[str, str, str], ...]  # name, level, reason
+    refusals: tuple[Refusal, ...]
 
     def __str__(self) -> str:
         what = "the plain path" if self.level is None else f"kernel {self.kernel} ({self.level})"
@@ -268,5 +268,5 @@ def explain(
         plan.place.backend.device_name(plan.place.device),
         PLAIN if kernel is None else kernel.name,
         None if kernel is None else kernel.level,
-        tuple((refused.name, refused.level, reason) for refused, reason in plan.choice.refusals),
+        plan.choice.refusals,
     )

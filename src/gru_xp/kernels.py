@@ -5,14 +5,17 @@ A kernel (`interfaces.Kernel`) is an object named in the entry-point group `gru_
 never hidden by falling back.
 
 The most fused kernel that accepts a call computes it; among those of one level, the one whose entry point comes first
-in the alphabet. Each kernel of a library has a name of its own other than `plain`, which is the path without kernels.
+in the alphabet. Each kernel of a library has a unique name other than `plain`, which is the path without kernels.
+
+A package whose kernel cannot be loaded is left out: `unusable` has the reason, and so have the refusals of each choice.
+With GRU_XP_KERNELS=off none is loaded.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .backend import Backend
 from .errors import KernelError
@@ -22,11 +25,20 @@ from .params import GRUSpec
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["PLAIN", "Choice", "choose", "entries", "kernels_of", "ordinary_call", "refusal"]
+__all__ = ["PLAIN", "Choice", "Refusal", "choose", "entries", "kernels_of", "ordinary_call", "refusal", "unusable"]
 
 LEVELS: tuple[Level, ...] = ("stack", "layer", "gates")  # the most fused first
 PLAIN = "plain"  # the name of the path without a kernel
 METHODS = ("refuses", "inference", "forward", "backward", "__hash__")
+NOT_LOADED = "not loaded"  # the level of a kernel that was never seen
+
+
+class Refusal(NamedTuple):
+    """Why a kernel does not serve a call, or any."""
+
+    name: str
+    level: str
+    reason: str
 
 
 @cache
@@ -37,35 +49,52 @@ def entries() -> tuple[EntryPoint, ...]:
     return tuple(sorted(entry_points(group="gru_xp.kernels"), key=lambda entry: entry.name))
 
 
-@cache
 def kernels_of(library: str) -> tuple[Kernel, ...]:
     """The kernels for one library's arrays, in the order in which they are asked; each is checked once, here."""
+    return _loaded(library)[0]
+
+
+def unusable(library: str) -> tuple[Refusal, ...]:
+    """What is installed as a kernel for one library's arrays and is none, or cannot be imported."""
+    return _loaded(library)[1]
+
+
+@cache
+def _loaded(library: str) -> tuple[tuple[Kernel, ...], tuple[Refusal, ...]]:
     found: dict[str, tuple[EntryPoint, Kernel]] = {}
-    for entry in entries():
-        if entry.name.partition(".")[0] == library:
-            kernel = _load(entry)
-            if kernel.name in found:
-                raise KernelError(
-                    f"{_words(entry)}: expected a name that no other kernel of {library} has, got {kernel.name!r}, "
-                    f"as {_words(found[kernel.name][0])} has; rename or uninstall one of them"
-                )
+    faults = []
+    for entry in _entries_of(library):
+        kernel, fault = _load(entry)
+        if fault is None and kernel.name in found:
+            fault = (
+                f"expected a name that no other kernel of {library} has, got {kernel.name!r}, "
+                f"as {_words(found[kernel.name][0])} has; rename or uninstall one of them"
+            )
+        if fault is None:
             found[kernel.name] = entry, kernel
-    return tuple(sorted((kernel for _, kernel in found.values()), key=lambda kernel: LEVELS.index(kernel.level)))
+        else:
+            faults.append(Refusal(_name(entry), NOT_LOADED, f"{_words(entry)}: {fault}"))
+    kernels = sorted((kernel for _, kernel in found.values()), key=lambda kernel: LEVELS.index(kernel.level))
+    return tuple(kernels), tuple(faults)
 
 
-def _load(entry: EntryPoint) -> Kernel:
-    """The kernel of an entry point."""
+def _entries_of(library: str) -> list[EntryPoint]:
+    return [entry for entry in entries() if entry.name.partition(".")[0] == library]
+
+
+def _name(entry: EntryPoint) -> str:
+    return entry.name.partition(".")[2] or entry.name
+
+
+def _load(entry: EntryPoint) -> tuple[Any, str | None]:
+    """The object of an entry point, and why it cannot be used as a kernel, if so."""
     try:
-        kernel: Kernel = entry.load()
-    except Exception as error:  # a package that cannot be imported fails in any way it likes
+        kernel: Any = entry.load()
+        fault = _fault(kernel)
+    except (Exception, SystemExit) as error:  # a package that cannot be imported fails in any way it likes
         got = f"{type(error).__name__}: {error}"
-        raise KernelError(
-            f"{_words(entry)}: expected a kernel, got {got}; repair its package or uninstall it"
-        ) from error
-    fault = _fault(kernel)
-    if fault is not None:
-        raise KernelError(f"{_words(entry)}: expected {fault}; correct it or uninstall its package")
-    return kernel
+        return None, f"expected a kernel, got {got}; repair its package or uninstall it"
+    return kernel, None if fault is None else f"expected {fault}; correct it or uninstall its package"
 
 
 def _fault(kernel: Any) -> str | None:
@@ -102,30 +131,28 @@ class Choice:
     """Which kernel runs, None for the plain path, and why each faster one does not."""
 
     kernel: Kernel | None
-    refusals: tuple[tuple[Kernel, str], ...]
+    refusals: tuple[Refusal, ...]
 
 
 def choose(call: Call, policy: str) -> Choice:
     """The most fused kernel that accepts the call; `policy` is the value of GRU_XP_KERNELS."""
     kernels: tuple[Kernel, ...] | None = call.backend.kernels()
-    if kernels is None:
-        kernels = kernels_of(call.backend.name)
+    library = call.backend.name
     if policy == "off":
-        return Choice(None, tuple((kernel, "GRU_XP_KERNELS=off") for kernel in kernels))
-    refusals: list[tuple[Kernel, str]] = []
-    for kernel in kernels:
+        names = [_name(entry) for entry in _entries_of(library)] if kernels is None else [one.name for one in kernels]
+        return Choice(None, tuple(Refusal(name, NOT_LOADED, "GRU_XP_KERNELS=off") for name in names))
+    refusals = list(unusable(library)) if kernels is None else []
+    for kernel in kernels_of(library) if kernels is None else kernels:
         reason = kernel.refuses(call)
         if call.integers and kernel.level != "gates" and not getattr(kernel, "serves_integers", False):
             reason = "has no products of 8 bits"
         if reason is None:
             return Choice(kernel, tuple(refusals))
-        refusals.append((kernel, reason))
+        refusals.append(Refusal(kernel.name, kernel.level, reason))
     if policy == "require":
-        listed = (
-            "; ".join(f"{kernel.name} ({kernel.level}): {reason}" for kernel, reason in refusals) or "none is installed"
-        )
+        listed = "; ".join(f"{name} ({level}): {reason}" for name, level, reason in refusals) or "none is installed"
         raise KernelError(
-            f"GRU_XP_KERNELS=require: no fused kernel of {call.backend.name} serves this call: {listed}. "
+            f"GRU_XP_KERNELS=require: no fused kernel of {library} serves this call: {listed}. "
             "GRU_XP_KERNELS=auto takes the plain path instead"
         )
     return Choice(None, tuple(refusals))
