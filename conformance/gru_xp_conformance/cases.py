@@ -529,6 +529,8 @@ def streaming() -> Iterator[Case]:
         judge.assert_forward(config, judge.backend.xp.stack(ys), state)
         for t, (y, state) in enumerate(zip(ys, states, strict=True)):
             judge.assert_identical(state[-1, ...], y, f"the last layer's state after step {t} and y")
+        if steps.advance(args.x[0, :, :-1], state) is not None:
+            raise MismatchError("a stream: expected None for an x with one input less, got results")
 
     yield case("chunks", "a chunk that forgets its h0, or an empty one that changes the state", chunks, True)
     yield case(

@@ -114,7 +114,11 @@ class HonestStream:
     def __init__(self, layer: Layer, params: Any):
         self.stack, self.params = Stack(NUMPY.xp, layer), params
 
-    def advance(self, x: Any, state: Any) -> tuple[Any, Any]:
+    def advance(self, x: Any, state: Any, out: Any = None) -> tuple[Any, Any] | None:
+        w, L = self.params[0][0], len(self.params)
+        fit = x.shape[1:] == w.W_ih.shape[1:] and state.shape == (L, x.shape[0], w.W_hh.shape[1])
+        if out is not None or not fit or not x.dtype == state.dtype == w.W_hh.dtype:
+            return None
         y, state = self.stack.inference(x[None], state, self.params, Options(), None)
         return y[0], state
 
@@ -388,8 +392,11 @@ class StreamOfOneWorkspace(HonestLayer):
     class Stream(HonestStream):
         """The stream with that mistake."""
 
-        def advance(self, x: Any, state: Any) -> Any:
-            y, state = super().advance(x, state)
+        def advance(self, x: Any, state: Any, out: Any = None) -> Any:
+            found = super().advance(x, state, out)
+            if found is None:
+                return None
+            y, state = found
             kept = self.__dict__.setdefault("kept", y.copy())
             kept[...] = y
             return kept, state

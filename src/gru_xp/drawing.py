@@ -8,18 +8,43 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .convert import convert
+from .discovery import Place, load, owner
 from .errors import StructureError
-from .params import CellParams, Params, Sizes
+from .params import CellParams, Params, Sizes, map_params
 
-__all__ = ["INITIALIZERS", "kept", "params"]
+__all__ = ["INITIALIZERS", "dropout_masks", "params"]
 
 Draw: TypeAlias = (
     "Callable[[np.random.Generator, int, int, int, int, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]"
 )
 
 
-def params(seed: Any, sizes: Sizes, initializer: str) -> Params:
-    """Initial parameters in float64; rounding them is the caller's."""
+def params(seed: int | None, sizes: Sizes, initializer: str, place: Place, dtype: str) -> Params:
+    """Initial parameters at a place; drawn in float64."""
+    library_dtype = place.backend.dtype(dtype)
+
+    def brought(array: Any) -> Any:
+        # by way of float32, because no other library may have float64, and NumPy has no bfloat16
+        array = array if dtype == "float64" else array.astype("float32")
+        return place.backend.xp.astype(convert(array, load("numpy"), place, "initial weights"), library_dtype)
+
+    return map_params(brought, _drawn(seed, sizes, initializer))
+
+
+def dropout_masks(seed: int, p: float, sizes: Sizes, x: Any) -> Any:
+    """What to multiply with so that each number is dropped with probability p: (L-1, T, N, D*H) beside x (T, N, I)."""
+    source = owner(x, "x")
+    device = source.device_of(x)
+    place = Place(source, source.device(None) if device is None else device)
+    shape = sizes.L - 1, *x.shape[:-1], sizes.D * sizes.H
+    kept = np.random.default_rng(seed).random(shape, dtype=np.float32) >= np.float32(p)
+    with source.computing(place.device, recorded=True):
+        masks = source.xp.astype(convert(kept, load("numpy"), place, "dropout_masks"), x.dtype)
+        return masks * (1.0 / (1.0 - p)) if p < 1.0 else masks
+
+
+def _drawn(seed: int | None, sizes: Sizes, initializer: str) -> Params:
     if not isinstance(initializer, str) or initializer not in INITIALIZERS:
         raise StructureError(f"initializer: expected one of {', '.join(map(repr, INITIALIZERS))}, got {initializer!r}")
     (I, H, L, D, bias), rng, draw = sizes, np.random.default_rng(seed), INITIALIZERS[initializer]
@@ -28,11 +53,6 @@ def params(seed: Any, sizes: Sizes, initializer: str) -> Params:
         cells = [CellParams(*draw(rng, I if layer == 0 else D * H, H, layer, L, D)) for _ in range(D)]
         layers.append(tuple(w if bias else w._replace(b_ih=None, b_hh=None) for w in cells))
     return tuple(layers)
-
-
-def kept(seed: Any, p: float, shape: tuple[int, ...]) -> np.ndarray:
-    """What dropout keeps: False with probability p, (L-1, T, N, D*H) booleans."""
-    return np.random.default_rng(seed).random(shape, dtype=np.float32) >= np.float32(p)
 
 
 def _pytorch(rng: np.random.Generator, K: int, H: int, layer: int, L: int, D: int) -> Any:

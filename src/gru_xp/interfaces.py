@@ -155,7 +155,7 @@ class Kernel(Protocol):
 
     It may also have `stream(params, batch_size)`: None, or an object for one thread at a time whose `advance(x, state)`
     makes one step, (N, I), (L, N, H) -> (N, H) and the next state, both new; a third argument is the pair of arrays to
-    write these to instead.
+    write these to instead, or None. It returns None, and does nothing, for arrays of other kinds, shapes or dtypes.
     """
 
     name: str

@@ -14,11 +14,11 @@ from .convert import convert
 from .discovery import Place
 from .discovery import load as load_backend
 from .errors import BackendError, ConversionWarning
-from .module import GRU, dtype_name
+from .module import GRU
 from .params import Params, map_params
 from .prepared import PreparedParams
 from .selection import place_for, selection
-from .stored import BATCH_FIRST, StoredGRU
+from .stored import BATCH_FIRST, StoredGRU, dtype_name
 
 __all__ = ["as_model", "from_framework", "load", "prepared_narrow"]
 

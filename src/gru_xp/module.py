@@ -7,17 +7,16 @@ from dataclasses import fields, replace
 from functools import partial
 from numbers import Real
 from os import PathLike
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from . import files
 from .activations import SIGMOID, TANH, Activation
-from .arguments import STEP, Arguments, check
 from .backend import Backend
 from .checks import assert_directions, assert_floating, assert_shape, steps_first, whole_number
 from .convert import convert
-from .discovery import Place, known_owner, owner
+from .discovery import Place, owner
 from .discovery import load as load_backend
-from .errors import DTypeError, RangeError, ShapeError, StructureError
+from .errors import RangeError, ShapeError, StructureError
 from .functional import gru_backward, gru_forward
 from .interfaces import Save
 from .params import (
@@ -34,13 +33,13 @@ from .params import (
     Tape,
     map_params,
 )
-from .plan import infer, planned
+from .plan import infer
 from .prepared import PreparedParams, own
-from .selection import place_for, selection, variables
-from .stored import Report, StoredGRU
-from .streams import Streams, assert_out, write
+from .selection import place_for, selection
+from .stored import Report, StoredGRU, dtype_name
+from .streams import Stepping
 
-__all__ = ["GRU", "as_stored", "dtype_name", "of_leaves"]
+__all__ = ["GRU", "as_stored", "of_leaves"]
 
 #: what a model of other libraries has, and what to use here
 ELSEWHERE = {
@@ -57,14 +56,6 @@ ELSEWHERE = {
     "predict": "model(x) returns y and h_n",
     "fit": "gru_xp_sklearn.GRUClassifier has it",
 }
-MOST_STREAMS = 64  # kinds of steps, by shape and dtype, of which one model keeps the streams
-
-
-class _Held(NamedTuple):
-    """Parameters, and what was made of them: replaced as one, so that no thread ever mixes old with new."""
-
-    own: PreparedParams
-    streams: dict[Any, Any]
 
 
 class GRU:
@@ -140,19 +131,9 @@ class GRU:
         spec = GRUSpec(reset_after, gate_activation, candidate_activation, clip, reverse, padding)
         from . import drawing  # needs NumPy
 
-        numpy = load_backend("numpy")
-        place = place_for(selection(backend), None)
         sizes = Sizes(input_size, hidden_size, num_layers, 2 if bidirectional else 1, bias)
-        drawn = drawing.params(seed, sizes, initializer)
-        name = dtype_name(dtype)
-        library_dtype = place.backend.dtype(name)
-
-        def made(array: Any) -> Any:
-            # by way of float32, because no other library may have float64, and NumPy has no bfloat16
-            array = array if name == "float64" else array.astype("float32")
-            return place.backend.xp.astype(convert(array, numpy, place, "initial weights"), library_dtype)
-
-        self._setup(map_params(made, drawn), spec, batch_first=batch_first, dropout=dropout)
+        params = drawing.params(seed, sizes, initializer, place_for(selection(backend), None), dtype_name(dtype))
+        self._setup(params, spec, batch_first=batch_first, dropout=dropout)
 
     @classmethod
     def from_params(
@@ -201,7 +182,7 @@ class GRU:
                 f"params: expected the sizes {self._sizes}, got {prepared.sizes}; for others make a new GRU"
             )
         self._sizes = prepared.sizes
-        self._held = _Held(prepared, {})
+        self._held = Stepping(prepared, self._spec)  # replaced as one, so that no thread ever mixes old with new
 
     @property
     def _own(self) -> PreparedParams:
@@ -304,9 +285,11 @@ class GRU:
         backend: str | Backend | None = None,
     ) -> tuple[A, A]:
         """Inference: as `gru`, with x (N, T, I), y (N, T, D*H), mask and resets (N, T) if `batch_first`. No dropout."""
-        x, mask, resets = self._sequences(x, mask, resets)
-        y, h_n = infer("gru", (x, self._own, h0, lengths, mask, resets, None), self._spec, backend)
-        return self._time_first(y), h_n
+        held, batch_first = self._held, self._batch_first
+        if batch_first:
+            x, mask, resets = self._sequences(x, mask, resets)
+        y, h_n = infer("gru", (x, held.own, h0, lengths, mask, resets, None), held.spec, backend)
+        return self._time_first(y) if batch_first else y, h_n
 
     def forward(
         self,
@@ -329,7 +312,10 @@ class GRU:
                     "dropout_seed: expected an integer, because dropout is on, got None; give a new one at each step, "
                     "or dropout_masks"
                 )
-            dropout_masks = self._draw_masks(x, dropout_seed)
+            from . import drawing  # needs NumPy
+
+            seed = whole_number(dropout_seed, "dropout_seed", least=0)
+            dropout_masks = drawing.dropout_masks(seed, self.dropout, self._own.sizes, x)
         y, h_n, tape = gru_forward(
             x,
             self._own,
@@ -370,19 +356,6 @@ class GRU:
             return a
         return owner(a, "x").xp.permute_dims(a, (1, 0, 2))
 
-    def _draw_masks(self, x: Any, seed: int) -> Any:
-        from . import drawing  # needs NumPy
-
-        seed = whole_number(seed, "dropout_seed", least=0)
-        numpy, source = load_backend("numpy"), owner(x, "x")
-        sizes = self._own.sizes
-        kept = drawing.kept(seed, self.dropout, (sizes.L - 1, *x.shape[:-1], sizes.D * sizes.H))
-        device = source.device_of(x)
-        place = Place(source, source.device(None) if device is None else device)
-        with source.computing(place.device, recorded=True):
-            masks = source.xp.astype(convert(kept, numpy, place, "dropout_masks"), x.dtype)
-            return masks * (1.0 / (1.0 - self.dropout)) if self.dropout < 1.0 else masks
-
     # ---- streaming --------------------------------------------------------------------------------------------------
 
     def initial_state(self, batch_size: int | None = None, *, like: Any = None) -> Any:
@@ -419,42 +392,7 @@ class GRU:
         >>> np.array_equal(y_t, state[0])
         True
         """
-        key = _stream_key(x_t, state, out) if reset is None and backend is None else None
-        held = self._held
-        streams = None if key is None else held.streams.get(key)
-        if streams is not None:
-            return streams.advance(x_t, state, out)
-        if self.bidirectional:
-            raise StructureError(
-                "step: expected a model in one direction; the reverse direction of this one needs the whole sequence"
-            )
-        if self.spec.reverse:
-            raise StructureError("step: expected a model that runs forwards in time; this one has reverse=True")
-        owner(x_t, "x_t")
-        x: Any = x_t
-        if reset is not None:
-            reset = _one_step(reset, x.shape[:-1])
-        arguments = Arguments(x[None, ...], held.own, state, resets=reset)
-        if out is not None:
-            rows, sizes = x.shape[:-1], held.own.sizes
-            assert_out(out, owner(x_t, "x_t"), ((*rows, sizes.H), (sizes.L, *rows, sizes.H)), x.dtype)
-        if key is not None and x.ndim == 2 and key not in held.streams:
-            if len(held.streams) > MOST_STREAMS:
-                held.streams.clear()
-            held.streams[key] = self._streams(arguments)
-        y, state = infer("gru", arguments, self._spec, backend, STEP)
-        return (y[0, ...], state) if out is None else write(out, (y[0, ...], state))
-
-    def _streams(self, arguments: Arguments) -> Streams | None:
-        """Return what makes steps for such arrays and nothing else, checked once; None where no kernel has that."""
-        checked = check("inference", arguments, self.spec, None, None, STEP)
-        plan = planned(checked)
-        kernel: Any = plan.choice.kernel
-        if not plan.as_is or checked.prepared is None or not hasattr(kernel, "stream"):
-            return None
-        make = partial(kernel.stream, checked.prepared.packed_for(kernel), checked.x.shape[1])
-        first = make()
-        return None if first is None else Streams(first, make)
+        return self._held.step(x_t, state, reset, out, backend)
 
     # ---- files ------------------------------------------------------------------------------------------------------
 
@@ -465,28 +403,6 @@ class GRU:
         own; ONNX has `inputs`, such as "x,h0", for a graph with these inputs and no defaults, and `opset`.
         """
         return files.write(as_stored(self), path, format=format, **options)
-
-
-def _stream_key(x_t: Any, state: Any, out: Any) -> Any:
-    """All that decides who computes a step and whether its arguments fit."""
-    source = known_owner(type(x_t))
-    if source is None or state is None or not (out is None or type(out) is tuple):
-        return None
-    found = source.key((x_t, state) if out is None else (x_t, state, *out))
-    return None if found is None else (found, variables())
-
-
-def _one_step(reset: Any, rows: tuple[int, ...]) -> Any:
-    """The resets (N,) of one step, or one boolean without a batch, as those of a sequence of one step."""
-    if isinstance(reset, list | tuple):
-        if rows != (len(reset),):
-            letters = "(N,)" if rows else "()"
-            raise ShapeError(f"reset: expected {letters} = {rows}, got {len(reset)} values; as x_t has")
-        return [list(reset)]
-    if isinstance(reset, bool) or not hasattr(reset, "shape"):
-        return [reset] if rows == () else [[reset] * rows[0]]
-    assert_shape(reset, "reset", "(N,)" if rows else "()", rows, "as x_t has")
-    return reset[None, ...]
 
 
 def of_leaves(params: Any, spec: GRUSpec, batch_first: bool, dropout: float) -> GRU:
@@ -523,14 +439,3 @@ def _to_host(array: Any, backend: Backend) -> Any:
         array = backend.xp.astype(array, backend.xp.float32)
     host = convert(array, backend, Place(numpy, numpy.device(None)), "params")
     return numpy.xp.asarray(host, order="C")
-
-
-def dtype_name(dtype: Any) -> str:
-    """The name "float32" from "float32", numpy.float32, numpy.dtype("float32"), torch.float32, ..."""
-    if isinstance(dtype, str):
-        name = dtype
-    else:
-        name = getattr(dtype, "__name__", None) or getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
-    if name not in ("float16", "bfloat16", "float32", "float64"):
-        raise DTypeError(f"dtype: expected float32, float64, float16 or bfloat16, got {dtype!r}")
-    return str(name)

@@ -22,6 +22,7 @@ __all__ = [
     "StoredGRU",
     "Tensor",
     "assert_spec",
+    "dtype_name",
     "rounded_to_bfloat16",
     "stacked",
     "two_directions",
@@ -280,3 +281,14 @@ def assert_spec(gru: StoredGRU, whose: str, *knows: str) -> tuple[Note, ...]:
             raise ConversionError(f"{each.name}={value!s}: {whose} knows {each.default!s} only")
         notes.append(Note("changed", "padding='hold'", f"{whose} does not put the last state into the padding of y"))
     return tuple(notes)
+
+
+def dtype_name(dtype: Any) -> str:
+    """Return the name "float32" for "float32", numpy.float32, numpy.dtype("float32"), torch.float32, ..."""
+    if isinstance(dtype, str):
+        name = dtype
+    else:
+        name = getattr(dtype, "__name__", None) or getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
+    if name not in ("float16", "bfloat16", "float32", "float64"):
+        raise DTypeError(f"dtype: expected float32, float64, float16 or bfloat16, got {dtype!r}")
+    return str(name)

@@ -42,13 +42,12 @@ class Stream:
         cells = [w if type(w) is PackedCell else pack(w) for (w,) in params]
         H, I, N = cells[0].W_hh.shape[1], cells[0].W_ih.shape[1], batch_size
         self._dtype = cells[0].W_hh.dtype
-        self._x = np.zeros((1, N, I), self._dtype)
+        x = np.zeros((1, N, I), self._dtype)
         self.state = np.zeros((len(cells), N, H), self._dtype)
-        self._shapes = {"x": (N, I), "state": self.state.shape}
+        self._x, self._x_shape, self._state_shape = x[0], (N, I), self.state.shape
         self._outputs = [np.zeros((1, N, H), self._dtype) for _ in cells]
         self._cells, self._calls, self.threads = cells, list[tuple[Callable[[bytes], int], bytes]](), 1
         self._kept: list[Any] = []
-        x = self._x
         for i, (w, h, y) in enumerate(zip(cells, self.state, self._outputs, strict=True)):
             fitted("forward", {"x": x, "h0": h, **named_weights(w)}, f"params[{i}][0].")
             plan = plan_of("forward", self._dtype, None, 1, N, x.shape[2], H)
@@ -64,42 +63,51 @@ class Stream:
 
     def step(self, x: Any) -> Any:
         """x (N, I) -> y (N, H), a new array."""
-        self._run(x)
-        return self._y.copy()
-
-    def _run(self, x: Any) -> None:
-        if type(x) is not np.ndarray or x.shape != self._shapes["x"] or x.dtype is not self._dtype:
-            x = self._refused_or("x", x, "(N, I)")
-        self._x[0] = x
+        if not isinstance(x, np.ndarray):
+            raise StructureError(f"x: expected an array of NumPy's, got {type(x).__name__}")
+        if x.shape != self._x_shape:
+            raise ShapeError(f"x: expected (N, I) = {self._x_shape}, got {x.shape}; N is the stream's batch_size")
+        if x.dtype != self._dtype:
+            raise DTypeError(f"x: expected {self._dtype}, as the parameters, got {x.dtype}")
+        self._x[...] = np.asarray(x)
         for call, fields in self._calls:
             call(fields)
+        return self._y.copy()
 
-    def advance(self, x: Any, state: Any, out: Any = None) -> tuple[Any, Any]:
+    def advance(self, x: Any, state: Any, out: Any = None) -> tuple[Any, Any] | None:
         """x (N, I), state (L, N, H) -> y (N, H), the next state: a step for a caller that keeps the state itself.
 
-        They are new arrays, or the two of `out`, which `GRU.step` has checked.
+        They are new arrays, or the two of `out`. None, and nothing is done, for other arrays than those of these shapes
+        and of the parameters' dtype that are plainly NumPy's.
         """
-        if type(state) is not np.ndarray or state.shape != self._shapes["state"] or state.dtype is not self._dtype:
-            state = self._refused_or("state", state, "(L, N, H)")
+        dtype = self._dtype
+        if not (
+            type(x) is np.ndarray is type(state)
+            and (x.dtype is dtype or x.dtype == dtype)
+            and (state.dtype is dtype or state.dtype == dtype)
+            and x.shape == self._x_shape
+            and state.shape == self._state_shape
+            and (out is None or self._takes(out))
+        ):
+            return None
         self.state[...] = state
+        self._x[...] = x
+        for call, fields in self._calls:
+            call(fields)
         if out is None:
-            return self.step(x), self.state.copy()
-        self._run(x)
+            return self._y.copy(), self.state.copy()
         y, next_state = out
         y[...] = self._y
         next_state[...] = self.state
         return y, next_state
 
-    def _refused_or(self, name: str, a: Any, letters: str) -> Any:
-        """The array, if it only is of a subclass; else an error."""
-        a, shape = np.asarray(a) if isinstance(a, np.ndarray) else a, self._shapes[name]
-        if not isinstance(a, np.ndarray):
-            raise StructureError(f"{name}: expected an array of NumPy's, got {type(a).__name__}")
-        if a.shape != shape:
-            raise ShapeError(f"{name}: expected {letters} = {shape}, got {a.shape}; N is the stream's batch_size")
-        if a.dtype != self._dtype:
-            raise DTypeError(f"{name}: expected {self._dtype}, as the parameters, got {a.dtype}")
-        return a
+    def _takes(self, out: Any) -> bool:
+        return (
+            type(out) is tuple
+            and [type(a) for a in out] == [np.ndarray] * 2
+            and [a.shape for a in out] == [self._y.shape, self._state_shape]
+            and all(a.dtype == self._dtype for a in out)
+        )
 
     def reset(self) -> None:
         """Begin a new sequence."""
