@@ -162,6 +162,8 @@ def test_weights_to_and_from_gru_xp() -> None:
     model = gru_xp.from_framework(layer)
     assert model.batch_first and model.spec.reverse
     np.testing.assert_allclose(model(np.asarray(X))[0], layer(X), atol=4e-6)
+    both = nnx.Bidirectional(RNN(cell), RNN(drawn()))
+    np.testing.assert_allclose(gru_xp.from_framework(both)(np.asarray(X))[0], both(X), atol=4e-6)
 
 
 def test_what_it_does_not_compute_is_refused() -> None:
