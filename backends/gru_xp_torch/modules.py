@@ -98,7 +98,8 @@ class GRU(torch.nn.RNNBase):
             hx: (L*D, N, H), without a batch (L*D, H); zero by default.
             lengths: (N,) integers, 0 among them: as in `gru_xp.gru`, and instead of packing.
             mask: (T, N) booleans, (N, T) if `batch_first`, instead of lengths: false where a step is padding.
-            resets: (T, N) booleans, (N, T) if `batch_first`: the state is set to zero before the step.
+            resets: (T, N) booleans, (N, T) if `batch_first`: the state is set to zero before the step. A last axis of
+                one, which TorchRL's `is_init` has, is left out.
         """
         if isinstance(input, Proxy) and _path(self, input):
             return _leaf(self, input, hx=hx, lengths=lengths, mask=mask, resets=resets)
@@ -114,6 +115,8 @@ class GRU(torch.nn.RNNBase):
         if input.dim() not in (2, 3):
             raise ValueError(f"GRU: Expected input to be 2D or 3D, got {input.dim()}D instead")
         turned = self.batch_first and input.dim() == 3
+        if isinstance(resets, Tensor) and resets.dim() == input.dim() and resets.shape[-1] == 1:
+            resets = resets.squeeze(-1)
         x = input.transpose(0, 1) if turned else input
         if turned and mask is not None:
             mask = steps_first(mask, "mask", *input.shape[:2])

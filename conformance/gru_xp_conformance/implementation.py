@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from gru_xp.checks import sizes_of
 from gru_xp.discovery import Place
 from gru_xp.interfaces import Call, Kernel, Options, Save
 from gru_xp.kernels import refusal
-from gru_xp.params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape
+from gru_xp.params import CellGrads, CellParams, GRUGrads, GRUSpec, Tape, names_of, weights_of
 
 __all__ = ["Arguments", "Assembled", "Library", "RefusedError", "public"]
 
@@ -58,6 +58,13 @@ class Arguments:
     @property
     def positional(self) -> tuple[Any, Any, Any]:
         return self.x, self.params, self.h0
+
+    def named(self) -> Iterator[tuple[str, Any]]:
+        """All arrays of the library that are given, with their names."""
+        for name in ("x", "h0", "mask", "resets", "dropout_masks", "dy", "dh_n"):
+            if getattr(self, name) is not None:
+                yield name, getattr(self, name)
+        yield from zip(names_of(self.params), weights_of(self.params), strict=True)
 
     def options(self, spec: GRUSpec) -> dict[str, Any]:
         return {

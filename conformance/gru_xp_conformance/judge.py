@@ -83,6 +83,7 @@ class Judge:
         self.place = target.place
         self.backend = self.place.backend
         self.gru = implementation if implementation is not None else target.implementation()
+        self._made: list[tuple[Config, Arguments]] = []
         self.errors: dict[str, float] = {}  # the worst error of each kind of quantity, as a fraction of its bound
 
     # ---- arrays -----------------------------------------------------------------------------------------------------
@@ -112,7 +113,19 @@ class Judge:
 
     def arguments(self, config: Config) -> Arguments:
         """The arrays of a config as native ones, made anew."""
-        return Arguments.of(problem(config, self.dtype), self.native)
+        made = Arguments.of(problem(config, self.dtype), self.native)
+        self._made.append((config, made))
+        return made
+
+    def written_to(self) -> list[str]:
+        """Name the arguments that are not as they were made: somebody wrote to them."""
+        changed: dict[str, None] = {}
+        for config, made in self._made:
+            again = Arguments.of(problem(config, self.dtype), self.native)
+            for (name, a), (_, b) in zip(made.named(), again.named(), strict=True):
+                if not np.array_equal(self.host(a), self.host(b), equal_nan=True):
+                    changed[name] = None
+        return list(changed)
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from tempfile import gettempdir
 from typing import Any
@@ -207,7 +208,7 @@ def judge_case(target: Target, case: Case, dtype: str, implementation: Library |
         ):
             case.check(judge)
     except MismatchError as mismatch:
-        status, reason = FAILED, str(mismatch)
+        status, reason = FAILED, f"{_written_to(judge)}{mismatch}"
     except NotRunError as nothing:
         status, reason = NOT_RUN, str(nothing)
     except RefusedError as refusal:
@@ -217,6 +218,14 @@ def judge_case(target: Target, case: Case, dtype: str, implementation: Library |
         kind = type(error).__name__
         status, reason = FAILED, f"{kind}: {error} ({_where(error, judge)}){notes}"
     return Outcome(target, case.name, case.group, dtype, status, reason, judge.errors, time.perf_counter() - started)
+
+
+def _written_to(judge: Judge) -> str:
+    """The cause of a mismatch, where somebody wrote to the arguments."""
+    with suppress(Exception):  # what is judged may be unable to give its arrays back
+        names = judge.written_to()
+        return f"an argument was written to: {', '.join(names)}\n  " if names else ""
+    return ""
 
 
 def _where(error: Exception, judge: Judge) -> str:

@@ -137,7 +137,7 @@ def _assert_nearest(W: A, V: A, weights: str) -> None:
     if weights == "int8":
         step = np.abs(W).max(axis=1, keepdims=True) / 127
         off = np.abs(V / step - np.rint(V / step)).max()
-        if off > 1e-4:
+        if off > tolerance.OF_A_MULTIPLE:
             raise MismatchError(f"weights: expected multiples of max|row| / 127, got some {off:.2g} beside them")
     else:
         step = 2.0 ** (np.floor(np.log2(np.abs(W))) - (7 if weights == "bfloat16" else 10))

@@ -36,12 +36,18 @@ def _worst(outcomes: Iterable[Outcome]) -> float:
 
 
 def _reasons(outcomes: Iterable[Outcome], status: str) -> dict[str, list[Outcome]]:
-    """What did not run, or failed, by reason."""
+    """What did not run, or failed, by reason; cases of one step first, where a mistake has not spread yet."""
     found: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.status == status:
             found.setdefault(outcome.reason, []).append(outcome)
-    return found
+    return dict(sorted(found.items(), key=lambda item: "in T=1, " not in item[0]))
+
+
+def _verdict(result: Result) -> str:
+    if not result.passed:
+        return "not conformant"
+    return "the quick subset passed" if result.quick else "all that was promised passed"
 
 
 def as_text(report: dict[str, Any]) -> str:
@@ -91,7 +97,7 @@ def print_matrix(result: Result, console: Console) -> None:
         console.print(f"[red]promised, not run[/] {broken}", highlight=False, soft_wrap=True)
     total = _counts(result.outcomes)
     words = ", ".join(f"{total[status]} {status}" for status in (PASSED, FAILED, NOT_RUN))
-    verdict = "[green]all that was promised passed[/]" if result.passed else "[red]not conformant[/]"
+    verdict = f"[{'green' if result.passed else 'red'}]{_verdict(result)}[/]"
     console.print(
         f"{verdict}: {words}, in {result.seconds:.1f} s{f' ({QUICK})' if result.quick else ''}",
         highlight=False,
@@ -200,7 +206,7 @@ its bound: pale green far inside it, amber near it, red past it. Pointing at a s
 
 def html(result: Result) -> str:
     """Everything on one page, which needs nothing from elsewhere."""
-    verdict = "all that was promised passed" if result.passed else "not conformant"
+    verdict = _verdict(result)
     total = _counts(result.outcomes)
     counts = ", ".join(f"{total[status]} {status}" for status in (PASSED, FAILED, NOT_RUN))
     parts = [

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["C", "EPS", "FLIPS", "OF_REFERENCE", "STEP", "TINY", "TWO_RESULTS", "bound", "unit"]
+__all__ = ["C", "EPS", "FLIPS", "OF_A_MULTIPLE", "OF_REFERENCE", "STEP", "TINY", "TWO_RESULTS", "bound", "unit"]
 
 EPS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 TINY = {"bfloat16": 2.0**-126, "float16": 2.0**-14, "float32": 2.0**-126, "float64": 2.0**-1022}
@@ -25,6 +25,9 @@ C = {"bfloat16": 8.0, "float16": 4.0, "float32": 16.0, "float64": 16.0}
 #: int8 activations over a whole sequence: one rounding that is decided otherwise moves the argument of a gate by
 #: max|W| * m / 127, m being the largest of the row that is rounded, and a state by no more; so many may act at once
 FLIPS = 2.0
+
+#: how far a weight of int8, divided by its scale in float32, may be from a whole number
+OF_A_MULTIPLE = 1e-4
 
 #: two results that may each be one bound away from the truth may be two bounds apart
 TWO_RESULTS = 2.0

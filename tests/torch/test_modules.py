@@ -190,6 +190,24 @@ def test_autocast_is_as_in_torch(of_input: torch.dtype, of_state: torch.dtype | 
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
+def test_resets_and_masks_of_a_last_axis_of_one_as_torchrl_gives_them(batch_first: bool) -> None:
+    """Row by row and piece by piece: an episode that begins anew is a sequence from zero."""
+    torch.manual_seed(0)
+    model, whole = GRU(I, H, batch_first=batch_first), torch.randn(T, 1, I)
+    is_init = torch.zeros(T, 1, 1, dtype=torch.bool)
+    is_init[2] = is_init[5] = True
+    turn = (lambda a: a.transpose(0, 1)) if batch_first else (lambda a: a)
+    y, h_n = model(turn(whole), resets=turn(is_init))
+    pieces = [model(turn(whole[a:b])) for a, b in ((0, 2), (2, 5), (5, T))]
+    torch.testing.assert_close(turn(y), torch.cat([turn(piece) for piece, _ in pieces]))
+    torch.testing.assert_close(h_n, pieces[-1][1])
+    valid = torch.arange(T)[:, None] < T - 2
+    y, h_n = model(turn(whole), resets=turn(is_init), mask=turn(valid))
+    assert not turn(y)[T - 2 :].any()
+    torch.testing.assert_close(h_n[0], turn(y)[T - 3])
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
 def test_lengths_and_resets(batch_first: bool) -> None:
     """Against the same model over each row by itself."""
     model = pair(num_layers=2, bidirectional=True, batch_first=batch_first)[1]
