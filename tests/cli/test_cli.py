@@ -15,8 +15,8 @@ from helpers import WITHOUT_CUPY
 from typer.testing import CliRunner, Result
 
 import gru_xp
-from gru_xp import errors
-from gru_xp.cli import app
+from gru_xp import kernels
+from gru_xp.cli import app, platforms
 from gru_xp.formats.named import pytorch_names
 from gru_xp.module import as_stored
 
@@ -243,13 +243,67 @@ def test_run_reads_the_variables() -> None:
 # ---- info ------------------------------------------------------------------------------------------------------------
 
 
-def test_info_lists_what_there_is() -> None:
-    result = invoke("info", variables={"GRU_XP_KERNELS": "off"})
+@pytest.mark.parametrize("options", [(), ("--devices",)])
+def test_info_lists_what_is_installed(options: tuple[str, ...]) -> None:
+    result = invoke("info", *options, variables={"GRU_XP_KERNELS": "off"})
     assert result.exit_code == 0
-    for words in (f"gru_xp {gru_xp.__version__}", np.__version__, "numpy-gates (gates)", "GRU_XP_KERNELS=off"):
+    for words in (f"gru_xp {gru_xp.__version__}", np.__version__, "gates", "GRU_XP_KERNELS=off"):
         assert words in result.stdout
     for name in ("numpy", "torch", "jax", "array_api_strict", "cupy"):
         assert f" {name} " in result.stdout
+    assert ("numpy-gates (gates)" in result.stdout) == bool(options)
+
+
+def test_info_imports_no_library_and_no_kernel_unless_asked() -> None:
+    code = """
+import runpy, sys
+sys.argv = ["gru-xp", "info"]
+try:
+    runpy.run_module("gru_xp", run_name="__main__")
+finally:
+    assert not {"torch", "jax", "array_api_strict", "gru_xp_cpu", "gru_xp_torch", "llvmlite"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "torch" in done.stdout, done.stderr
+
+
+def test_info_names_the_platform_and_what_becomes_of_compiled_kernels(tmp_path: Path) -> None:
+    row = platforms.row_of(platforms.Machine.here())
+    said = invoke("info", variables={"GRU_XP_CACHE_DIR": str(tmp_path / "new")}).stdout
+    assert f"{row.status}: {row.name}; {row.words}\n" in said
+    assert f"compiled kernels are kept in {tmp_path / 'new'}\n" in said
+    (tmp_path / "file").touch()
+    said = invoke("info", variables={"GRU_XP_CACHE_DIR": str(tmp_path / "file" / "new")}).stdout
+    assert "compiled kernels cannot be kept: " in said and "every process compiles them anew" in said
+
+
+HERE = platforms.Machine("CPython", (3, 11), False, 64, "Linux", "x86_64", True)
+
+
+@pytest.mark.parametrize(
+    ("machine", "status", "words"),
+    [
+        (HERE, "tried", "CPython 3.11"),
+        (HERE._replace(version=(3, 10)), "not supported", "3.10"),
+        (HERE._replace(version=(3, 13), free_threaded=True), "tried", "free-threaded"),
+        (HERE._replace(version=(3, 12)), "expected", "3.12"),
+        (HERE._replace(version=(3, 14), free_threaded=True), "expected", "3.12"),
+        (HERE._replace(python="PyPy"), "expected", "PyPy"),
+        (HERE._replace(bits=32), "expected", "32-bit"),
+        (HERE._replace(processor="aarch64"), "expected", "ARM64"),
+        (HERE._replace(system="Darwin", processor="arm64", glibc=False), "expected", "macOS"),
+        (HERE._replace(glibc=False), "expected", "musl"),
+        (HERE._replace(system="FreeBSD", glibc=False), "expected", "any other"),
+    ],
+)
+def test_the_row_of_a_machine(machine: platforms.Machine, status: str, words: str) -> None:
+    row = platforms.row_of(machine)
+    assert row.status == status and words in row.name
+
+
+def test_the_page_has_the_table_of_platforms() -> None:
+    page = (Path(__file__).parents[2] / "docs/platforms.md").read_text(encoding="utf-8")
+    assert platforms.table() in page
 
 
 def test_info_says_which_kernel_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,8 +313,8 @@ def test_info_says_which_kernel_cannot_run(monkeypatch: pytest.MonkeyPatch) -> N
         def refuses(self, call: Any) -> str:
             return f"no [{call.dtype}] today"
 
-    monkeypatch.setattr("gru_xp.cli.main.kernels_of", lambda library: (Kernel(),))
-    said = " ".join(invoke("info").stdout.split())
+    monkeypatch.setattr("gru_xp.cli.info.kernels_of", lambda library: (Kernel(),))
+    said = " ".join(invoke("info", "--devices").stdout.split())
     assert "sleepy (layer) not here: no [float32] today" in said
 
 
@@ -271,19 +325,20 @@ def test_info_says_which_kernel_answers_neither_none_nor_words(monkeypatch: pyte
         def refuses(self, call: Any) -> Any:
             return False
 
-    monkeypatch.setattr("gru_xp.cli.main.kernels_of", lambda library: (Kernel(),))
-    said = " ".join(invoke("info").stdout.split())
+    monkeypatch.setattr("gru_xp.cli.info.kernels_of", lambda library: (Kernel(),))
+    said = " ".join(invoke("info", "--devices").stdout.split())
     assert "broken" in said and "KernelError: sleepy.refuses:" in said
 
 
-def test_info_and_warmup_say_what_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    def kernels_of(library: str) -> Any:
-        raise errors.KernelError("stranger: no kernel") from ImportError("the cause")
+def test_info_says_what_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = kernels.Refusal("lost", "not loaded", "ImportError: [gone]")
+    monkeypatch.setattr("gru_xp.cli.info.unusable", lambda library: (lost,))
+    assert "lost (not loaded) ImportError: [gone]" in " ".join(invoke("info", "--devices").stdout.split())
 
-    monkeypatch.setattr("gru_xp.cli.main.kernels_of", kernels_of)
-    said = " ".join(invoke("info").stdout.split())
-    assert "broken" in said and "KernelError: stranger: no kernel" in said
-    assert_error(invoke("warmup"), "stranger: no kernel")
+
+def test_info_says_which_format_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gru_xp.cli.info.unusable_formats", lambda: {"lost": "ImportError: [gone]"})
+    assert "\nImportError: [gone]\n" in invoke("info", "--devices").stdout
 
 
 def test_info_shows_all_variables() -> None:
@@ -316,7 +371,7 @@ def test_info_says_how_to_get_what_is_missing() -> None:
 def test_a_broken_library_is_a_row_and_an_error(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (files / "cupy.py").write_text("raise ImportError('[libcuda.so] is not there')\n")
     monkeypatch.syspath_prepend(files)
-    result = invoke("info")
+    result = invoke("info", "--devices")
     assert result.exit_code == 0
     assert "broken" in result.stdout and "ImportError" in result.stdout and "[libcuda.so]" in result.stdout
     result = invoke("run", "model.safetensors", "x.npy", "-o", "y.npy", "--backend", "cupy")

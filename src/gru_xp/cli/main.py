@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import io
 import os
-import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
 
 from gru_xp import __version__
 from gru_xp.atomic import write_whole
 from gru_xp.backend import Backend
 from gru_xp.convert import convert
-from gru_xp.discovery import Place, available, entries, how_to_get
+from gru_xp.discovery import Place, available
 from gru_xp.discovery import load as load_backend
-from gru_xp.errors import BackendError, DTypeError, FileFormatError, GRUError, KernelError
+from gru_xp.errors import BackendError, DTypeError, FileFormatError, GRUError
 from gru_xp.files import format_of, read
-from gru_xp.interfaces import Kernel
-from gru_xp.kernels import kernels_of, ordinary_call, refusal
+from gru_xp.kernels import kernels_of
 from gru_xp.loading import as_model
-from gru_xp.selection import kernel_policy, place_for, selection, use_backend
+from gru_xp.selection import place_for, selection, use_backend
 from gru_xp.threads import thread_limit
 
+from .info import info
 from .terminal import BatchFirstOption, DtypeOption, NameOption, errors, make_console, say, show_read
 
 __all__ = ["app", "read_npy"]
@@ -60,73 +55,7 @@ def main(
 # ---- info ------------------------------------------------------------------------------------------------------------
 
 
-@app.command()
-def info() -> None:
-    """Backends, devices, dtypes, kernels, versions, variables; what is missing and how to get it."""
-    console = make_console()
-    table = Table(box=SIMPLE_HEAD, padding=(0, 2, 0, 0))
-    table.add_column("backend", style="bold cyan", no_wrap=True)
-    for heading in ("library", "devices", "dtypes", "fused kernels"):
-        table.add_column(heading, overflow="fold")
-    with console.status("importing the libraries") if console.is_terminal else nullcontext():
-        for name in sorted(entries(), key=lambda name: (name not in available(), name)):
-            table.add_row(name, *_about(name))
-    console.print(
-        f"[bold]gru_xp {__version__}[/], Python {platform.python_version()}, {platform.system()} {platform.machine()}",
-        highlight=False,
-    )
-    console.print(table)
-    for variable, unset, check in (
-        ("GRU_XP_BACKEND", "auto: compute where the arrays are", selection),
-        ("GRU_XP_KERNELS", "auto: the most fused kernel that fits", kernel_policy),
-        ("GRU_XP_NUM_THREADS", "OMP_NUM_THREADS, else as many as there are cores for this process", thread_limit),
-        ("GRU_XP_CACHE_DIR", "the user's folder for caches", lambda: None),
-    ):
-        console.print(_variable(variable, unset, check), highlight=False, soft_wrap=True)
-
-
-def _about(name: str) -> tuple[str, ...]:
-    """The row of a backend after its name."""
-    if name not in available():
-        return "[yellow]not installed[/]", "-", "-", f"[dim]{escape(how_to_get(name))}[/]"
-    found = _version_of(name)
-    try:
-        backend = load_backend(name)
-        devices = ", ".join(backend.devices())
-        kernels = "\n".join(_about_kernel(kernel, backend) for kernel in kernels_of(name))
-    except Exception as error:  # a library that is there and cannot be imported fails in any way it likes
-        cause = error if isinstance(error, KernelError) else error.__cause__ or error
-        words = " ".join(f"{type(cause).__name__}: {cause}".split())
-        return f"{found} [bold red]broken[/]", "-", "-", f"[red]{escape(words[:300])}[/]"
-    return found, devices, ", ".join(backend.float_names()), kernels or "none"
-
-
-def _about_kernel(kernel: Kernel, backend: Backend) -> str:
-    """A kernel's name, and why it serves no ordinary call here, if so."""
-    reasons = [refusal(kernel, ordinary_call(backend, device)) for device in backend.devices().values()]
-    named = f"{kernel.name} ({kernel.level})"
-    return named if None in reasons else f"{named} [yellow]not here: {escape(str(reasons[0]))}[/]"
-
-
-def _version_of(module: str) -> str:
-    """The version of the distribution that a root module comes from."""
-    try:
-        return version(packages_distributions().get(module, [module])[0])
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _variable(name: str, unset: str, check: Callable[[], Any]) -> str:
-    value = os.environ.get(name)
-    if not value:
-        return f"[bold]{name}[/] is not set ({unset})"
-    try:
-        check()
-    except GRUError as error:
-        return f"[bold]{name}={escape(value)}[/] [red]{escape(str(error))}[/]"
-    except Exception as error:  # as above
-        return f"[bold]{name}={escape(value)}[/] [red]broken: {escape(str(error))}[/]"
-    return f"[bold]{name}={escape(value)}[/]"
+app.command()(info)
 
 
 # ---- run -------------------------------------------------------------------------------------------------------------
