@@ -46,6 +46,9 @@ def invoke(*arguments: str, status: int = 0) -> Result:
     return result
 
 
+CELL = {"weight_ih": (12, 3), "weight_hh": (12, 4)}
+
+
 # ---- inspect ---------------------------------------------------------------------------------------------------------
 
 
@@ -54,6 +57,18 @@ def test_inspect_prints_a_table() -> None:
     for words in ("model.onnx (onnx)", "gru", "after the product", "sigmoid, tanh", "both", "float32", "exact: gru:"):
         assert words in said
     assert invoke("inspect", "lost.onnx").stdout.count("before the product") == 1
+    assert "L layers, D directions, I inputs, H hidden units" in said
+    assert "(N, T, I)" in said and "(T, N, I)" not in said
+    gru_xp.GRU(3, 4).save("time_first.safetensors")
+    assert "(T, N, I)" in invoke("inspect", "time_first.safetensors").stdout
+
+
+def test_inspect_shows_twenty_grus_and_says_how_many_more_there_are() -> None:
+    arrays = {f"{n}.{name}": np.zeros(shape) for n in range(25) for name, shape in CELL.items()}
+    np.savez("many.npz", **arrays)
+    said = invoke("inspect", "many.npz").stdout
+    assert "5 more GRUs, which --json names" in said and said.count("exact: ") == 20
+    assert len(json.loads(invoke("inspect", "--json", "many.npz").stdout)["grus"]) == 25
 
 
 def test_inspect_for_programs() -> None:
@@ -155,3 +170,9 @@ def test_verify_for_programs() -> None:
 def test_verify_wants_an_input_that_fits() -> None:
     error = invoke("verify", "model.onnx", "lost.onnx", "--input", "wide.npy", status=2).stderr
     assert "wide.npy: expected (T, N, I) = (T, N, 3), got (9, 2, 5)" in error
+
+
+@pytest.mark.parametrize("command", ["run", "inspect", "convert", "export", "verify", "demo"])
+def test_the_help_shows_booleans_as_flags(command: str) -> None:
+    lines = [line for line in invoke(command, "--help").stdout.splitlines() if "<bool>" in line]
+    assert all("--help" in line for line in lines)  # which is typer's own

@@ -345,13 +345,13 @@ def test_equinox_out_and_back(dtype: str) -> None:
         assert_near(model(X)[0], run(cells[1][0], run(cells[0][0], X)))
 
 
-def test_what_these_have_not() -> None:
+def test_what_flax_and_equinox_cannot_hold_is_refused() -> None:
     for convert in (to_linen, to_nnx, to_equinox):
         with pytest.raises(errors.ConversionError, match=r"reset_after=False: (Flax|Equinox).*GRUCell knows True only"):
             convert(gru_xp.GRU(I, H, reset_after=False))
 
 
-def test_folding_is_what_comes_back() -> None:
+def test_folded_biases_come_back_as_folded() -> None:
     model = random_model()
     back = gru_xp.from_framework({"cell": to_equinox(without_r_z(model)).cells[0][0]})
     assert bits(back.params) == bits(without_r_z(model).params)

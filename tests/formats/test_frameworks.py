@@ -222,7 +222,7 @@ def units(ours: Any, theirs: Any) -> float:
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
-def test_as_near_as_rounding(name: str, tmp_path: Path) -> None:
+def test_conversions_differ_by_rounding_alone(name: str, tmp_path: Path) -> None:
     for pair in FRAMEWORKS[name][0](tmp_path):
         assert units(*pair) <= MOST
 

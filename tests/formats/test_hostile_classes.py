@@ -48,14 +48,14 @@ def assert_bounded(answer: dict[str, Any], good: float) -> None:
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_names(prefix: str, reader: Reader) -> None:
+def test_names_take_no_longer_than_plain_ones(prefix: str, reader: Reader) -> None:
     container, child, good = reader
     if container in NAMED:
         path = NAMED[container](child.folder / f"names{SUFFIXES[container]}", PREFIXES[prefix])
         assert_bounded(child.read(path), good)
 
 
-def test_containers(reader: Reader) -> None:
+def test_crooked_containers_take_no_longer_than_good_ones(reader: Reader) -> None:
     container, child, good = reader
     for what, made in CROOKED.get(container, {}).items():
         path = child.folder / f"crooked{SUFFIXES[container]}"

@@ -159,7 +159,7 @@ def test_stacks_are_recognised(tmp_path: Path) -> None:
     assert ignored == ("layers/dense/vars/0", "layers/dense/vars/1")
 
 
-def test_what_is_no_stack_is_several(tmp_path: Path) -> None:
+def test_layers_with_other_readers_between_them_are_no_stack(tmp_path: Path) -> None:
     x = keras.Input((None, I))
     a = L.GRU(H, return_sequences=True, name="a")(x)
     b = L.GRU(H, return_sequences=True, name="b")(a)
@@ -591,7 +591,7 @@ def test_two_biases_become_one(tmp_path: Path) -> None:
     assert again.save(tmp_path / "n.keras").exact
 
 
-def test_what_keras_has_not(tmp_path: Path) -> None:
+def test_what_keras_cannot_hold_is_not_written(tmp_path: Path) -> None:
     for options, words in (
         ({"clip": 1.0}, "clip=1.0: Keras's GRU knows None only"),
         ({"num_layers": 2, "reverse": True}, "reverse=True in several layers"),

@@ -83,7 +83,7 @@ def test_names_of_tensorflow_1_in_a_dict(names: str) -> None:
     assert_near(np.asarray(model(X)[0]), keras_loop(X, arrays, reset_after=False))
 
 
-def test_names_like_those_elsewhere_are_left_alone() -> None:
+def test_gates_of_other_layers_are_ignored() -> None:
     """A mixture of experts has gates too."""
     weights = {"gru.weight_ih": np.zeros((15, 4), "f4"), "gru.weight_hh": np.zeros((15, 5), "f4")}
     found = files.formats()["tree"].adopt(weights | {"moe.gates.kernel": np.zeros((4, 4), "f4")})

@@ -89,7 +89,7 @@ def test_out_and_back(tmp_path: Path, dtype: str) -> None:
     assert again.save(path, format="mlx").notes[0].fate == "exact"
 
 
-def test_what_mlx_has_not(tmp_path: Path) -> None:
+def test_what_mlx_cannot_hold_is_not_written(tmp_path: Path) -> None:
     for options, words in (({"bidirectional": True}, "two directions"), ({"clip": 2.0}, "clip=2.0: MLX's GRU")):
         with pytest.raises(errors.ConversionError, match=words):
             gru_xp.GRU(I, H, **options).save(tmp_path / "m.safetensors", format="mlx")

@@ -46,7 +46,7 @@ def bits(params: Any) -> list[bytes]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.filterwarnings("ignore:.*decoder. assumed. bias=False:gru_xp.errors.ConversionWarning")
-def test_everything_in_a_larger_model(path: Path, dtype: torch.dtype) -> None:
+def test_grus_of_a_larger_model_are_found_and_others_refused(path: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = Larger().to(dtype)
     save_file(model.state_dict(), path)
@@ -74,7 +74,7 @@ def test_everything_in_a_larger_model(path: Path, dtype: torch.dtype) -> None:
     torch.testing.assert_close(own(x[:1])[1][0], expected, rtol=0, atol=4 * torch.finfo(dtype).eps)
 
 
-def test_which_one_is_asked(path: Path) -> None:
+def test_several_grus_need_a_name(path: Path) -> None:
     save_file(Larger().state_dict(), path)
     with pytest.raises(
         errors.StructureError, match="expected name= .--name. to say which, .*'decoder', 'encoder.gru'; refused"
@@ -86,7 +86,7 @@ def test_which_one_is_asked(path: Path) -> None:
         gru_xp.load(path, name="coder")
 
 
-def test_nothing_of_the_kind(path: Path) -> None:
+def test_files_without_a_gru_are_refused(path: Path) -> None:
     save_file(torch.nn.Linear(3, 4).state_dict(), path)
     with pytest.raises(errors.FileFormatError, match="expected a GRU, found: none"):
         gru_xp.load(path)
@@ -170,14 +170,14 @@ def test_numbers_that_are_no_ascii(path: Path) -> None:
         assert gru_xp.load(path).hidden_size == 3
 
 
-def test_metadata_of_others(path: Path) -> None:
+def test_metadata_of_others_does_not_make_a_file_gru_xps(path: Path) -> None:
     """`version` and `model` are anybody's words; `format` alone makes a file ours."""
     for metadata in ({"version": "1.0", "model": "SDXL"}, {"format": "pt", "version": "1", "model": "{}"}):
         save_file(torch.nn.GRU(2, 3).state_dict(), path, metadata)
         assert gru_xp.load(path).hidden_size == 3
 
 
-def test_endless_refusals_are_not_all_told(path: Path) -> None:
+def test_a_message_names_twenty_refusals_at_most(path: Path) -> None:
     save_file({f"x{n}.weight_hh_l0": torch.zeros(0) for n in range(300)}, path)
     with pytest.raises(errors.FileFormatError, match="and 280 more") as caught:
         gru_xp.load(path, name="gru")

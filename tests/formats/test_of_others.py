@@ -27,7 +27,7 @@ turned = Turned()
 """
 
 
-def test_it_is_found(tmp_path: Path) -> None:
+def test_a_format_of_another_package_is_found(tmp_path: Path) -> None:
     info = tmp_path / "turned-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: turned\nVersion: 1\n")
@@ -46,7 +46,7 @@ def test_it_is_found(tmp_path: Path) -> None:
         assert words in done.stdout + done.stderr, done.stderr
 
 
-def test_what_a_format_lacks_it_refuses() -> None:
+def test_methods_that_a_format_lacks_refuse() -> None:
     nothing = files.Format()
     nothing.name = "nothing"
     path = Path("m.nothing")

@@ -106,7 +106,7 @@ def test_float16_runs(tmp_path: Path) -> None:
     assert_close({"y": got[0]}, {"y": expected[0]}, 2 * T * float(np.finfo("f2").eps))
 
 
-def test_a_first_state_of_the_file_is_the_default(tmp_path: Path) -> None:
+def test_a_first_state_is_written_as_the_default_of_h0(tmp_path: Path) -> None:
     h0 = RNG.normal(size=(2, H)).astype("f4")
     stored = StoredGRU(random_params(RNG, I, H, 1, 2, dtype="f4"), h0=h0, name="a.b")
     files.formats()["onnx"].write(stored, tmp_path / "m.onnx")
@@ -123,7 +123,7 @@ def test_a_first_state_of_the_file_is_the_default(tmp_path: Path) -> None:
         assert gru_xp.load(tmp_path / "m.onnx").report == again.report
 
 
-def test_what_onnx_cannot_say(tmp_path: Path) -> None:
+def test_what_onnx_cannot_hold_is_reported_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     with pytest.raises(errors.ConversionError, match="swish: ONNX's GRU has only"):
         gru_xp.GRU.from_params(random_params(RNG, I, H), spec=GRUSpec(gate_activation="swish")).save(path)
@@ -269,7 +269,7 @@ def test_packed_sequences_of_pytorch(tmp_path: Path) -> None:
     assert_near(model(x.numpy(), lengths=lengths.tolist()), [a.numpy() for a in expected])
 
 
-def test_an_infinite_bound_is_none(tmp_path: Path) -> None:
+def test_an_infinite_clip_is_no_clip(tmp_path: Path) -> None:
     onnx.save(node_model(clip=float("inf")), tmp_path / "m.onnx")
     assert only(tmp_path / "m.onnx").spec.clip is None
     x = RNG.normal(size=(T, N, I)).astype("f4")
@@ -277,7 +277,7 @@ def test_an_infinite_bound_is_none(tmp_path: Path) -> None:
     assert_near(gru_xp.load(tmp_path / "m.onnx")(x), [y[:, 0], h_n])
 
 
-def test_lengths_that_are_all_steps_are_none(tmp_path: Path) -> None:
+def test_fixed_lengths_of_all_steps_are_no_lengths(tmp_path: Path) -> None:
     for fixed, told in ((T, []), (T - 1, ["the lengths"])):
         nodes = [constant("all", np.full(N, fixed, "i4"))]
         (gru,) = read(node_model(inputs={"sequence_lens": "all"}, nodes=nodes, x_shape=(T, N, I)), tmp_path).grus

@@ -191,7 +191,7 @@ def test_what_computes_something_else_is_refused() -> None:
     assert gru_xp.from_framework(Own(3, 4).state_dict()).hidden_size == 4
 
 
-def test_weights_without_numbers() -> None:
+def test_tensors_on_the_meta_device_are_refused() -> None:
     with torch.device("meta"), pytest.raises(errors.ConversionError, match="on the meta device has no numbers"):
         gru_xp.from_framework(torch.nn.GRU(3, 4))
 
@@ -278,7 +278,7 @@ def test_torch_runs_what_stands_in_a_file(path: Path, module: Larger) -> None:
         files.formats()["torch"].run(path, gru, x.numpy(), None, None)
 
 
-def test_what_pytorch_has_not(path: Path) -> None:
+def test_what_pytorch_cannot_hold_is_not_written(path: Path) -> None:
     model = gru_xp.GRU(3, 4, reset_after=False)
     with pytest.raises(errors.ConversionError, match="reset_after=False: PyTorch's GRU knows True only"):
         model.save(path)
@@ -410,7 +410,7 @@ def test_an_expanded_tensor(path: Path) -> None:
         {"size": (-12, -4)},
     ],
 )
-def test_tensors_that_lie(path: Path, changes: dict[str, Any]) -> None:
+def test_tensors_that_reach_beyond_their_storage_are_refused(path: Path, changes: dict[str, Any]) -> None:
     tensor_changed(path)
     assert gru_xp.load(path).hidden_size == 4
     tensor_changed(path, **changes)
@@ -418,7 +418,7 @@ def test_tensors_that_lie(path: Path, changes: dict[str, Any]) -> None:
         gru_xp.load(path)
 
 
-def test_storages_that_lie(path: Path) -> None:
+def test_storages_of_another_length_are_refused(path: Path) -> None:
     cell = torch.nn.GRUCell(3, 4)
     for change in (lambda data: data[:-4], lambda data: data + b"\0" * 4, lambda data: b""):
         torch.save(cell.state_dict(), path)

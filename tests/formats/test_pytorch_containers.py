@@ -130,7 +130,7 @@ CONTAINERS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("what", CONTAINERS)
-def test_containers(path: Path, layer: torch.nn.GRU, what: str, protocol: int) -> None:
+def test_a_state_dict_in_any_container(path: Path, layer: torch.nn.GRU, what: str, protocol: int) -> None:
     torch.save(CONTAINERS[what](layer.state_dict()), path, pickle_protocol=protocol)
     assert_same_bits(gru_xp.load(path), layer)
 
@@ -142,7 +142,7 @@ def test_bfloat16_of_numpy(path: Path, layer: torch.nn.GRU) -> None:
         assert torch.equal(own, theirs.to(torch.bfloat16))
 
 
-def test_keys_that_read_the_same_hide_nothing(path: Path, layer: torch.nn.GRU) -> None:
+def test_arrays_under_keys_that_read_the_same_are_both_listed(path: Path, layer: torch.nn.GRU) -> None:
     other = torch.nn.GRU(I, H)
     torch.save({1: layer.state_dict(), "1": other.state_dict()}, path)
     found = files.contents(path)
@@ -279,7 +279,7 @@ def test_small_pickles_take_neither_time_nor_memory(tmp_path: Path, programs: di
     assert all(line.startswith("refused") or line == "read ()" for line in said.values()), said
 
 
-def test_the_doubling_is_real() -> None:
+def test_python_itself_takes_long_over_the_nested_tuples() -> None:
     """A check of the check: in Python itself a tuple nested 22 times takes a noticeable number of steps to print."""
     assert len(repr(pickle.loads(b"\x80\x02" + nested(16) + b"."))) > 2**16
 

@@ -71,7 +71,7 @@ def bits(gru: StoredGRU) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_exact_is_exact(name: str, tmp_path: Path) -> None:
+def test_a_report_that_says_exact_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     chosen, path = files.formats()[name], tmp_path / f"model{FILES[name]}"
     outcomes = {"refused": 0, "exact": 0, "not exact": 0}
     for seed in range(100):

@@ -94,7 +94,7 @@ def test_a_state_dict_in_json(tmp_path: Path) -> None:
     assert bits(gru_xp.load(path)) == [a.detach().numpy().tobytes() for a in layer.parameters()]
 
 
-def test_what_rtneural_has_not(tmp_path: Path) -> None:
+def test_what_rtneural_cannot_hold_is_reported_or_refused(tmp_path: Path) -> None:
     report = random_model(bias=False, dropout=0.5).save(tmp_path / "m.json")
     assert [note.fate for note in report.notes] == ["exact", "changed", "ignored"]
     endless = gru_xp.GRU.from_params(
@@ -148,7 +148,7 @@ def test_arraymancer(tmp_path: Path) -> None:
         gru_xp.from_framework(arrays)
 
 
-def test_odd_arrays(tmp_path: Path) -> None:
+def test_arrays_by_columns_and_big_endian(tmp_path: Path) -> None:
     model = random_model()
     ((w,),) = model.params
     arrays = {"weight_ih_l0": np.asfortranarray(w.W_ih), "weight_hh_l0": w.W_hh.astype(">f4")}

@@ -83,7 +83,7 @@ LOST = "b_hn, the candidate's recurrent bias, dropped"
 
 
 @pytest.mark.parametrize(("layer", "d"), [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_where_they_part(layer: int, d: int) -> None:
+def test_the_first_layer_direction_and_step_that_differ(layer: int, d: int) -> None:
     """One cell of four, in the file and in the runtime alone."""
     gru = stored()
     wrong = changed(gru, LOST, lambda at, way: (at, way) == (layer, d))
@@ -220,7 +220,7 @@ def test_bfloat16_of_the_same_numbers() -> None:
     assert verdict.agrees and verdict.differences == ("A holds float32, B holds bfloat16",)
 
 
-def test_what_is_no_number_is_like_itself() -> None:
+def test_nan_equals_nan() -> None:
     gru = stored()
     gru.params[0][0].W_hh[0, 0] = np.nan
     verdict = verify(Side("A", gru), Side("B", stored()))
@@ -298,7 +298,7 @@ class Missing(files.Format):
         return gru_xp.gru_inference(x, gru.params, h0)
 
 
-def test_it_says_where_it_had_to_run_by_itself() -> None:
+def test_what_gru_xp_ran_instead_of_a_runtime_is_said() -> None:
     gru = stored()
     verdict = verify(Side("A", gru), Side("B", gru, Path("b"), Missing(there=False)))
     assert verdict.agrees and verdict.substituted == ("B was run by gru_xp: a runtime is not installed",)

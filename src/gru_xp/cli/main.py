@@ -46,7 +46,7 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def main(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print it and exit")
+        bool, typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="print it and exit")
     ] = False,
 ) -> None:
     """One gated recurrent unit (GRU) for every array library."""
@@ -75,7 +75,7 @@ def run(
     ] = None,
     batch_first: BatchFirstOption = None,
     dtype: DtypeOption = None,
-    cast: Annotated[bool, typer.Option("--cast", help="convert INPUT and H0 to the model's dtype")] = False,
+    cast: Annotated[bool, typer.Option("--cast", metavar="", help="convert INPUT and H0 to the model's dtype")] = False,
 ) -> None:
     """Run a model over an array. A model with `batch_first` reads (N, T, I) and writes (N, T, D*H); stderr says so.
 
@@ -181,7 +181,7 @@ def demo(
     backend: BackendOption = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="how often to go through the scans")] = None,
     out: Annotated[Path, typer.Option("--out", help="folder for the model and the picture")] = Path("gru_xp_demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="a few epochs only, for a few seconds")] = False,
+    quick: Annotated[bool, typer.Option("--quick", metavar="", help="a few epochs only, for a few seconds")] = False,
 ) -> None:
     """Train a GRU on handwritten digits, save it, and run it on every backend that is installed."""
     from . import demo as job  # needs scikit-learn and matplotlib

@@ -48,7 +48,7 @@ def inspect(
     file: ModelFile,
     file_format: FormatOption = None,
     batch_first: BatchFirstOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON, for programs")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="print JSON, for programs")] = False,
 ) -> None:
     """What is in a file: every GRU with its sizes, equation, dtype and norms; what is assumed; what cannot be read.
 
@@ -64,24 +64,31 @@ def inspect(
     raise typer.Exit(not found.grus)
 
 
+MOST = 20  # GRUs, refusals and other names that are shown
+LEGEND = "L layers, D directions, I inputs, H hidden units, T steps, N rows of a batch"
+
+
 def _show(console: Console, file: Path, format_name: str, found: Contents) -> None:
     console.print(f"[bold]{printable(str(file))}[/] ({format_name})", highlight=False, soft_wrap=True)
     if found.grus:
-        console.print(_table(found.grus))
-    for gru in found.grus:
+        console.print(_table(found.grus[:MOST]))
+        console.print(f"[dim]{LEGEND}[/]", highlight=False)
+    if (more := len(found.grus) - MOST) > 0:
+        console.print(f"{more} more GRUs, which --json names", highlight=False)
+    for gru in found.grus[:MOST]:
         where = f"{printable(gru.name)}: " if gru.name else ""
         show_report(console, gru.report, where)
         if not is_finite(gru):
             console.print(f"[yellow]not finite:[/] {where}weights hold NaN or infinities", highlight=False)
-    for refusal in found.refused[:20]:
+    for refusal in found.refused[:MOST]:
         where = f"{printable(refusal.name)}: " if refusal.name else ""
         console.print(f"[red]refused:[/] {where}{printable(refusal.reason)}", highlight=False, soft_wrap=True)
-    if (more := len(found.refused) - 20) > 0:
+    if (more := len(found.refused) - MOST) > 0:
         console.print(f"[red]refused:[/] {more} more, which --json names", highlight=False)
     if not found.grus and not found.refused:
         console.print("[red]no GRU in it[/]")
     if found.ignored:
-        listed = ", ".join(map(printable, found.ignored[:20])) + (", ..." if len(found.ignored) > 20 else "")
+        listed = ", ".join(map(printable, found.ignored[:MOST])) + (", ..." if len(found.ignored) > MOST else "")
         console.print(f"[dim]also in it: {listed}[/]", highlight=False, soft_wrap=True)
 
 
@@ -90,7 +97,7 @@ def _table(grus: tuple[StoredGRU, ...]) -> Table:
     table.add_column("name", style="bold cyan", overflow="fold")
     for heading in ("L", "D", "I", "H"):
         table.add_column(heading, justify="right")
-    for heading in ("reset gate", "activations", "biases", "dtype", "norms of W_ih, W_hh, b_ih, b_hh"):
+    for heading in ("x", "reset gate", "activations", "biases", "dtype", "norms of W_ih, W_hh, b_ih, b_hh"):
         table.add_column(heading, overflow="fold")
     for gru in grus:
         sizes, spec = sizes_of(gru.params), gru.spec
@@ -100,6 +107,7 @@ def _table(grus: tuple[StoredGRU, ...]) -> Table:
         table.add_row(
             printable(gru.name) or "-",
             *(str(sizes.L), direction, str(sizes.I), str(sizes.H)),
+            "(N, T, I)" if gru.batch_first else "(T, N, I)",
             "after the product" if spec.reset_after else "before the product",
             activations,
             "both" if sizes.bias else "none",
@@ -188,7 +196,7 @@ def _write(
 def export(
     source: Annotated[Path, typer.Argument(metavar="MODEL", help="a model file of any format")],
     target: Annotated[Path, typer.Argument(metavar="OUT.py", help="the weights go beside it, into OUT_weights.npz")],
-    numpy: Annotated[bool, typer.Option("--numpy", help="a program that needs NumPy alone")] = False,
+    numpy: Annotated[bool, typer.Option("--numpy", metavar="", help="a program that needs NumPy alone")] = False,
     name: NameOption = None,
     source_format: Annotated[str | None, typer.Option("--from", help="the format of MODEL")] = None,
     batch_first: BatchFirstOption = None,
@@ -222,7 +230,7 @@ def verify(
     ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="T of the random inputs")] = 16,
     seed: Annotated[int, typer.Option("--seed", min=0, help="of the random inputs")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON, for programs")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="print JSON, for programs")] = False,
 ) -> None:
     """Run both on the same inputs, each by its own runtime where that is installed, and say where they part and why.
 

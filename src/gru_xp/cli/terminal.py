@@ -31,7 +31,11 @@ WIDTH = 120  # of tables where nobody says how wide the page is
 NameOption = Annotated[str | None, typer.Option("--name", help="which GRU, where the file holds several")]
 BatchFirstOption = Annotated[
     bool | None,
-    typer.Option("--batch-first/--no-batch-first", help="x is (N, T, I), or (T, N, I), where the file does not say it"),
+    typer.Option(
+        "--batch-first/--no-batch-first",
+        metavar="",
+        help="x is (N, T, I), or (T, N, I), where the file does not say it",
+    ),
 ]
 DtypeOption = Annotated[
     str | None, typer.Option("--dtype", help="float32, float64, float16 or bfloat16; by default the file's")

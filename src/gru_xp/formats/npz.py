@@ -12,6 +12,7 @@ import numpy as np
 from gru_xp.atomic import write_whole
 from gru_xp.errors import ConversionError, FileFormatError
 from gru_xp.files import Format
+from gru_xp.formats.damage import reading
 from gru_xp.formats.named import Tensor, grus_in, pytorch_names
 from gru_xp.formats.names import NAMES
 from gru_xp.stored import Contents, Note, Report, StoredGRU, assert_spec
@@ -31,15 +32,8 @@ class NpzFormat(Format):
     options = NAMES
 
     def read(self, path: Path) -> Contents:
-        try:
+        with reading(path, "NumPy's .npz"):
             return grus_in(_tensors(path))
-        except (MemoryError, OSError):
-            raise
-        except Exception as error:  # what a damaged file leads to is of any kind
-            raise FileFormatError(
-                f"{path}: expected NumPy's .npz, but it is damaged or something else: "
-                f"{type(error).__name__}: {str(error)[:200]}"
-            ) from None
 
     def write(self, gru: StoredGRU, path: Path) -> Report:
         notes = assert_spec(gru, "a reader of PyTorch's names")

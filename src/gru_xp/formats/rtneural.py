@@ -18,6 +18,7 @@ from gru_xp.atomic import write_whole
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, FileFormatError, GRUError
 from gru_xp.files import Format, Option
+from gru_xp.formats.damage import reading
 from gru_xp.formats.layouts import from_keras, to_keras
 from gru_xp.formats.named import grus_in
 from gru_xp.formats.names import NAMES
@@ -52,20 +53,13 @@ class RTNeuralFormat(Format):
 
     def read(self, path: Path) -> Contents:
         text = path.read_bytes()
-        try:
+        with reading(path, "RTNeural's JSON"):
             content = json.loads(text)
             if isinstance(content, dict) and isinstance(content.get("layers"), list):
                 return _chain(content["layers"])
             if isinstance(content, dict):
                 return grus_in({name: _tensor(array) for name, array in content.items() if isinstance(array, list)})
             raise FileFormatError("a JSON file without layers and without arrays")
-        except MemoryError:
-            raise
-        except Exception as error:  # what a damaged file leads to is of any kind
-            raise FileFormatError(
-                f"{path}: expected RTNeural's JSON, but it is damaged or something else: "
-                f"{type(error).__name__}: {str(error)[:200]}"
-            ) from None
 
     def write(self, gru: StoredGRU, path: Path) -> Report:
         notes = [KEPT, *assert_spec(gru, "RTNeural's GRU")]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gru_xp.atomic import write_whole
-from gru_xp.errors import FileFormatError
 from gru_xp.files import Format
+from gru_xp.formats.damage import reading
 from gru_xp.formats.hdf5 import SIGNATURE, UnreadKindError
 from gru_xp.formats.trees import library_of
 from gru_xp.stored import Contents, Note, Report, StoredGRU
@@ -51,17 +51,8 @@ class KerasFormat(Format):
         return _index_in(folder) is not None
 
     def read(self, path: Path) -> Contents:
-        try:
+        with reading(path, "a file of Keras", UnreadKindError, IncompleteError):
             return Walk(model_in(_index_in(path) or path)).contents()
-        except (MemoryError, OSError):
-            raise
-        except (UnreadKindError, IncompleteError) as error:
-            raise FileFormatError(f"{path}: {error}") from None
-        except Exception as error:  # what a damaged file leads to is of any kind
-            raise FileFormatError(
-                f"{path}: expected a file of Keras, but it is damaged or something else: "
-                f"{type(error).__name__}: {str(error)[:300]}"
-            ) from None
 
     def write(self, gru: StoredGRU, path: Path) -> Report:
         config, arrays, report = sequential(gru)

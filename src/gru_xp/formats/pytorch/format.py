@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gru_xp.atomic import write_whole
-from gru_xp.errors import BackendError, ConversionError, FileFormatError
+from gru_xp.errors import BackendError, ConversionError
 from gru_xp.files import Format
+from gru_xp.formats.damage import reading
 from gru_xp.formats.pytorch.archive import Archive, is_of_torch, tree_of_old
 from gru_xp.formats.pytorch.calls import CELL, CONSTANTS, joined, named_by_calls
 from gru_xp.formats.pytorch.exported import calls_in_export, graph_of, tensors_of_export
@@ -45,17 +46,8 @@ class PyTorchFormat(Format):
         return super().recognises(path, head) or is_of_torch(head)  # .ckpt, .bin, .pth.tar
 
     def read(self, path: Path) -> Contents:
-        try:
+        with reading(path, "a file that PyTorch wrote", ConversionError):
             return _contents(path)
-        except MemoryError:
-            raise
-        except ConversionError as error:
-            raise ConversionError(f"{path}: {error}") from None
-        except Exception as error:  # what a damaged pickle leads to is of any kind
-            raise FileFormatError(
-                f"{path}: expected a file that PyTorch wrote, but it is damaged or something else: "
-                f"{type(error).__name__}: {str(error)[:200]}"
-            ) from None
 
     def write(self, gru: StoredGRU, path: Path) -> Report:
         notes = assert_spec(gru, "PyTorch's GRU")

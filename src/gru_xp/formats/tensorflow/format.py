@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gru_xp.errors import FileFormatError
 from gru_xp.files import Format
+from gru_xp.formats.damage import reading
 from gru_xp.formats.keras.dialects import TENSORFLOW_2
 from gru_xp.formats.keras.files import Model
 from gru_xp.formats.keras.options import SOURCES
@@ -50,17 +51,8 @@ class TensorFlowFormat(Format):
         return (folder / PROGRAM).is_file() or prefix_of(folder) is not None
 
     def read(self, path: Path) -> Contents:
-        try:
+        with reading(path, "TensorFlow's checkpoint or SavedModel", FileFormatError):
             return _read(path)
-        except (MemoryError, OSError):
-            raise
-        except FileFormatError as error:
-            raise FileFormatError(f"{path}: {error}") from None
-        except Exception as error:  # what a damaged file leads to is of any kind
-            raise FileFormatError(
-                f"{path}: expected TensorFlow's checkpoint or SavedModel, but it is damaged or something else: "
-                f"{type(error).__name__}: {str(error)[:300]}"
-            ) from None
 
 
 tensorflow = TensorFlowFormat()
