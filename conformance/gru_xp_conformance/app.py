@@ -21,7 +21,7 @@ from .report import html as page
 
 __all__ = ["app", "main"]
 
-WIDTH = 160  # of the matrix where nobody says how wide the page is
+WIDTH = 80  # where neither a terminal nor COLUMNS says how wide the page is
 
 app = typer.Typer(add_completion=False, help="Is every backend, device and kernel right, and where not?")
 
@@ -52,7 +52,7 @@ def conformance(
     makes a failure of what does not run. The exit status is 0 if all that was promised passed.
     """
     console = Console()
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=WIDTH)
     try:
         result = _run(chosen(backends or ()), quick, console)

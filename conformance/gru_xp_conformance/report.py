@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -62,15 +62,16 @@ def as_text(report: dict[str, Any]) -> str:
 
 def print_matrix(result: Result, console: Console) -> None:
     """The matrix, what failed, and what did not run with its reason."""
-    table = Table(
-        title="cases passed, and the worst error as a fraction of its bound", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column("backend", no_wrap=True)
-    for group in GROUPS:
-        table.add_column(group, justify="right")
-    for target in result.targets:
-        table.add_row(str(target), *(_cell_text(result.cell(target, group)) for group in GROUPS))
-    console.print(table)
+    for targets in _blocks(result.targets, console.width):
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("", no_wrap=True)
+        for target in targets:
+            place = target.name if target.device == "cpu" else f"{target.name}:{target.device}"
+            table.add_column(f"{place}\n{target.kernel}", justify="right", no_wrap=True)
+        for group in GROUPS:
+            table.add_row(group, *(_cell_text(result.cell(target, group)) for target in targets))
+        console.print(table)
+    console.print("cases passed, and the worst error as a fraction of its bound", style="dim", highlight=False)
     for reason, outcomes in _reasons(result.outcomes, FAILED).items():
         first = outcomes[0]
         also = f" and {len(outcomes) - 1} more" if len(outcomes) > 1 else ""
@@ -103,6 +104,20 @@ def print_matrix(result: Result, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _blocks(targets: Sequence[Target], width: int) -> list[list[Target]]:
+    """Targets in groups, whose columns fit beside the names of the groups of cases."""
+    blocks: list[list[Target]] = []
+    left = 0
+    for target in targets:
+        wide = 2 + max(9, len(str(target).partition(" ")[0].removesuffix(":cpu")), len(target.kernel))
+        if not blocks or left < wide:
+            blocks.append([])
+            left = width - 3 - max(map(len, GROUPS))
+        blocks[-1].append(target)
+        left -= wide
+    return blocks
 
 
 def _cell_text(outcomes: list[Outcome]) -> str:
@@ -197,11 +212,21 @@ svg .rule { stroke: var(--line) }
 .bad { color: var(--bad); font-weight: 600 }
 .faint { color: var(--faint) }
 .wide { overflow-x: auto }
+#figure { position: sticky; top: 0; min-height: 1.5em; margin: 0; background: var(--paper) }
+.e0 { fill: #cfe8d4 } .e1 { fill: #8fcf95 } .e2 { fill: #b9d77c } .e3 { fill: #e8cf62 } .e4 { fill: #f2a33a }
+.e5 { fill: #d32f2f }
+@media (prefers-color-scheme: dark) {
+  .e0 { fill: #1f3527 } .e1 { fill: #2b5c3a } .e2 { fill: #5b7a33 } .e3 { fill: #9c8526 } .e4 { fill: #d98a1e }
+  .e5 { fill: #ff5252 } }
 """
 
 PICTURES = """<h2>Where errors lie</h2>
 <p class='faint'>Each row is a case, each column a quantity; the colour is the worst error in any dtype as a fraction of
-its bound: pale green far inside it, amber near it, red past it. Pointing at a square shows the figure.</p>"""
+its bound: faint green far inside it, amber near it, red past it. Point at a square, or touch it, to see the figure.
+On a narrow screen the pictures scroll sideways.</p>
+<p id='figure' role='status'></p>
+<script>document.addEventListener('click', e => { const t = e.target.closest && e.target.closest('rect');
+if (t) document.getElementById('figure').textContent = t.textContent })</script>"""
 
 
 def html(result: Result) -> str:
@@ -252,9 +277,12 @@ def _html_failures(result: Result) -> str:
     found = _reasons(result.outcomes, FAILED)
     if not found:
         return ""
+    catches = {(case.group, case.name): case.catches for case in all_cases()}
     items = [
         f"<p>{escape(str(outcomes[0].target))}, {escape(outcomes[0].group)}: {escape(outcomes[0].case)}, "
-        f"{', '.join(dict.fromkeys(outcome.dtype for outcome in outcomes))}</p><pre>{escape(reason)}</pre>"
+        f"{', '.join(dict.fromkeys(outcome.dtype for outcome in outcomes))}</p>"
+        f"<p class='faint'>this case catches: {escape(catches.get((outcomes[0].group, outcomes[0].case), ''))}</p>"
+        f"<pre>{escape(reason)}</pre>"
         for reason, outcomes in found.items()
     ]
     return "<h2>What failed</h2>" + "".join(items)
@@ -270,7 +298,7 @@ def _html_picture(result: Result, target: Target) -> str:
                 row[kind] = max(error, row.get(kind, 0.0))
     if not worst:
         return ""
-    side, left, top = 16, 370, 46
+    side, left, top = 18, 330, 52
     kinds = [kind for kind in KINDS if any(kind in row for row in worst.values())]
     width, height = left + side * len(kinds) + 20, top + side * len(worst) + 8
     parts = [f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img'>"]
@@ -292,19 +320,16 @@ def _html_picture(result: Result, target: Target) -> str:
                     side - 1,
                     f"{group}: {case}; {kind}: {row[kind]:.3g} of its bound",
                 )
-                square = f"<rect x='{x}' y='{y}' width='{edge}' height='{edge}' fill='{_colour(row[kind])}'>"
+                square = f"<rect x='{x}' y='{y}' width='{edge}' height='{edge}' class='{_shade(row[kind])}'>"
                 parts.append(f"{square}<title>{escape(title)}</title></rect>")
     parts.append("</svg>")
     state = " open" if target == result.targets[0] else ""
     return f"<details{state}><summary>{escape(str(target))}</summary><div class='wide'>{''.join(parts)}</div></details>"
 
 
-def _colour(fraction: float) -> str:
-    """Pale green far inside the bound, amber close to it, red past it."""
-    if fraction > 1.0:
-        return "#d32f2f"
-    shades = ((0.5, "#f2a33a"), (0.25, "#e8cf62"), (0.125, "#b9d77c"), (0.03, "#8fcf95"), (0.0, "#cfe8d4"))
-    return next(colour for limit, colour in shades if fraction >= limit)
+def _shade(fraction: float) -> str:
+    """A class of the style: from far inside the bound, e0, to past it, e5."""
+    return "e5" if fraction > 1.0 else f"e{sum(fraction >= limit for limit in (0.03, 0.125, 0.25, 0.5))}"
 
 
 def _html_not_run(result: Result) -> str:

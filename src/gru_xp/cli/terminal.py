@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ __all__ = [
     "show_report",
 ]
 
-WIDTH = 120  # of tables where nobody says how wide the page is
+WIDTH = 120  # of tables where neither a terminal nor COLUMNS says how wide the page is
 NameOption = Annotated[str | None, typer.Option("--name", help="which GRU, where the file holds several")]
 BatchFirstOption = Annotated[
     bool | None,
@@ -45,7 +46,7 @@ COLORS = {"exact": "green", "folded": "yellow", "assumed": "yellow", "changed": 
 
 def make_console(*, stderr: bool = False) -> Console:
     console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=WIDTH)
 
 
 @contextmanager
