@@ -1,8 +1,10 @@
 """The command line, `gru-xp`. What a user can put right is one line on stderr."""
 
+from .look import look
 from .main import app
 from .models import models
 
+app.command()(look)
 app.add_typer(models)
 
 __all__ = ["app"]
