@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import random_params
-from libraries import Library, ml_dtypes, torch
+from libraries import Library, jax, jnp, ml_dtypes, torch
 
 import gru_xp
 from gru_xp import errors
 from gru_xp.params import map_params
+from gru_xp_conformance.cases import all_cases
+from gru_xp_conformance.matrix import PASSED, judge_case, targets
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(7, 4, 3)).astype("f4")
@@ -121,6 +123,31 @@ def test_models_selections_and_files_without_dlpack(library: str, tmp_path: Any)
     own.save(tmp_path / "a.npz")
     for a, b in zip(gru_xp.weights(gru_xp.load(tmp_path / "a.npz").params), gru_xp.weights(PARAMS), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("library", ["cubed", "sparse"])
+def test_a_library_without_a_backend_is_judged_by_the_name_of_its_root_module(library: str) -> None:
+    pytest.importorskip(library)
+    (row,), missing = targets((library,))
+    assert (row.name, row.device, row.kernel, missing) == (library, "cpu", "plain", ())
+    case = next(case for case in all_cases() if str(case) == "inference: h0 left out")
+    assert judge_case(row, case, "float32").status == PASSED
+
+
+def test_sizes_that_are_not_known_are_refused() -> None:
+    x = ndonnx.argument(shape=("T", "N", 3), dtype=ndonnx.float32)
+    with pytest.raises(errors.ShapeError, match=r"^x: expected sizes that are known, got \(None, None, 3\)"):
+        gru_xp.gru(x, gru_xp.to(PARAMS, like=ndonnx.asarray(X)))
+
+
+def test_what_is_traced_says_so_under_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that it requires a gradient: nobody asked for one."""
+    x = jnp.asarray(X)
+    monkeypatch.setenv("GRU_XP_BACKEND", "numpy")
+    with pytest.raises(errors.NotDifferentiableError, match=r"^x: is traced \(by jit, .*backend='auto'") as caught:
+        jax.jit(MODEL)(x)
+    assert "gradient" not in str(caught.value)
+    close(jax.jit(lambda x: MODEL(x, backend="auto"))(x)[0])  # as the message says
 
 
 # ---- bfloat16 of NumPy -----------------------------------------------------------------------------------------------
