@@ -265,3 +265,37 @@ def test_the_parts_of_a_distributed_tensor_are_computed_as_the_message_says(tmp_
             close(MODEL(whole)[0])
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_what_models_of_other_libraries_have_is_named_and_what_the_message_says_works() -> None:
+    import gru_xp_torch
+
+    for name, hint in (
+        ("parameters", r"gru_xp.weights\(model.params\)"),
+        ("state_dict", r"gru_xp_torch.to_module\(model\)"),
+        ("eval", "calling it is inference"),
+        ("cuda", r"gru_xp.to\(params, like=x\)"),
+    ):
+        assert not hasattr(MODEL, name)
+        with pytest.raises(AttributeError, match=f"gru_xp.GRU has no {name}: .*{hint}"):
+            getattr(MODEL, name)
+    with pytest.raises(AttributeError, match="gru_xp.GRU has no nothing$"):
+        _ = MODEL.nothing
+    assert [w.shape for w in gru_xp.weights(MODEL.params)] == [(15, 3), (15, 5), (15,), (15,)]
+    state = gru_xp_torch.to_module(MODEL).state_dict()
+    np.testing.assert_array_equal(state["weight_hh_l0"].numpy(), PARAMS[0][0].W_hh)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])
+def test_writing_into_the_parameters_of_a_model_changes_nothing_and_assigning_does(backend: str) -> None:
+    model = gru_xp.GRU(3, 5, seed=0, backend=backend)
+    before = model(X)[0]
+    (w,) = model.params[0]
+    if backend != "torch":  # whose tensors, which are copies, cannot be locked
+        with pytest.raises((TypeError, ValueError), match="read-only|immutable"):
+            w.W_ih[...] = 0
+    else:
+        w.W_ih[...] = 0
+    close(model(X)[0], before)
+    model.params = gru_xp.map_params(lambda a: 0 * a, model.params)
+    close(model(X)[0], np.zeros_like(before))
