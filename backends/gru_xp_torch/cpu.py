@@ -42,6 +42,7 @@ class CpuStack:
 
     name = "cpu"
     level: Level = "stack"
+    unseen = True
 
     def __init__(self) -> None:
         self.layer = CpuLayer(Owner(Path(torch.__file__).parent, torch.get_num_threads, empty))

@@ -49,7 +49,7 @@ def seen(tensor: Any) -> Any:
     except AttributeError:
         raise StructureError(f"expected a tensor, got {type(tensor).__name__}") from None
     memory.tensor = tensor
-    return np.ndarray(tensor.shape, dtype, memory)
+    return np.ndarray(tuple(tensor.shape), dtype, memory)  # which takes twice as long for a torch.Size
 
 
 def _strided(tensor: Any, dtype: Any) -> Any:

@@ -18,7 +18,7 @@ from gru_xp.params import GRUSpec, Params
 
 from .autograd import gradients, transformed
 from .cpu import kernel
-from .flat import Sizes, flat_params, flat_tape, params_of
+from .flat import Sizes, flat_params, flat_tape, params_of, tapes_of
 from .memory import seen, shown
 from .watching import saved_elsewhere
 
@@ -64,7 +64,7 @@ class Small(Function):
     def forward(ctx: Any, sizes: Sizes, *arrays: Tensor) -> tuple[Tensor, Tensor]:
         x, h0, *weights = map(seen, arrays)
         y, h_n, tapes = kernel.host.forward(x, h0, params_of(weights, sizes), OPTIONS, None)
-        ctx.sizes, ctx.tapes = sizes, _over(tapes, None, params_of([None] * len(weights), sizes))
+        ctx.sizes, ctx.tape = sizes, flat_tape(tapes)  # without x and the weights, whose memory may move (FSDP)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*arrays)
         return shown(y), shown(h_n)
@@ -73,15 +73,8 @@ class Small(Function):
     def backward(ctx: Any, dy: Any, dh_n: Any) -> tuple[Any, ...]:
         x, h0, *weights = ctx.saved_tensors
         if torch.is_grad_enabled() or transformed(dy, dh_n):
-            tape = [torch.from_numpy(a) for a in flat_tape(ctx.tapes)]
+            tape = [torch.from_numpy(a) for a in ctx.tape]
             return None, *gradients(ctx.sizes, (x, h0, None, None, None, *weights), tape, dy, dh_n)
-        tapes = _over(ctx.tapes, seen(x), params_of(list(map(seen, weights)), ctx.sizes))
+        tapes = tapes_of(seen(x), ctx.tape, list(map(seen, weights)), None, None, ctx.sizes)
         grads = kernel.host.backward(tapes, seen(dy), seen(dh_n), None)
         return None, *map(torch.from_numpy, (grads.x, grads.h0, *flat_params(grads.params)))
-
-
-def _over(tapes: Any, x: Any, params: Any) -> Any:
-    """Tapes over this input and these weights: between forward and backward their memory may move (as FSDP has it)."""
-    first = tuple(t._replace(x=x) for t in tapes[0])
-    layers = zip((first, *tapes[1:]), params, strict=True)
-    return tuple(tuple(t._replace(w=w) for t, w in zip(layer, ws, strict=True)) for layer, ws in layers)

@@ -13,7 +13,7 @@ from .convert import convert
 from .discovery import Place, assert_same_library
 from .errors import DTypeError, GRUError, MixedArraysError, StructureError
 from .interfaces import Call, Options
-from .kernels import choose
+from .kernels import choose, is_unseen
 from .params import GRUGrads, LayerTape, Sizes, Tape, map_params, weights_of
 from .plan import Memo
 from .selection import kernel_policy, variables
@@ -171,6 +171,6 @@ def _made(tape: Tape, dy: Any, dh_n: Any) -> Plan:
         stack = backend.stack(kernel, call)
     canonical = tape.caller.backend.canonical
     as_is = tape.batched and tape.caller == tape.place and all(a is None or canonical(a) is a for a in (dy, dh_n))
-    in_place = as_is and isinstance(context, nullcontext)
+    in_place = as_is and (isinstance(context, nullcontext) or is_unseen(kernel))
     trusting = kernel is None or kernel.level == "gates"
     return Plan(tape.caller, tape.place, tape.batched, as_is, in_place, trusting, stack)

@@ -153,6 +153,8 @@ class Kernel(Protocol):
     they are stored (`gru_xp.narrow`), and their scales; without it such weights are packed like others. A kernel with
     `serves_integers = True` is asked for calls whose products round x and the state to 8 bits too.
 
+    With `unseen = True` the library sees nothing of its work, so it is called without a context to compute in.
+
     It may also have `stream(params, batch_size)`: None, or an object for one thread at a time whose `advance(x, state)`
     makes one step, (N, I), (L, N, H) -> (N, H) and the next state, both new; a third argument is the pair of arrays to
     write these to instead, or None. It returns None, and does nothing, for arrays of other kinds, shapes or dtypes.

@@ -25,7 +25,18 @@ from .params import GRUSpec
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["PLAIN", "Choice", "Refusal", "choose", "entries", "kernels_of", "ordinary_call", "refusal", "unusable"]
+__all__ = [
+    "PLAIN",
+    "Choice",
+    "Refusal",
+    "choose",
+    "entries",
+    "is_unseen",
+    "kernels_of",
+    "ordinary_call",
+    "refusal",
+    "unusable",
+]
 
 LEVELS: tuple[Level, ...] = ("stack", "layer", "gates")  # the most fused first
 PLAIN = "plain"  # the name of the path without a kernel
@@ -113,6 +124,11 @@ def _fault(kernel: Any) -> str | None:
 def _words(entry: EntryPoint) -> str:
     """An entry point as it is written in the pyproject.toml of its package."""
     return f'gru_xp.kernels: "{entry.name}" = "{entry.value}"'
+
+
+def is_unseen(kernel: Kernel | None) -> bool:
+    """Whether a library sees nothing of what a kernel for the whole stack does with its arrays."""
+    return kernel is not None and kernel.level == "stack" and getattr(kernel, "unseen", False) is True
 
 
 def refusal(kernel: Kernel, call: Call) -> str | None:

@@ -18,7 +18,7 @@ from .convert import convert
 from .discovery import Place, known_owner, owner
 from .errors import BackendError, NotDifferentiableError
 from .interfaces import Call, Function, Kernel, Options, Save
-from .kernels import Choice, choose
+from .kernels import Choice, choose, is_unseen
 from .params import CellParams, GRUSpec, Tape, map_params, names_of
 from .prepared import PreparedParams
 from .selection import kernel_policy, variables
@@ -229,7 +229,7 @@ def planned(c: Checked) -> Plan:
         (c.sizes.L * c.sizes.D, c.x.shape[1], c.sizes.H),
         c.batched,
         as_is=as_is,
-        in_place=as_is and c.batched and isinstance(context, nullcontext),
+        in_place=as_is and c.batched and (isinstance(context, nullcontext) or is_unseen(choice.kernel)),
         nothing_to_bring=as_is and c.h0 is not None and c.prepared is None,
         options=c.options._replace(valid=None, resets=None),
         choice=choice,
