@@ -64,7 +64,7 @@ class Checked(NamedTuple):
     place: Place  # where the call computes
     sizes: Sizes
     batched: bool
-    as_is: bool  # whether all arrays are taken as they came, being of one Python type and byte order
+    as_is: bool  # whether all arrays are taken as they came
     x: Any  # (T, N, I)
     h0: Any  # (L*D, N, H) or None
     params: Params
@@ -142,7 +142,8 @@ def check(
 
     given = [a for a in (a.x, a.h0, a.dropout_masks) if a is not None]
     given += [] if prepared else weights_of(structured(a.params))
-    as_is = check_agree(words.x, x, arrays, name_of, source) and all(map(operator.is_, [x, *arrays], given))
+    check_agree(words.x, x, arrays, name_of, source)
+    as_is = all(map(operator.is_, [x, *arrays], given))
     caller = Place(source, source.device_of(x))
     place = place_for(selection(backend), caller)
     _assert_computed(x, words.x, source, place)

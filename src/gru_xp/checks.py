@@ -177,28 +177,22 @@ def assert_floating(dtype: Any, name: str, source: Backend, what_to_do: str) -> 
         raise DTypeError(f"{name}: expected a floating-point dtype ({floats}), got {dtype}; {what_to_do}")
 
 
-def check_agree(first_name: str, first: Any, others: list[Any], name_of: Callable[[int], str], source: Backend) -> bool:
+def check_agree(first_name: str, first: Any, others: list[Any], name_of: Callable[[int], str], source: Backend) -> None:
     """All arrays belong to one library, have one dtype and lie on one device: those of the first.
 
-    `name_of` tells what the caller calls one of the others; it is asked only for an error. Returns whether they are of
-    one Python type and one byte order as well, so that what is canonical for one is so for all.
+    `name_of` returns what the caller calls one of the others; it is asked only for an error.
     """
-    kind, dtype, beside, alike = type(first), first.dtype, source.beside, True
+    kind, dtype, beside = type(first), first.dtype, source.beside
     assert_floating(dtype, first_name, source, "cast it first")
     for index, array in enumerate(others):
-        if type(array) is not kind:
-            if known_owner(type(array)) is not source:
-                assert_same_library(array, name_of(index), source, first_name)
-            alike = False
-        if array.dtype != dtype:
-            if source.dtype_name(array.dtype) != source.dtype_name(dtype):
-                raise DTypeError(
-                    f"{name_of(index)}: expected {dtype}, as {first_name} has, got {array.dtype}; cast one of them"
-                )
-            alike = False
+        if type(array) is not kind and known_owner(type(array)) is not source:
+            assert_same_library(array, name_of(index), source, first_name)
+        if array.dtype != dtype and source.dtype_name(array.dtype) != source.dtype_name(dtype):
+            raise DTypeError(
+                f"{name_of(index)}: expected {dtype}, as {first_name} has, got {array.dtype}; cast one of them"
+            )
         if not beside(first, array):
             assert_beside(array, name_of(index), first, first_name, source)
-    return alike
 
 
 def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batched: bool) -> Any:
