@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gru_xp.errors import KernelError
 
+from .guard import Side
 from .matrix import Result, chosen, run
 from .report import as_text, markdown, print_matrix, put_table, table_differs
 from .report import html as page
@@ -35,6 +37,14 @@ def conformance(
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="the shorter cases, in float32")] = False,
+    guard_pages: Annotated[
+        str | None,
+        typer.Option(
+            "--guard-pages",
+            metavar="before|behind",
+            help="put an unreadable page beside each array of NumPy's, which PyTorch's share: to touch it ends the run",
+        ),
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="write one self-contained page")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result for machines")] = None,
     table: Annotated[bool, typer.Option("--table", help="print the support table as Markdown")] = False,
@@ -55,7 +65,7 @@ def conformance(
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=WIDTH)
     try:
-        result = _run(chosen(backends or ()), quick, console)
+        result = _run(chosen(backends or ()), quick, _side(guard_pages), console)
     except KernelError as error:
         console.print(f"[red]not conformant[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
@@ -75,7 +85,19 @@ def conformance(
     raise typer.Exit(0 if result.passed and not differs else 1)
 
 
-def _run(names: tuple[str, ...], quick: bool, console: Console) -> Result:
+def _side(name: str | None) -> Side | None:
+    """The side of the guard pages; which case touched one is on stderr."""
+    if name is None:
+        return None
+    if name not in get_args(Side):
+        raise typer.BadParameter(
+            f"expected one of {', '.join(get_args(Side))}, got {name!r}", param_hint="--guard-pages"
+        )
+    faulthandler.enable()
+    return cast("Side", name)
+
+
+def _run(names: tuple[str, ...], quick: bool, guard: Side | None, console: Console) -> Result:
     """The run with a progress bar; the variable was the choice of what to judge and must choose nothing any more."""
     os.environ.pop("GRU_XP_BACKEND", None)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
@@ -85,7 +107,7 @@ def _run(names: tuple[str, ...], quick: bool, console: Console) -> Result:
         def show(done: int, total: int, text: str) -> None:
             bar.update(task, completed=done, total=total, description=text)
 
-        return run(names, quick=quick, progress=show)
+        return run(names, quick=quick, guard=guard, progress=show)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,10 +23,6 @@ Side: TypeAlias = Literal["before", "behind"]
 PAGE = mmap.PAGESIZE
 #: of NumPy's table of functions for C: `PyDataMem_SetHandler`, see `__multiarray_api.h`
 SET_HANDLER = 304
-MALLOC = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-CALLOC = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
-REALLOC = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-FREE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class Handler(ctypes.Structure):
@@ -35,71 +32,131 @@ class Handler(ctypes.Structure):
         ("name", ctypes.c_char * 127),
         ("version", ctypes.c_uint8),
         ("context", ctypes.c_void_p),
-        ("malloc", MALLOC),
-        ("calloc", CALLOC),
-        ("realloc", REALLOC),
-        ("free", FREE),
+        ("malloc", ctypes.c_void_p),
+        ("calloc", ctypes.c_void_p),
+        ("realloc", ctypes.c_void_p),
+        ("free", ctypes.c_void_p),
     )
 
 
-class _Memory:
-    """Pieces of memory with a page beside each."""
+#: NumPy frees arrays while an exception is pending too, when no Python function may be called; so these are native.
+#: A piece of memory is a page that says how large it is, then the array's pages, with the guard on one side of them.
+NATIVE = """
+declare ptr @mmap(ptr, i64, i32, i32, i32, i64)
+declare i32 @munmap(ptr, i64)
+declare i32 @mprotect(ptr, i64, i32)
+declare ptr @memcpy(ptr, ptr, i64)
+declare i64 @llvm.umax.i64(i64, i64)
+declare i64 @llvm.umin.i64(i64, i64)
+declare ptr @llvm.ptrmask.p0.i64(ptr, i64)
 
-    def __init__(self, side: Side):
-        self._side, self._libc = side, ctypes.CDLL(None, use_errno=True)
-        self._libc.mmap.restype = ctypes.c_void_p
-        self._libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
-        self._libc.munmap.argtypes = self._libc.mmap.argtypes[:2]
-        self._libc.mprotect.argtypes = *self._libc.mmap.argtypes[:2], ctypes.c_int
-        self._pieces: dict[int, tuple[int, int, int]] = {}  # by their address: the mapping's, its size, their own
+define ptr @allocate(ptr %context, i64 %asked) {{
+  %size = call i64 @llvm.umax.i64(i64 %asked, i64 1)
+  %more = add i64 %size, {page} - 1
+  %whole = and i64 %more, -{page}
+  %all = add i64 %whole, 2 * {page}
+  %head = call ptr @mmap(ptr null, i64 %all, i32 {protection}, i32 {flags}, i32 -1, i64 0)
+  %failed = icmp eq ptr %head, inttoptr (i64 -1 to ptr)
+  br i1 %failed, label %none, label %made
+none:
+  ret ptr null
+made:
+  store i64 %all, ptr %head
+  %second = getelementptr i8, ptr %head, i64 8
+  store i64 %size, ptr %second
+  %behind = add i64 %whole, {page}
+  %flush = sub i64 %behind, %size
+  %at = select i1 {before}, i64 {page}, i64 %behind
+  %from = select i1 {before}, i64 2 * {page}, i64 %flush
+  %guard = getelementptr i8, ptr %head, i64 %at
+  %start = getelementptr i8, ptr %head, i64 %from
+  %done = call i32 @mprotect(ptr %guard, i64 {page}, i32 0)
+  %guarded = icmp eq i32 %done, 0
+  %result = select i1 %guarded, ptr %start, ptr null
+  ret ptr %result
+}}
 
-    def allocate(self, size: int) -> int | None:
-        """Zeros."""
-        whole = -(-max(size, 1) // PAGE) * PAGE
-        base = self._libc.mmap(
-            None, whole + PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANON, -1, 0
-        )
-        if base in (None, ctypes.c_void_p(-1).value):
-            return None
-        guard, start = (base, base + PAGE) if self._side == "before" else (base + whole, base + whole - size)
-        if self._libc.mprotect(guard, PAGE, 0):
-            return None
-        self._pieces[start] = base, whole + PAGE, size
-        return start
+define ptr @zeros(ptr %context, i64 %count, i64 %each) {{
+  %size = mul i64 %count, %each
+  %start = call ptr @allocate(ptr %context, i64 %size)
+  ret ptr %start
+}}
 
-    def free(self, address: int) -> None:
-        base, whole, _ = self._pieces.pop(address)
-        self._libc.munmap(base, whole)
+define ptr @head(ptr %start) {{
+  %page = call ptr @llvm.ptrmask.p0.i64(ptr %start, i64 -{page})
+  %back = select i1 {before}, i64 -2 * {page}, i64 -{page}
+  %head = getelementptr i8, ptr %page, i64 %back
+  ret ptr %head
+}}
 
-    def again(self, address: int | None, size: int) -> int | None:
-        """What C's `realloc` does."""
-        moved = self.allocate(size)
-        if address and moved:
-            ctypes.memmove(moved, address, min(size, self._pieces[address][2]))
-            self.free(address)
-        return moved
+define void @free_guarded(ptr %context, ptr %start, i64 %size) {{
+  %null = icmp eq ptr %start, null
+  br i1 %null, label %end, label %there
+there:
+  %head = call ptr @head(ptr %start)
+  %all = load i64, ptr %head
+  %done = call i32 @munmap(ptr %head, i64 %all)
+  br label %end
+end:
+  ret void
+}}
+
+define ptr @again(ptr %context, ptr %start, i64 %size) {{
+  %moved = call ptr @allocate(ptr %context, i64 %size)
+  %null = icmp eq ptr %start, null
+  %none = icmp eq ptr %moved, null
+  %nothing = or i1 %null, %none
+  br i1 %nothing, label %end, label %there
+there:
+  %head = call ptr @head(ptr %start)
+  %second = getelementptr i8, ptr %head, i64 8
+  %before = load i64, ptr %second
+  %least = call i64 @llvm.umin.i64(i64 %before, i64 %size)
+  %copied = call ptr @memcpy(ptr %moved, ptr %start, i64 %least)
+  call void @free_guarded(ptr %context, ptr %start, i64 %before)
+  br label %end
+end:
+  ret ptr %moved
+}}
+"""
+
+
+def _compiled(side: Side) -> Any:
+    """The native functions for one side; the engine must last as long as they do."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    numbers = {
+        "page": PAGE,
+        "protection": mmap.PROT_READ | mmap.PROT_WRITE,
+        "flags": mmap.MAP_PRIVATE | mmap.MAP_ANON,
+        "before": str(side == "before").lower(),
+    }
+    text = re.sub(r"(-?\d+) \* (\d+)", lambda m: str(int(m[1]) * int(m[2])), NATIVE.format(**numbers))
+    module = llvm.parse_assembly(re.sub(r"(\d+) - 1\b", lambda m: str(int(m[1]) - 1), text))
+    engine = llvm.create_mcjit_compiler(module, llvm.Target.from_default_triple().create_target_machine(jit=True))
+    engine.finalize_object()
+    return engine
 
 
 def _handler(side: Side) -> Any:
     """A handler as NumPy wants it; it lasts as long as the process, because arrays may."""
-    memory = _Memory(side)
+    engine = _compiled(side)
+    address = engine.get_function_address
     handler = Handler(
         f"guarded {side}".encode(),
         1,
         None,
-        MALLOC(lambda _, size: memory.allocate(size)),
-        CALLOC(lambda _, count, size: memory.allocate(count * size)),
-        REALLOC(lambda _, address, size: memory.again(address, size)),
-        FREE(lambda _, address, size: memory.free(address) if address else None),
+        *map(address, ("allocate", "zeros", "again", "free_guarded")),
     )
     new = ctypes.pythonapi.PyCapsule_New
     new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    capsule = new(ctypes.addressof(handler), b"mem_handler", None)
-    _forever.append((handler, memory))
-    return capsule
+    for kept in (handler, engine):  # arrays are freed after modules are
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+    return new(ctypes.addressof(handler), b"mem_handler", None)
 
 
-_forever: list[Any] = []
 _handlers: dict[Side, Any] = {}
 
 

@@ -7,7 +7,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from tempfile import gettempdir
 from typing import Any
@@ -21,6 +21,7 @@ from gru_xp.kernels import kernels_of, ordinary_call, refusal, unusable
 
 from .cases import Case, all_cases
 from .environment import describe, variables
+from .guard import Side, guarded
 from .implementation import Library, RefusedError
 from .judge import Judge, MismatchError, NotRunError, Target, compiles
 
@@ -195,8 +196,10 @@ def one_of_each_kind(devices: Iterable[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def judge_case(target: Target, case: Case, dtype: str, implementation: Library | None = None) -> Outcome:
-    """One case on one target in one dtype."""
+def judge_case(
+    target: Target, case: Case, dtype: str, implementation: Library | None = None, guard: Side | None = None
+) -> Outcome:
+    """One case on one target in one dtype; with a `guard`, NumPy's arrays lie flush against unreadable pages."""
     started = time.perf_counter()
     judge = Judge(target, dtype, implementation)
     status, reason = PASSED, ""
@@ -205,6 +208,7 @@ def judge_case(target: Target, case: Case, dtype: str, implementation: Library |
             variables(GRU_XP_BACKEND=None, GRU_XP_KERNELS="off"),
             judge.backend.computing(judge.place.device, recorded=True, precise=True),
             np.errstate(all="ignore"),
+            nullcontext() if guard is None else guarded(guard),
         ):
             case.check(judge)
     except MismatchError as mismatch:
@@ -260,6 +264,7 @@ def run(
     names: Sequence[str] = (),
     *,
     quick: bool = False,
+    guard: Side | None = None,
     required: Sequence[str] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> Result:
@@ -270,7 +275,7 @@ def run(
     outcomes = []
     for done, (target, case, dtype) in enumerate(steps):
         progress(done, len(steps), f"{target}  {case}  {dtype}")
-        outcomes.append(judge_case(target, case, dtype))
+        outcomes.append(judge_case(target, case, dtype, guard=guard))
     progress(len(steps), len(steps), "")
     broken = promises_broken(rows, missing, names, required)
     seconds = time.perf_counter() - started

@@ -106,6 +106,39 @@ def test_the_custom_call_of_xla(side: Side, width: int) -> None:
     in_a_process(side, GRU_XP_CPU_WIDTH=str(width), GRU_XP_NUM_THREADS="2")
 
 
+OUTSIDE = """
+import sys
+import numpy as np
+from gru_xp_conformance.guard import guarded
+with guarded(sys.argv[1]):
+    kept = np.arange(12, dtype=np.float32).reshape(3, 4)
+start, end = kept.ctypes.data, kept.ctypes.data + kept.nbytes
+import ctypes
+print(kept.sum(), flush=True)
+if len(sys.argv) > 2:
+    ctypes.string_at(start - 1 if sys.argv[1] == "before" else end, 1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="guard pages are made with mmap and mprotect")
+@pytest.mark.parametrize("side", SIDES)
+def test_one_byte_too_many_is_death(side: Side) -> None:
+    for more, killed in (([], False), (["touch"], True)):
+        done = subprocess.run([sys.executable, "-c", OUTSIDE, side, *more], capture_output=True, text=True, check=False)
+        assert done.stdout == "66.0\n" and (done.returncode < 0) == killed, done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="guard pages are made with mmap and mprotect")
+def test_the_conformance_suite_with_guard_pages() -> None:
+    """The quick subset here; .ci/full runs all of it, on both sides, at each width."""
+    for row, side, status in (("numpy:cpu cpu", "behind", 0), ("torch:cpu cpu", "before", 0), ("numpy", "above", 2)):
+        if row.startswith("torch"):
+            pytest.importorskip("torch")
+        command = [sys.executable, "-m", "gru_xp_conformance", row, "--quick", "--guard-pages", side]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stdout + done.stderr[-3000:]
+
+
 if __name__ == "__main__":
     for dtype in ("float32", "float64"):
         assert_xla_is_numpy(sys.argv[1], dtype)  # type: ignore[arg-type]
