@@ -17,7 +17,7 @@ author = copyright = "the gru_xp authors"  # noqa: A001
 release = version = re.search(r'__version__ = "(.*)"', (HERE.parent / "src/gru_xp/__init__.py").read_text())[1]
 
 extensions = ["myst_parser"]
-myst_enable_extensions = ["colon_fence", "fieldlist", "deflist", "attrs_block"]
+myst_enable_extensions = ["colon_fence", "fieldlist", "deflist", "attrs_inline"]
 myst_heading_anchors = 4
 exclude_patterns = ["examples"]
 suppress_warnings = ["ref.python"]  # a name of several modules, such as GRU: the first is linked, which is gru_xp's
