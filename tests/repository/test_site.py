@@ -101,6 +101,12 @@ def test_every_format_is_documented(reference: ModuleType) -> None:
     assert all(f"| `{name}` |" in page for name in formats())
 
 
+def test_every_extra_is_documented(reference: ModuleType) -> None:
+    page = (ROOT / "docs/install.md").read_text(encoding="utf-8")
+    rows = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+)`", rows)) == set(reference.PROJECT["project"]["optional-dependencies"])
+
+
 def test_every_page_is_in_a_part_of_the_site() -> None:
     """index.md names each page of the folders below it; the others beside it become how-to guides."""
     index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
