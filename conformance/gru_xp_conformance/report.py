@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gru_xp.discovery import entries
+from gru_xp.discovery import available, entries
 
 from .cases import GROUPS, all_cases
 from .judge import Target
@@ -146,7 +146,7 @@ def markdown(result: Result) -> str:
         "",
         "✓ all cases passed, ✗ some failed, - does not apply: kernels convert nothing.",
     ]
-    not_here = sorted(set(entries()) - {target.name for target in result.targets})
+    not_here = sorted(set(entries()) - set(available()) - {target.name for target in result.targets})
     if not_here:
         lines.append(f"Not here when this was written: {', '.join(not_here)}.")
     return "\n".join(lines)
