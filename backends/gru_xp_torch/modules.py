@@ -266,7 +266,8 @@ def _assert_tensors(module: str, x: Any, hx: Any) -> None:
     packed = isinstance(x, PackedSequence) and module == "GRU"
     for name, a, other in (("input", x, packed), ("hx", hx, hx is None)):
         if not (other or isinstance(a, Tensor)):
-            raise TypeError(f"{module}: Expected {name} to be a tensor, got a {type(a).__name__}")
+            got = "None" if a is None else f"a {type(a).__name__}"
+            raise TypeError(f"{module}: Expected {name} to be a tensor, got {got}")
     if packed or (x.layout is torch.strided and not x.is_nested):
         return
     what = "a nested one; pad it (to_padded_tensor), and give lengths" if x.is_nested else f"{x.layout}; use to_dense()"
