@@ -13,6 +13,7 @@ from array_api_compat.dask import array as xp
 
 from gru_xp.backend import Backend, Purpose
 from gru_xp.errors import BackendError
+from gru_xp.selection import selection
 
 from . import blocks
 
@@ -66,9 +67,11 @@ class DaskBackend(Backend):
         if function == "backward":
             return blocks.backward(*arguments)
         spec, backend, save = options["spec"], options["backend"], options["save"]
-        if backend is not None and not isinstance(backend, str):
+        chosen = selection(backend)  # here, since a task may run after a `use_backend` has ended, or on another machine
+        if isinstance(chosen, Backend):
             raise BackendError("backend: expected a name, which workers can read, got an object")
-        return blocks.forward(self, function, arguments, spec, None if backend in ("auto", "dask") else backend, save)
+        where = None if chosen is None or chosen.name == "dask" else ":".join(filter(None, chosen))
+        return blocks.forward(self, function, arguments, spec, where, save)
 
     def wait(self, array: Any) -> None:
         array.compute()

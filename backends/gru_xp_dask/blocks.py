@@ -26,7 +26,7 @@ import gru_xp
 from gru_xp.arguments import SEQUENCE, Arguments, check
 from gru_xp.checks import structured
 from gru_xp.discovery import Place, owner
-from gru_xp.errors import ShapeError, StructureError
+from gru_xp.errors import RangeError, ShapeError, StructureError
 from gru_xp.params import GRUGrads, GRUSpec, Sizes, Tape, map_params, names_of, weights_of
 from gru_xp.prepared import PreparedParams
 
@@ -103,7 +103,8 @@ def forward(
             }
             start = int(starts[t])
             tasks[name, t, b] = (
-                _block, function, (x.name, t, b, 0), weights, before, *keys.values(), start, len(batches) > 1, options,
+                _block, function, (x.name, t, b, 0), weights, before, *keys.values(), start, sum(times),
+                len(batches) > 1, options,
             )  # fmt: skip
             before = (operator.itemgetter(1), (name, t, b))
     collections = [array for array in given.values() if array is not None] + lazy
@@ -175,11 +176,13 @@ def backward(tape: Tape, dy: Any, dh_n: Any) -> GRUGrads:
 
 
 def _block(
-    function: str, x: Any, params: Any, h0: Any, mask: Any, resets: Any, masks: Any, lengths: Any, start: int,
+    function: str, x: Any, params: Any, h0: Any, mask: Any, resets: Any, masks: Any, lengths: Any, start: int, T: int,
     beside_others: bool, options: dict[str, Any],
 ) -> Any:  # fmt: skip
     call = gru_xp.gru_forward if function == "forward" else gru_xp.gru_inference
     if lengths is not None:
+        if np.any((np.asarray(lengths) < 0) | (np.asarray(lengths) > T)):
+            raise RangeError(f"lengths: expected 0 to T = {T}, got {np.min(lengths)} to {np.max(lengths)}")
         lengths = np.clip(np.asarray(lengths) - start, 0, len(x)).tolist()
     with _threads(beside_others):
         return call(x, params, h0, lengths=lengths, mask=mask, resets=resets, dropout_masks=masks, **options)

@@ -146,3 +146,27 @@ def test_without_a_batch() -> None:
 def test_what_cannot_be_right_by_blocks_is_refused_before_anything_is_computed(call: Any, message: str) -> None:
     with dask.config.set(scheduler=refuse), pytest.raises(errors.GRUError, match=message):
         call()
+
+
+def test_what_the_client_selects_computes_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = ((gru_xp.CellParams(np.ones((6, 3)), np.ones((6, 2))),),)
+    x = da.ones((4, 5, 3), chunks=(4, 2, 3))
+    seen: list[Any] = []
+    inference = gru_xp.gru_inference
+    monkeypatch.setattr(gru_xp, "gru_inference", lambda *a, **k: seen.append(k["backend"]) or inference(*a, **k))
+    with gru_xp.use_backend("array_api_strict"):
+        y, _ = gru_xp.gru(x, params)
+    y.compute(scheduler="synchronous")
+    monkeypatch.setenv("GRU_XP_BACKEND", "array_api_strict")
+    y, _ = gru_xp.gru(x, params)
+    monkeypatch.delenv("GRU_XP_BACKEND")
+    y.compute(scheduler="synchronous")
+    assert seen == ["array_api_strict"] * 6
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_lazy_lengths_out_of_range_are_refused_where_they_are_computed(wrong: int) -> None:
+    params = ((gru_xp.CellParams(np.ones((6, 3)), np.ones((6, 2))),),)
+    y, _ = gru_xp.gru(da.ones((4, 2, 3), chunks=(2, 1, 3)), params, lengths=da.from_array(np.array([4, wrong])))
+    with pytest.raises(errors.RangeError, match="lengths: expected 0 to T = 4"):
+        y.compute(scheduler="synchronous")
