@@ -65,11 +65,12 @@ class Stream:
         """x (N, I) -> y (N, H), a new array."""
         if not isinstance(x, np.ndarray):
             raise StructureError(f"x: expected an array of NumPy's, got {type(x).__name__}")
+        x = np.asarray(x)  # a subclass may say that it has another shape
         if x.shape != self._x_shape:
             raise ShapeError(f"x: expected (N, I) = {self._x_shape}, got {x.shape}; N is the stream's batch_size")
         if x.dtype != self._dtype:
             raise DTypeError(f"x: expected {self._dtype}, as the parameters, got {x.dtype}")
-        self._x[...] = np.asarray(x)
+        self._x[...] = x
         for call, fields in self._calls:
             call(fields)
         return self._y.copy()
