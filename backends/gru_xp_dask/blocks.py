@@ -48,7 +48,8 @@ class Grid(NamedTuple):
     batches: tuple[int, ...]
     reverse: bool
     sizes: Sizes
-    x: Any  # meta, of the chunks' library and dtype
+    meta: Any  # an empty array of the chunks' library and dtype
+    x: Any  # (T, N, I), a shape without memory
     h_prev: Any  # (T, N, H), a shape without memory
 
     @property
@@ -62,6 +63,8 @@ def forward(
     backend: Backend, function: str, a: Arguments, spec: GRUSpec, where: str | None, save: Any
 ) -> tuple[Any, ...]:
     """y (T, N, D*H) and h_n (L*D, N, H), for "forward" the tape too; lazy."""
+    if isinstance(a.params, PreparedParams) and a.params.place.backend is backend:
+        a = a._replace(params=a.params.params)  # prepared of Dask arrays
     x: Any = a.x
     batched = x.ndim == 3
     sizes = _checked(a, function, spec, where, save)
@@ -88,9 +91,8 @@ def forward(
     name, weights = f"gru-{function}-{token}", f"gru-params-{token}"
     tasks: dict[Any, Any] = {weights: params}
     options = {"spec": spec, "backend": where, **({"save": save} if function == "forward" else {})}
-    grid = Grid(
-        name, None, times, batches, spec.reverse, sizes, x._meta, np.broadcast_to(np.empty(()), (*x.shape[:2], sizes.H))
-    )
+    x_shape, h_shape = (np.broadcast_to(np.empty(()), (*x.shape[:2], size)) for size in (sizes.I, sizes.H))
+    grid = Grid(name, None, times, batches, spec.reverse, sizes, x._meta, x_shape, h_shape)
     starts = [0, *np.cumsum(times)]
     for b in range(len(batches)):
         before: Any = None if given["h0"] is None else (given["h0"].name, 0, b, 0)
@@ -140,8 +142,8 @@ def backward(tape: Tape, dy: Any, dh_n: Any) -> GRUGrads:
     ):
         if array is not None and tuple(array.shape) != shape:
             raise ShapeError(f"{name}: expected {letters} = {shape}, got {tuple(array.shape)}, as gru_forward gave")
-    dy = _chunked(dy, grid.x, {0: times, 1: batches})
-    dh_n = _chunked(dh_n, grid.x, {1: batches})
+    dy = _chunked(dy, grid.meta, {0: times, 1: batches})
+    dh_n = _chunked(dh_n, grid.meta, {1: batches})
     name = f"gru-backward-{tokenize(grid.name, dy, dh_n)}"
     graph: dict[Any, Any] = {}
     for b in range(len(batches)):
@@ -167,7 +169,7 @@ def backward(tape: Tape, dy: Any, dh_n: Any) -> GRUGrads:
         key = f"{name}-w{index}"
         task = {(key, *(0,) * len(w.shape)): (_weight, total, index)}
         chunks = tuple((size,) for size in w.shape)
-        return da.Array(_beside(whole, name, key, task), key, chunks, meta=_meta(grid.x, len(w.shape)))
+        return da.Array(_beside(whole, name, key, task), key, chunks, meta=_meta(grid.meta, len(w.shape)))
 
     return GRUGrads(dx, dh0, map_params(gradient, tape.params))
 
@@ -237,7 +239,7 @@ def _array(grid: Grid, what: str, index: int, chunks: Any, block_of: Any) -> Any
         for j in places[1]
         for k in places[2]
     }
-    return da.Array(_beside(grid.graph, grid.name, name, tasks), name, chunks, meta=_meta(grid.x, 3))
+    return da.Array(_beside(grid.graph, grid.name, name, tasks), name, chunks, meta=_meta(grid.meta, 3))
 
 
 def _beside(graph: Any, parent: str, name: str, tasks: dict[Any, Any]) -> Any:

@@ -170,3 +170,24 @@ def test_lazy_lengths_out_of_range_are_refused_where_they_are_computed(wrong: in
     y, _ = gru_xp.gru(da.ones((4, 2, 3), chunks=(2, 1, 3)), params, lengths=da.from_array(np.array([4, wrong])))
     with pytest.raises(errors.RangeError, match="lengths: expected 0 to T = 4"):
         y.compute(scheduler="synchronous")
+
+
+def test_a_cell_and_its_gradients() -> None:
+    w, h = params()[0][0], RNG.standard_normal((N, H)).astype("float32")
+    x = da.from_array(X[0], chunks=(3, I))
+    h1, tape = gru_xp.gru_cell_forward(x, da.from_array(h), w)
+    want, tape_of_numpy = gru_xp.gru_cell_forward(X[0], h, w)
+    close(h1, want)
+    grads, right = gru_xp.gru_cell_backward(tape, h1), gru_xp.gru_cell_backward(tape_of_numpy, want)
+    close(grads.x, right.x)
+    close(grads.h, right.h)
+    for got, gradient in zip(grads.params, right.params, strict=True):
+        close(got, gradient)
+
+
+def test_prepared_parameters_of_either_library() -> None:
+    weights = params()
+    x, want = da.from_array(X, chunks=BY_ROWS), gru_xp.gru_inference(X, weights)[0]
+    close(gru_xp.gru_inference(x, gru_xp.prepare(weights))[0], want)
+    lazy = gru_xp.prepare(gru_xp.map_params(da.from_array, weights))
+    close(gru_xp.gru_inference(x, lazy)[0], want)

@@ -102,7 +102,7 @@ def test_memory_is_that_of_the_gru_and_not_of_the_file(what: str, tmp_path: Path
     finally:
         tracemalloc.stop()
     large = table()
-    assert peak < large.nbytes / 4  # seen: 0.02 to 0.15 times, buffers of a mebibyte among it
+    assert peak < large.nbytes / 4
     np.testing.assert_array_equal(found.arrays[beside], large)
     assert len(weights_of(model.params)) == 4
 
