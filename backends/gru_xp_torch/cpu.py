@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from gru_xp.interfaces import Call, Level, Options
+from gru_xp.narrow import Narrow
 from gru_xp.params import CellParams, GRUGrads, LayerTape, Params, map_params
 from gru_xp.stack import Stack
 from gru_xp_cpu import CpuLayer, Owner, PackedCell
@@ -43,6 +44,7 @@ class CpuStack:
     name = "cpu"
     level: Level = "stack"
     unseen = True
+    serves_integers = True
 
     def __init__(self) -> None:
         self.layer = CpuLayer(Owner(Path(torch.__file__).parent, torch.get_num_threads, empty))
@@ -55,6 +57,10 @@ class CpuStack:
     def pack(self, w: CellParams, /) -> CellParams:
         """Copy and pack weights; the copies are NumPy's."""
         return self.layer.pack(_weights(w))
+
+    def pack_narrow(self, w: CellParams, narrow: Narrow, scales: CellParams | None, /) -> CellParams:
+        """The same for weights that `quantize` made."""
+        return self.layer.pack_narrow(_weights(w), narrow, None if scales is None else _weights(scales))
 
     def warmup(self) -> str:
         """As `gru_xp_cpu.CpuLayer.warmup`."""

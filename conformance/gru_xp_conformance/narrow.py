@@ -41,19 +41,26 @@ def narrow_cases() -> Iterator[Case]:
                 _weights(weights, config),
                 quick=weights == "int8",
             )
-    for name, config in (("a batch", WIDE), ("one row", WIDE.but(N=1)), ("many columns", BASE.but(I=1100, H=70))):
+    for name, config in (
+        ("a batch", WIDE.but(h0=False)),
+        ("one row", WIDE.but(N=1, h0=False)),
+        ("more rows than a tile has", WIDE.but(N=19, h0=False, T=3)),
+        ("many columns", BASE.but(I=1100, H=70, h0=False)),
+        ("states beyond 1", WIDE),
+    ):
         yield Case(
             "inference",
             f"int8 activations step by step, {name}",
             "sums that saturate, a rounding towards zero, signed bytes taken for unsigned ones, a stale scale",
             _step_by_step(config),
         )
-    yield Case(
-        "inference",
-        "int8 activations, everything at once",
-        "the scale of another row of x, of another layer or of the padding",
-        _sequences,
-    )
+    for name, config in (("everything at once", EVERYTHING), ("from zero", EVERYTHING.but(h0=False))):
+        yield Case(
+            "inference",
+            f"int8 activations, {name}",
+            "the scale of another row of x, of another layer or of the padding",
+            _sequences(config),
+        )
 
 
 def _weights(weights: Any, config: Config) -> Callable[[Judge], None]:
@@ -71,7 +78,7 @@ def _step_by_step(config: Config) -> Callable[[Judge], None]:
     def check(judge: Judge) -> None:
         y, params = _computed(judge, config, "int8", "int8")
         p, worst = problem(config, judge.dtype), 0.0
-        h = p.h0
+        h = np.zeros((1, config.N, config.H)) if p.h0 is None else p.h0
         for t in range(config.T):
             one = reference.forward(p.x[t : t + 1], params, h, rounded=rounded)
             worst, h = max(worst, largest_error(y[t], one.y[0])), y[t][None]
@@ -80,13 +87,16 @@ def _step_by_step(config: Config) -> Callable[[Judge], None]:
     return check
 
 
-def _sequences(judge: Judge) -> None:
-    y, params = _computed(judge, EVERYTHING, "int8", "int8")
-    ref = _reference(EVERYTHING, params, rounded=rounded)
-    p = problem(EVERYTHING, judge.dtype)
-    largest = max(float(np.abs(W).max()) for layer in params for w in layer for W in (w.W_ih, w.W_hh))
-    limit = tolerance.FLIPS * largest * max(1.0, float(np.abs(p.x).max())) / 127
-    _assert_within(judge, largest_error(y, ref.y), limit, "y with int8 activations", EVERYTHING)
+def _sequences(config: Config) -> Callable[[Judge], None]:
+    def check(judge: Judge) -> None:
+        y, params = _computed(judge, config, "int8", "int8")
+        ref = _reference(config, params, rounded=rounded)
+        p = problem(config, judge.dtype)
+        largest = max(float(np.abs(W).max()) for layer in params for w in layer for W in (w.W_ih, w.W_hh))
+        limit = tolerance.FLIPS * largest * max(1.0, float(np.abs(p.x).max())) / 127
+        _assert_within(judge, largest_error(y, ref.y), limit, "y with int8 activations", config)
+
+    return check
 
 
 def rounded(a: A, of_a_state: bool) -> A:

@@ -18,7 +18,11 @@ __all__ = ["fitted", "fitted_weights", "mask", "named_weights"]
 #: what the kernels compute in
 DTYPES = {name: np.dtype(name) for name in ("float32", "float64")}
 BOOLEAN = np.dtype(bool)
-FIELDS = {"forward": fields(ForwardArrays), "backward": fields(BackwardArrays)}
+FIELDS = {
+    "forward": fields(ForwardArrays),
+    "backward": fields(BackwardArrays),
+    "integers": fields(ForwardArrays),
+}
 
 
 def fitted(kind: Kind, given: Mapping[str, Any], where: str = "") -> dict[str, Any]:

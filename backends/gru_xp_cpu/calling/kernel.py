@@ -57,7 +57,8 @@ class Kernel:
 
         threadpool.register()
 
-        self._target, self._kind, self._dtype = current(), kind, dtype
+        self._target, self.kind, self._dtype = current(), kind, dtype
+        self.lanes = self._target.lanes(dtype)
         code = machine(self._target, kind, dtype, build)
         self._address, alone = code.address(kind), code.address(f"{kind}_alone")
         # to give the interpreter lock away and to queue up for it again would take longer than a very small call
@@ -81,7 +82,7 @@ class Kernel:
         except KeyError:
             if len(self._plans) > MOST_PLANS:
                 self._plans.clear()
-            plan = make_plan(self._kind, self._target, self._dtype, T, N, I, H, threads, recompute)
+            plan = make_plan(self.kind, self._target, self._dtype, T, N, I, H, threads, recompute)
             plan.pack = self._pack
             if plan.threads > 1:
                 plan.autotuner, plan.run = Autotuner() if work < TRIED else None, partial(self._together, plan)
@@ -126,8 +127,9 @@ def build(target: Target, kind: Kind, dtype: DType) -> Module:
     KERNELS[kind].export(module, kind)
     misfits.export(module, "misfits", kind=kind)
     alone.export(module, f"{kind}_alone", kind=kind)
-    connect.export(module, "connect")
-    custom_call.export(module, f"{kind}_of_xla", kind=kind)
+    if kind != "integers":
+        connect.export(module, "connect")
+        custom_call.export(module, f"{kind}_of_xla", kind=kind)
     return module
 
 

@@ -10,15 +10,17 @@ import numpy as np
 
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, LayerTape
-from gru_xp_cpu.passes.fields import CALL, CONTIGUOUS, GATES, PACKED, STATES, STEP
+from gru_xp_cpu.passes.fields import CALL, CONTIGUOUS, GATES, PACKED, STATES, STEP, Kind
 from gru_xp_cpu.threads.owner import Owner
 
 from .fit import fitted, mask, named_weights
 from .kernel import build, plan_of
+from .narrow import IntegerCell, pack_narrow
 from .packed import PackedCell, pack
 
 if TYPE_CHECKING:
     from gru_xp.interfaces import Call, Level, Options, Save
+    from gru_xp.narrow import Narrow
     from gru_xp_cpu.emit.target import DType
 
 __all__ = ["CpuLayer", "unusable", "warmup"]
@@ -36,6 +38,7 @@ class CpuLayer:
 
     name = "cpu"
     level: Level = "layer"
+    serves_integers = True
 
     def __init__(self, owner: Owner | None = None):
         self.owner = owner
@@ -52,6 +55,8 @@ class CpuLayer:
             return "writes zeros into the padding"
         if call.recording:
             return "the arrays are recorded or traced"
+        if call.integers and why_no_integers() is not None:
+            return why_no_integers()
         device = call.backend.device_name(call.device)
         if device.partition(":")[0] != "cpu":
             return f"works in host memory, not on {device}"
@@ -61,12 +66,18 @@ class CpuLayer:
         """The same weights, copied and packed, for inference again and again; everything else takes them too."""
         return pack(w)
 
+    def pack_narrow(self, w: CellParams, narrow: Narrow, scales: CellParams | None, /) -> CellParams:
+        """The same for weights that `quantize` made."""
+        return pack_narrow(w, narrow, scales)
+
     def warmup(self) -> str:
         """As the function `warmup`."""
         return warmup()
 
     def stream(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int, /) -> Any:
         """Steps one at a time, where one thread is enough; else None."""
+        if any(isinstance(w, IntegerCell) for layer in params for w in layer):
+            return None
         from .stream import Stream
 
         stream = Stream(params, batch_size)
@@ -74,6 +85,8 @@ class CpuLayer:
 
     def inference(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> tuple[Any, Any]:
         """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H)."""
+        if isinstance(w, IntegerCell) and not (abs(h0) <= 1.0).all():
+            return w.plain_inference(x, h0, options)
         return _forward(x, h0, w, options, None, self.owner)[:2]
 
     def forward(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> tuple[Any, Any, LayerTape]:
@@ -101,6 +114,16 @@ def unusable() -> str | None:
         return f"llvmlite cannot be loaded ({type(error).__name__}: {error})"
 
 
+@cache
+def why_no_integers() -> str | None:
+    """Why products of 8 bits cannot be computed on this processor, or None."""
+    if unusable() is not None:
+        return unusable()
+    from gru_xp_cpu.emit.target import current
+
+    return None if current().multiplies_bytes else "has products of 8 bits for processors with VNNI alone"
+
+
 def warmup(dtypes: Sequence[DType] = DTYPES) -> str:
     """Compile what has not been compiled on this machine; where it is kept, in words. An `OSError` if it cannot be."""
     from gru_xp import cache
@@ -112,7 +135,9 @@ def warmup(dtypes: Sequence[DType] = DTYPES) -> str:
     from gru_xp_cpu.emit.target import current
     from gru_xp_cpu.threads.launching import build as build_threads
 
-    units: list[Any] = [(kind, dtype, build) for dtype in dtypes for kind in CALL]
+    units: list[Any] = [(kind, dtype, build) for dtype in dtypes for kind in CALL if kind != "integers"]
+    if "float32" in dtypes and why_no_integers() is None:
+        units.append(("integers", "float32", build))
     folder = cache.folder("cpu")
     fault = None if folder is None else cache.fault("cpu")
     for unit in (*units, ("threads", "float32", build_threads)):
@@ -138,7 +163,9 @@ def _forward(
     try:
         (T, N, I), (_, H), dtype = x.shape, h0.shape, x.dtype
         W_ih, W_hh, b_ih, b_hh = w
-        plan = plan_of("forward", dtype, owner, T, N, I, H)
+        packed = w if isinstance(w, PackedCell) else None
+        kind: Kind = packed.kind if packed is not None and save is None else "forward"
+        plan = plan_of(kind, dtype, owner, T, N, I, H)
         plain = fit or (type(x) is np.ndarray and type(h0) is np.ndarray)
     except UNFIT:
         if fit:
@@ -162,8 +189,8 @@ def _forward(
     if valid is not None:
         clean = new((T, N, I), dtype)
     memory, tail = plan.scratch()
-    if type(w) is PackedCell:
-        tail, what = w.panels + tail[len(w.panels) :], what + PACKED
+    if packed is not None and packed.kind == kind:
+        tail, what = packed.panels + tail[len(packed.panels) :], what + PACKED
     arrays = x, h0, W_ih, W_hh, b_ih, b_hh, y, h_n, h_prev, r, z, n, u, clean, valid, cut
     first = 0
     while True:
@@ -184,7 +211,7 @@ def _forward(
 def _fit_forward(x: Any, h0: Any, w: CellParams, options: Options) -> tuple[Any, Any, CellParams, Options]:
     given = {"x": x, "h0": h0, **named_weights(w), "valid": options.valid}
     x, h0, *weights, valid = fitted("forward", given).values()
-    return x, h0, w if type(w) is PackedCell else CellParams(*weights), options._replace(valid=valid)
+    return x, h0, w if isinstance(w, PackedCell) else CellParams(*weights), options._replace(valid=valid)
 
 
 def _backward(

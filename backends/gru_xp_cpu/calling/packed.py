@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp.params import CellParams
-from gru_xp_cpu.passes.fields import STEP
+from gru_xp_cpu.passes.fields import STEP, Kind
 
 from .fit import fitted_weights
 from .kernel import plan_of
@@ -20,6 +20,7 @@ __all__ = ["PackedCell", "pack"]
 class PackedCell(CellParams):
     """Weights and their panels; copies, so that they cannot become stale."""
 
+    kind: Kind = "forward"  # of the kernel that reads them
     panels: bytes  # the first of the places that a call needs, see `fields.PLACES`
     memory: Any
     _make = CellParams._make  # type: ignore[assignment] # what `_replace` gives is not packed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gru_xp_cpu.passes.fields import SIZES, BackwardPlaces, ForwardPlaces, Kind, Sizes
+from gru_xp_cpu.passes.fields import SIZES, BackwardPlaces, ForwardPlaces, IntegerPlaces, Kind, Sizes
 from gru_xp_cpu.passes.offsets import offsets
 from gru_xp_cpu.passes.shapes import gates_shapes, weight_shapes
 from gru_xp_cpu.threads.autotune import Autotuner
@@ -34,6 +34,10 @@ ROWS_EACH = 8
 #: bytes of W_hh that a core may read at each step; beyond it the units are shared, so that each core reads its own part
 #: and its nearer caches hold that and what comes by
 WEIGHTS_EACH = 1 << 19
+
+
+#: the places of packed weights of 8 bits that have a number for each row of W
+PACKED_ROWS = ("start_gi", "start_gh", "first_ih", "first_hh", "scale_ih", "scale_hh")
 
 
 @dataclass(eq=False)
@@ -82,17 +86,30 @@ def make_plan(
     kind: Kind, target: Target, dtype: DType, T: int, N: int, I: int, H: int, threads: int, recompute: bool
 ) -> Plan:
     """For `kind` "forward" or "backward"; `threads` is what may be used."""
-    V, size = target.lanes(dtype), 4 if dtype == "float32" else 8
+    V, size = target.lanes(dtype), 1 if kind == "integers" else 4 if dtype == "float32" else 8
     J, JI = -(-H // V), -(-I // V)
     per_step = N * 3 * H * (I + H)
     if per_step * T < SMALL:
         threads = 1
     threads, unit_parts = _share(N, H, J, size, threads)
-    steps = max(1, min(T, (ROWS_FORWARD if kind == "forward" else ROWS_BACKWARD) // max(N, 1)))
-    M = _pitch(steps * N, V * size)
+    steps = max(1, min(T, (ROWS_BACKWARD if kind == "backward" else ROWS_FORWARD) // max(N, 1)))
+    M = _pitch(steps * N, V * (8 if dtype == "float64" else 4))
     gates = {"panels_ih": J * I * 3 * V, "panels_hh": J * H * 3 * V, "start_gi": J * 3 * V, "start_gh": J * 3 * V}
-    places: ForwardPlaces[int] | BackwardPlaces[int]  # elements of each
-    if kind == "forward":
+    places: ForwardPlaces[int] | IntegerPlaces[int] | BackwardPlaces[int]  # elements of each
+    if kind == "integers":
+        each = J * 3 * V
+        places = IntegerPlaces(
+            panels_ih=each * JI * V // 4,
+            panels_hh=each * J * V // 4,
+            **dict.fromkeys(PACKED_ROWS, each),
+            one=1,
+            gi=M * each,
+            state=2 * J * N * V,
+            bytes_x=M * JI * V // 4,
+            size_x=M,
+            bytes_h=2 * N * J * V // 4,
+        )
+    elif kind == "forward":
         begun = threads * N * max(gates_shapes(target.registers).groups) * 3 * V
         places = ForwardPlaces(**gates, gi=M * J * 3 * V, state=2 * J * N * V, begun=begun)
     else:
@@ -110,10 +127,10 @@ def make_plan(
             dy_clean=M * H,
             totals=4 * J * V,
         )
-    begins, at = [], 0
+    begins, at, item = [], 0, 8 if dtype == "float64" else 4
     for place in astuple(places):
         begins.append(at)
-        at += -(-place * size // 64) * 64 + 128
+        at += -(-place * item // 64) * 64 + 128
     segment = steps * max(1, int(SEGMENT / max(1, per_step * steps)))
     sizes = Sizes(*offsets(), id(np.dtype(dtype)), id(np.dtype(bool)), T, N, I, H, steps, unit_parts, M)
     return Plan(threads, sizes, segment, tuple(begins), at)

@@ -32,6 +32,12 @@ class Target:
     features: str
     x86: bool
 
+    @property
+    def multiplies_bytes(self) -> bool:
+        """Whether an instruction adds products of four bytes to a word, exactly: VNNI."""
+        names = ("+avx512vnni",) if self.bits == 512 else ("+avx512vnni", "+avxvnni")
+        return self.x86 and not {*names}.isdisjoint(self.features.split(","))
+
     def lanes(self, dtype: DType) -> int:
         """Elements in a vector."""
         return self.bits // 8 // SIZES[dtype]

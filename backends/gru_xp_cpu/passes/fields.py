@@ -28,11 +28,12 @@ __all__ = [
     "ForwardArrays",
     "ForwardCall",
     "ForwardPlaces",
+    "IntegerPlaces",
     "Kind",
     "Sizes",
 ]
 
-Kind = Literal["forward", "backward"]
+Kind = Literal["forward", "backward", "integers"]
 Number = TypeVar("Number")
 Reals = TypeVar("Reals")
 Bytes = TypeVar("Bytes")
@@ -104,6 +105,26 @@ class ForwardPlaces(Generic[Reals]):
     gi: Reals  # x @ W_ih.T + biases of a block of time
     state: Reals  # the state before and after a step
     begun: Reals  # the first sums of the next step, see `forward`
+
+
+@dataclass
+class IntegerPlaces(Generic[Reals]):
+    """Scratch memory of a forward pass of 8 bits, see `integers`; the first nine are those of packed weights."""
+
+    panels_ih: Reals  # bytes
+    panels_hh: Reals
+    start_gi: Reals
+    start_gh: Reals
+    first_ih: Reals  # words: what the sums begin with
+    first_hh: Reals
+    scale_ih: Reals  # of rows of W, divided by 127
+    scale_hh: Reals
+    one: Reals  # a 1
+    gi: Reals
+    state: Reals
+    bytes_x: Reals  # the rows of x of a block of time, in bytes, and their largest numbers
+    size_x: Reals
+    bytes_h: Reals  # the state before and after a step, in bytes
 
 
 @dataclass
@@ -180,8 +201,20 @@ def _names(record: type) -> tuple[str, ...]:
 
 
 SIZES = _names(Sizes)
-CALL: dict[Kind, tuple[str, ...]] = {"forward": _names(ForwardCall), "backward": _names(BackwardCall)}
-PLACES: dict[Kind, tuple[str, ...]] = {"forward": _names(ForwardPlaces), "backward": _names(BackwardPlaces)}
-ARRAYS: dict[Kind, tuple[str, ...]] = {"forward": _names(ForwardArrays), "backward": _names(BackwardArrays)}
+CALL: dict[Kind, tuple[str, ...]] = {
+    "forward": _names(ForwardCall),
+    "backward": _names(BackwardCall),
+    "integers": _names(ForwardCall),
+}
+PLACES: dict[Kind, tuple[str, ...]] = {
+    "forward": _names(ForwardPlaces),
+    "backward": _names(BackwardPlaces),
+    "integers": _names(IntegerPlaces),
+}
+ARRAYS: dict[Kind, tuple[str, ...]] = {
+    "forward": _names(ForwardArrays),
+    "backward": _names(BackwardArrays),
+    "integers": _names(ForwardArrays),
+}
 #: what callers in native code give before the fields: the threads, bytes of scratch memory
 HEADER = ("threads", "scratch")

@@ -25,7 +25,7 @@ from .record import ForwardRecord, tape
 from .shapes import gates_shapes
 from .tiling import Partition, Tile, Tilings, each_tile, multiply, runs, share, tiling
 
-__all__ = ["forward"]
+__all__ = ["CHUNK", "Forward", "forward"]
 
 #: rows that one pass over the input's panels serves
 CHUNK = 48
@@ -38,10 +38,12 @@ def forward(c: Code, fields: Integers, part: Value, parts: Value, sync: Integers
     """The shares of one thread."""
     a, sections = ForwardRecord(c, fields), Sections(c, part, parts, sync)
     few = few_rows(a) & (a.what & PACKED).equals(0)
-    c.either(few, lambda: forward_of_few_rows(c, a, sections), lambda: _Forward(c, a, sections).write())
+    c.either(few, lambda: forward_of_few_rows(c, a, sections), lambda: Forward(c, a, sections).write())
 
 
-class _Forward:
+class Forward:
+    """All phases of a pass; `integers` has another product."""
+
     def __init__(self, c: Code, a: ForwardRecord, sections: Sections):
         self.c, self.a, self.sections, self.V = c, a, sections, c.module.lanes
         self.shapes = gates_shapes(c.module.target.registers)

@@ -8,11 +8,16 @@ from gru_xp_cpu.emit.function import Function, function
 from .backward import backward
 from .fields import Kind
 from .forward import forward
+from .integers import integers
 from .misfits import misfits
 
 __all__ = ["KERNELS", "alone"]
 
-KERNELS: dict[Kind, Function[[Integers, Value, Value, Integers], None]] = {"forward": forward, "backward": backward}
+KERNELS: dict[Kind, Function[[Integers, Value, Value, Integers], None]] = {
+    "forward": forward,
+    "backward": backward,
+    "integers": integers,
+}
 
 
 @function

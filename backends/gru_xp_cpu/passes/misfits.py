@@ -22,7 +22,7 @@ __all__ = ["misfits"]
 #: addresses of their sizes and strides and of the dtype, the flags (32 bits); `PyArrayObject_fields` of ndarraytypes.h
 RANK, SIZES, STRIDES, DTYPE, FLAGS = 1, 2, 3, 5, 6
 #: arrays with three dimensions that every call makes itself: they are read where another one cannot be
-OWN: dict[Kind, str] = {"forward": "y", "backward": "dx"}
+OWN: dict[Kind, str] = {"forward": "y", "backward": "dx", "integers": "y"}
 
 
 @function

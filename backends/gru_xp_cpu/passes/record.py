@@ -17,11 +17,12 @@ from .fields import (
     ForwardArrays,
     ForwardCall,
     ForwardPlaces,
+    IntegerPlaces,
     Kind,
     Sizes,
 )
 
-__all__ = ["RECORDS", "BackwardRecord", "ForwardRecord", "Record", "tape"]
+__all__ = ["RECORDS", "BackwardRecord", "ForwardRecord", "IntegerRecord", "Record", "tape"]
 
 
 class Record(Sizes[Value]):
@@ -54,6 +55,12 @@ class ForwardRecord(Record, ForwardCall[Value], ForwardPlaces[Reals], ForwardArr
     groups = ForwardCall, ForwardPlaces, ForwardArrays
 
 
+class IntegerRecord(ForwardRecord, IntegerPlaces[Reals]):
+    """Of the forward pass of 8 bits, where nothing is `begun`."""
+
+    groups = ForwardCall, IntegerPlaces, ForwardArrays  # type: ignore[assignment]
+
+
 class BackwardRecord(Record, BackwardCall[Value], BackwardPlaces[Reals], BackwardArrays[Reals, Bytes]):
     """Of the backward pass."""
 
@@ -68,4 +75,4 @@ def tape(a: ForwardRecord | BackwardRecord, at: Integer) -> tuple[Reals, Reals, 
     return a.h_prev.at(at), a.r.at(at), a.z.at(at), a.n.at(at), a.u.at(at)
 
 
-RECORDS: dict[Kind, type[Record]] = {"forward": ForwardRecord, "backward": BackwardRecord}
+RECORDS: dict[Kind, type[Record]] = {"forward": ForwardRecord, "backward": BackwardRecord, "integers": IntegerRecord}
