@@ -13,6 +13,7 @@ types of results in `gru_xp.types`, Arraymancer's arrays in `gru_xp.arraymancer`
 """
 
 from . import errors, types
+from .account import quantization_account
 from .activations import Activation
 from .discovery import available
 from .errors import GRUError
@@ -61,6 +62,7 @@ __all__ = [
     "map_params",
     "num_threads",
     "prepare",
+    "quantization_account",
     "quantize",
     "to",
     "types",

@@ -3,8 +3,10 @@
 from .look import look
 from .main import app
 from .models import models
+from .quantize import quantize
 
 app.command()(look)
+app.command()(quantize)
 app.add_typer(models)
 
 __all__ = ["app"]

@@ -1,0 +1,153 @@
+"""`quantization_account`: what storing the weights of a model in 8 or 16 bits costs, measured by running both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from .discovery import Place
+from .discovery import load as load_backend
+from .errors import ShapeError, StructureError
+from .loading import as_model
+from .module import GRU, as_stored
+from .narrow import Narrow
+from .params import A, weights_of
+from .stored import StoredGRU
+
+__all__ = ["LayerDifference", "QuantizationAccount", "RowLoss", "quantization_account"]
+
+#: steps of random numbers where no input is given, and rows that are named
+STEPS, ROWS = 10_000, 10
+GATES = "rzn"
+
+
+class LayerDifference(NamedTuple):
+    """How far what a layer puts out is from float32: the largest and the mean absolute difference."""
+
+    largest: float
+    mean: float
+
+
+class RowLoss(NamedTuple):
+    """A row of W_ih or W_hh, and the 2-norm of what it lost over its own."""
+
+    layer: int
+    direction: int
+    matrix: str
+    gate: str
+    unit: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class QuantizationAccount:
+    """What `quantization_account` found; `str()` says it in words."""
+
+    stored: str  # "int8 weights", say
+    bytes_before: int
+    bytes_after: int
+    layers: tuple[LayerDifference, ...]
+    #: the mean absolute difference of y at each step, (T,)
+    over_time: tuple[float, ...]
+    rows: tuple[RowLoss, ...]  # those that lose most
+
+    @property
+    def drift(self) -> float:
+        """The mean difference over the last tenth of the steps, over that of the first tenth."""
+        tenth = max(1, len(self.over_time) // 10)
+        first, last = sum(self.over_time[:tenth]), sum(self.over_time[-tenth:])
+        return last / first if first > 0 else 1.0
+
+    def __str__(self) -> str:
+        ratio = self.bytes_before / self.bytes_after
+        sizes = f"{self.bytes_before:,} bytes in float32, {self.bytes_after:,} now, {ratio:.2f} times smaller"
+        lines = [f"{self.stored}: {sizes}"]
+        lines += [
+            f"layer {index}: y differs by {layer.largest:.2g} at most, {layer.mean:.2g} in the mean"
+            for index, layer in enumerate(self.layers)
+        ]
+        lines.append(
+            f"over {len(self.over_time):,} steps: the last tenth differs {self.drift:.2f} times as much as the first"
+        )
+        lines += [
+            f"layer {row.layer}, direction {row.direction}, {row.matrix}, gate {row.gate}, unit {row.unit}: "
+            f"loses {row.loss:.2%}"
+            for row in self.rows
+        ]
+        return "\n".join(lines)
+
+
+def quantization_account(model: GRU, narrow: GRU, x: A | None = None) -> QuantizationAccount:
+    """Run a model as it is and with narrow weights, on NumPy, and compare what comes out.
+
+    Args:
+        model: as it was.
+        narrow: what `quantize` made of it.
+        x: (T, N, I), or (N, T, I) if the model is batch_first, an array of NumPy in float32; by default 10,000 steps of
+            one row of random numbers.
+
+    Returns:
+        Sizes, differences of y by layer (each layer reads what its own kind put out) and over time, and the rows of the
+        weights that lose most.
+
+    >>> import gru_xp
+    >>> model = gru_xp.GRU(64, 128, seed=0)
+    >>> account = gru_xp.quantization_account(model, gru_xp.quantize(model))
+    >>> account.bytes_before // account.bytes_after, account.layers[0].largest < 0.01, account.drift < 2
+    (3, True, True)
+    """
+    if not isinstance(model, GRU) or not isinstance(narrow, GRU):
+        raise StructureError("model, narrow: expected two models, the second by gru_xp.quantize(model)")
+    wide, small = as_stored(model), as_stored(narrow)
+    if small.narrow is None:
+        raise StructureError("narrow: expected what gru_xp.quantize(model) returned, got a model that is not quantised")
+    if [w.shape for w in weights_of(wide.params)] != [w.shape for w in weights_of(small.params)]:
+        raise ShapeError("narrow: expected the sizes of model, got others; quantise the same model")
+    xp = load_backend("numpy").xp
+    if x is None:
+        x = xp.random.default_rng(0).standard_normal((STEPS, 1, model.input_size), dtype=xp.float32)
+    elif model.batch_first and x.ndim == 3:  # type: ignore[attr-defined]
+        x = xp.swapaxes(x, 0, 1)
+    ours: Any = x
+    theirs: Any = x
+    layers = []
+    for index in range(len(wide.params)):
+        ours = _layer(wide, index, None)(ours)[0]
+        theirs = _layer(small, index, small.narrow)(theirs)[0]
+        apart = xp.abs(ours - theirs)
+        layers.append(LayerDifference(float(xp.max(apart, initial=0.0)), float(xp.mean(apart)) if apart.size else 0.0))
+    over_time = tuple(float(step) for step in xp.mean(apart, axis=tuple(range(1, apart.ndim))))
+    before, after = (_bytes(stored) for stored in (replace(wide, dtype="float32"), small))
+    return QuantizationAccount(str(small.narrow), before, after, tuple(layers), over_time, _rows(wide, small, xp))
+
+
+def _layer(stored: StoredGRU, index: int, narrow: Narrow | None) -> GRU:
+    """One layer as a model."""
+    if narrow is not None and narrow.scales is not None:
+        narrow = replace(narrow, scales=narrow.scales[index : index + 1])
+    one = replace(stored, params=stored.params[index : index + 1], narrow=narrow, dtype="float32", batch_first=False)
+    return as_model(replace(one, dropout=0.0), Place(load_backend("numpy"), "cpu"))
+
+
+def _bytes(stored: StoredGRU) -> int:
+    """What the weights, their scales and the biases take."""
+    item = 4 if stored.narrow is None else {"int8": 1}.get(stored.narrow.weights, 2)
+    scales = () if stored.narrow is None or stored.narrow.scales is None else weights_of(stored.narrow.scales)
+    weights = sum(w.size * (item if w.ndim == 2 else 4) for w in weights_of(stored.params))
+    return int(weights + 4 * sum(scale.size for scale in scales))
+
+
+def _rows(wide: StoredGRU, small: StoredGRU, xp: Any) -> tuple[RowLoss, ...]:
+    """The rows that lose most."""
+    found = []
+    for layer, pairs in enumerate(zip(wide.params, small.params, strict=True)):
+        for direction, (before, after) in enumerate(zip(*pairs, strict=True)):
+            for matrix in ("W_ih", "W_hh"):
+                a, b = (xp.asarray(getattr(w, matrix), dtype=xp.float64) for w in (before, after))
+                size = xp.linalg.norm(a, axis=1)
+                loss = xp.linalg.norm(a - b, axis=1) / xp.where(size > 0, size, 1.0)
+                H = a.shape[0] // 3
+                for row in xp.argsort(-loss)[:ROWS]:
+                    unit = int(row) % H
+                    found.append(RowLoss(layer, direction, matrix, GATES[int(row) // H], unit, float(loss[row])))
+    return tuple(sorted(found, key=lambda row: -row.loss)[:ROWS])
