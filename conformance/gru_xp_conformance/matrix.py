@@ -159,6 +159,9 @@ def targets(names: Sequence[str] = ()) -> tuple[tuple[Target, ...], tuple[Missin
         except (GRUError, ImportError, RuntimeError) as error:
             missing.append(Missing(text, str(error)))
             continue
+        if backend.takes_whole_calls:
+            missing.append(Missing(text, "other backends compute its chunks, and these are judged"))
+            continue
         found = [row for each in devices for row in _rows_on(backend, each)]
         asked = [(target, reason) for target, reason in found if kernel in ("", target.kernel)]
         rows += [target for target, reason in asked if reason is None]

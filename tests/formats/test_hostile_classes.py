@@ -74,8 +74,9 @@ def test_a_pipe_is_refused_and_not_waited_for(reader: Reader) -> None:
 
 INTERRUPTED = ("safetensors", "onnx", "keras", "npz", "torch", "torch.jit", "rtneural", "checkpoint", "index")
 PROGRAM = """
-import sys
+import signal, sys
 from gru_xp import errors, files
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background would ignore
 files.contents(sys.argv[1])
 print("reading", flush=True)
 while True:
