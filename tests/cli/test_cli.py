@@ -70,7 +70,8 @@ class Hostile:
 
 
 def invoke(*arguments: str, variables: dict[str, str] | None = None) -> Result:
-    return CliRunner().invoke(app, list(arguments), env=variables or {})
+    # without the width of a terminal, which some runners of tests set
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": None, **(variables or {})})
 
 
 def ran(*arguments: str) -> Result:

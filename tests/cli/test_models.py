@@ -40,7 +40,7 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def invoke(*arguments: str, status: int = 0) -> Result:
-    result = CliRunner().invoke(app, list(arguments))
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": None})  # which some runners of tests set
     assert isinstance(result.exception, SystemExit | None), repr(result.exception)
     assert result.exit_code == status, (result.exit_code, result.output, result.stderr)
     return result
