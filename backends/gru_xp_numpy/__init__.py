@@ -49,6 +49,7 @@ class NumpyBackend(Backend):
     xp = np  # which follows the standard from NumPy 2.1 on
     gates_type = PlainGates
     layer_type = NumpyLayer
+    not_in_dlpack = ("bfloat16",)
 
     def owns(self, array: Any) -> bool:
         # what another subclass carries (a mask, a unit), or means by `*`, nobody here can know

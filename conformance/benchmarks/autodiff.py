@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from peers import PEERS
 from points import POINTS
-from processors import measured_on, result_file
+from processors import measured_on, result_file, write_result
 
 from gru_xp_conformance.timing import Command, Problem, Size, compare, serve
 
@@ -166,7 +166,7 @@ def main() -> None:
             result["seconds"].setdefault(name, {})[point] = measured(name, point, options.rounds)
     result["about"] = {**measured_on(), "rounds": options.rounds}
     if kept is not None:
-        kept.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_result(kept, result)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from processors import measured_on, result_file
+from processors import measured_on, result_file, write_result
 
 from gru_xp_conformance.report import put_between
 from gru_xp_conformance.timing import Size
@@ -209,8 +209,7 @@ def main() -> None:
         result["homes"][name] = json.loads(done.stdout)
     result["about"] = {**measured_on(), "rounds": options.rounds}
     if options.keep:
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_result(kept, result)
         put_between(PAGE, "homes", table(result["homes"]))
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from points import POINTS
-from processors import measured_on, result_file
+from processors import measured_on, result_file, write_result
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -196,8 +196,7 @@ def main() -> None:
             known["points"][point] = known["points"].get(point, {}) | found
             known["about"] = measured_on() | {"rounds": options.rounds}
             if kept is not None:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+                write_result(kept, known)
     show(console, known)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import re
@@ -13,7 +14,7 @@ from typing import Any
 
 from gru_xp_conformance.environment import commit, processor
 
-__all__ = ["PACKAGES", "RESULTS", "kind_of_processor", "measured_on", "result_file"]
+__all__ = ["PACKAGES", "RESULTS", "kind_of_processor", "measured_on", "result_file", "write_result"]
 
 PACKAGES = ("numpy", "torch", "jax", "onnxruntime", "openvino", "llvmlite")
 RESULTS = Path(__file__).parent.parent / "results"
@@ -39,6 +40,12 @@ def kind_of_processor() -> str:
 def result_file(benchmark: str) -> Path:
     """Where the results of this machine's processor belong."""
     return RESULTS / benchmark / f"{kind_of_processor()}.json"
+
+
+def write_result(path: Path, found: Any) -> None:
+    """Keep what was measured; the folder is made at the first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def caches() -> list[str]:

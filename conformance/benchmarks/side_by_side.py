@@ -16,7 +16,6 @@ run. A peer that is not installed is left out, with a line that says so.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from itertools import product
@@ -27,7 +26,7 @@ import numpy as np
 from peers import PEERS
 from points import POINTS
 from probes import meetings, multiply_adds
-from processors import measured_on, result_file
+from processors import measured_on, result_file, write_result
 from ratios import best_peer, read, timings_of
 from rich.console import Console
 
@@ -129,7 +128,7 @@ def main() -> None:
     if options.show is None:
         known = measured(console, options, known)
         if kept is not None:
-            kept.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+            write_result(kept, known)
     timings = timings_of(known)
     print_timings(console, timings, {})
     print_ratios(console, timings, known)

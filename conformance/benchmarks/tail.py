@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from processors import measured_on, result_file
+from processors import measured_on, result_file, write_result
 
 import gru_xp
 from gru_xp_conformance.report import put_between
@@ -210,8 +210,7 @@ def main() -> None:
             result["engines"].setdefault(name, {})[size] = found
     result["about"] = measured_on()
     if options.keep:
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_result(kept, result)
         put_between(PAGE, "tail", table(result["engines"]))
 
 

@@ -132,6 +132,7 @@ def check(
         dropout_masks = canonical(dropout_masks, "dropout_masks", source)
         names.append("dropout_masks")
         others.append(dropout_masks)
+    came = [a for a in (a.x, a.h0, a.dropout_masks) if a is not None] + ([] if prepared else weights_of(params))
     if not prepared:
         names_of_weights = iter(names_of(params, cell=words.cell))
         params = map_params(lambda a: canonical(a, next(names_of_weights), source), params)
@@ -140,10 +141,8 @@ def check(
     def name_of(index: int) -> str:
         return [*names, *names_of(params, cell=words.cell)][index]
 
-    given = [a for a in (a.x, a.h0, a.dropout_masks) if a is not None]
-    given += [] if prepared else weights_of(structured(a.params))
     check_agree(words.x, x, arrays, name_of, source)
-    as_is = all(map(operator.is_, [x, *arrays], given))
+    as_is = all(map(operator.is_, [x, *arrays], came))
     caller = Place(source, source.device_of(x))
     place = place_for(selection(backend), caller)
     _assert_computed(x, words.x, source, place)

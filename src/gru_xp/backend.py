@@ -46,6 +46,8 @@ class Backend:
     layer_type: ClassVar[type[Layer]] = Layer
     #: whether calls are handed over unchecked, see `whole_call`: for arrays that are lazy or out of core
     takes_whole_calls: ClassVar[bool] = False
+    #: floating-point dtypes that this library's arrays can have and its DLPack does not know
+    not_in_dlpack: ClassVar[tuple[str, ...]] = ()
     #: whether `array[...] = values` writes to an array
     writes: ClassVar[bool] = True
 

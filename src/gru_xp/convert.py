@@ -27,7 +27,7 @@ def convert(array: Any, source: Backend, target: Place, argument: str) -> Any:
             f"{argument}: {target.backend.name} has no {dtype} ({', '.join(target.backend.float_names())}); "
             f"cast it, or compute where it is (backend='auto')"
         )
-    if dtype == "bfloat16" and "numpy" in (source.name, target.backend.name):  # DLPack of NumPy does not know it
+    if dtype in (*source.not_in_dlpack, *target.backend.not_in_dlpack):  # float32 holds what all of these do
         wide = convert(source.cast(array, "float32"), source, target, argument)
         return target.backend.cast(wide, dtype)
     to_host = target.backend.device_name(target.device) == "cpu"

@@ -91,10 +91,15 @@ class Forward:
         with c.when((a.what & PACKED).equals(0)), c.loop(0, PIECES) as piece, self.sections.section() as part:
             pack_gates(c, a, *self.partition.own_blocks(part, piece, PIECES))
         with self.sections.section(lambda part: self.begin(part, c.integer(0))) as part:
-            n0, n1, j0, j1 = self.partition.of(part)
-            state = self.state(c.integer(0)).at(n0 * self.V)
-            to_blocked(c, a.h0.at(n0 * a.H), a.H, n1 - n0, a.H, state, a.N * self.V, j0, j1)
-            self.cut(part, c.integer(0))
+            self.copy_h0(part)
+
+    def copy_h0(self, part: Value) -> None:
+        """The first state of a share."""
+        c, a = self.c, self.a
+        n0, n1, j0, j1 = self.partition.of(part)
+        state = self.state(c.integer(0)).at(n0 * self.V)
+        to_blocked(c, a.h0.at(n0 * a.H), a.H, n1 - n0, a.H, state, a.N * self.V, j0, j1)
+        self.cut(part, c.integer(0))
 
     def cut(self, part: Value, s: Value) -> None:
         """Zero the state that step s will read, in the rows that are reset before it."""
@@ -114,6 +119,11 @@ class Forward:
             first = low * a.N + m0
             valid = a.valid.at(first)
             copy_valid(c, a.x.at(first * a.I), a.I, m1 - m0, a.I, valid, a.x_clean.at(first * a.I), a.I)
+        self.project_shares(source, low, steps, M)
+
+    def project_shares(self, source: Reals, low: Value, steps: Value, M: Value) -> None:
+        """The products of `project`, some steps at a time where threads share rows."""
+        c, a = self.c, self.a
         stride = c.select(self.sharing, (CHUNK // a.N.max(1)).max(1).min(steps), steps)
         with c.loop(0, steps, stride) as first, self.sections.section() as part:
             self.project_share(part, source, low, first, (first + stride).min(steps), M)
@@ -131,15 +141,20 @@ class Forward:
                 multiply(c, self.shapes, at, (x, a.I, V), a.I, a.panels_ih, start, gi)
 
             each_tile(c, self.shapes, tiling(c, self.shapes, count, j1 - j0, limit=1), j0, tile)
-            with (
-                c.when(a.has_valid > 0),
-                c.loop(begin, begin + count) as m,
-                c.when(a.valid.load(low * a.N + m).equals(0)),
-                c.loop(j0, j1) as j,
-            ):
-                a.gi.store_vector(c.constant(float("inf")), (j * M + m) * (3 * V) + V)
+            self.hold_padding(low, begin, count, M, j0, j1)
 
         runs(c, a.N, n0, n1, first, last, CHUNK, rows)
+
+    def hold_padding(self, low: Value, begin: Value, count: Value, M: Value, j0: Value, j1: Value) -> None:
+        """z's part of gi is infinite in the rows that are padding."""
+        c, a, V = self.c, self.a, self.V
+        with (
+            c.when(a.has_valid > 0),
+            c.loop(begin, begin + count) as m,
+            c.when(a.valid.load(low * a.N + m).equals(0)),
+            c.loop(j0, j1) as j,
+        ):
+            a.gi.store_vector(c.constant(float("inf")), (j * M + m) * (3 * V) + V)
 
     def begin(self, part: Value, s: Value) -> None:
         """The first sums of step s over the share's own units, where threads share rows."""

@@ -24,7 +24,7 @@ from gru_xp_cpu.emit.module import I8, I32
 from gru_xp_cpu.threads.barrier import Sections
 
 from .forward import CHUNK, Forward
-from .packing import copy_valid, to_blocked
+from .packing import copy_valid
 from .record import IntegerRecord
 from .tiles import chains_of
 from .tiling import Tile, each_tile, runs, share, tiling
@@ -54,12 +54,8 @@ class _Integers(Forward):
 
     def prepare(self) -> None:
         """Copy the first state; the weights are packed."""
-        c, a = self.c, self.a
         with self.sections.section() as part:
-            n0, n1, j0, j1 = self.partition.of(part)
-            state = self.state(c.integer(0)).at(n0 * self.V)
-            to_blocked(c, a.h0.at(n0 * a.H), a.H, n1 - n0, a.H, state, a.N * self.V, j0, j1)
-            self.cut(part, c.integer(0))
+            self.copy_h0(part)
 
     def cut(self, part: Value, s: Value) -> None:
         """As `Forward.cut`, and then the bytes of the state that step s will read."""
@@ -91,9 +87,7 @@ class _Integers(Forward):
                 copy_valid(c, a.x.at(first * a.I), a.I, m1 - m0, a.I, valid, a.x_clean.at(first * a.I), a.I)
             target = c.pointer(Bytes, a.bytes_x).at(m0 * self.row_of_x)
             rows_to_bytes(c, source.at(first * a.I), m1 - m0, a.I, target, self.row_of_x, a.size_x.at(m0))
-        stride = c.select(self.sharing, (CHUNK // a.N.max(1)).max(1).min(steps), steps)
-        with c.loop(0, steps, stride) as first, self.sections.section() as part:
-            self.project_share(part, source, low, first, (first + stride).min(steps), M)
+        self.project_shares(source, low, steps, M)
 
     def project_share(self, part: Value, source: Reals, low: Value, first: Value, last: Value, M: Value) -> None:
         """As `Forward.project_share`."""
@@ -108,13 +102,7 @@ class _Integers(Forward):
                 self.multiply(at, left, a.panels_ih, a.first_ih, (a.size_x.at(row), 1), a.scale_ih, a.start_gi, gi)
 
             each_tile(c, self.shapes, tiling(c, self.shapes, count, j1 - j0, limit=1), j0, tile)
-            with (
-                c.when(a.has_valid > 0),
-                c.loop(begin, begin + count) as m,
-                c.when(a.valid.load(low * a.N + m).equals(0)),
-                c.loop(j0, j1) as j,
-            ):
-                a.gi.store_vector(c.constant(float("inf")), (j * M + m) * (3 * V) + V)
+            self.hold_padding(low, begin, count, M, j0, j1)
 
         runs(c, a.N, n0, n1, first, last, CHUNK, rows)
 

@@ -46,19 +46,15 @@ def quantize(
 def _draw(account: QuantizationAccount, path: Path) -> None:
     """The mean difference of y over the steps."""
     try:
-        import matplotlib as mpl
+        from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise gru_xp.GRUError("the picture needs matplotlib: python -m pip install 'gru-xp[demo]'") from None
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 3.2))
+    figure = Figure(figsize=(7, 3.2), layout="tight")
+    axis = figure.subplots()
     axis.plot(account.over_time, linewidth=0.8)
     axis.set_xlabel("step")
     axis.set_ylabel("mean |difference| of y")
     axis.set_title(f"{account.stored}, beside float32")
     axis.set_ylim(bottom=0)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
     figure.savefig(path, dpi=130)
-    plt.close(figure)
