@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from gru_xp import CellParams, errors
+from gru_xp.interfaces import Options
+from gru_xp_cpu import numpy_layer
 from gru_xp_cpu.calling.stream import Stream
 
 CALLS = Path(__file__).parents[1] / "support" / "hostile_calls.py"
@@ -27,6 +31,36 @@ def test_calls_with_wrong_arrays_and_records(library: str) -> None:
     assert done.returncode == 0, f"call {last} of seed 0: {done.stderr[-3000:]}"
     endings = eval(last)
     assert min(endings["right"], endings["refused"]) > 80
+
+
+class Liar(np.ndarray):
+    """An array that says that it has no step, or single precision."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return 0, 2, 3
+
+    @property
+    def dtype(self) -> Any:  # type: ignore[override]
+        return np.dtype("f4")
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((50, 2, 3), "f4"), ((1, 2, 3), "f4"), ((0, 2, 3), "f8")])
+def test_a_layer_does_not_believe_a_subclass(shape: tuple[int, ...], dtype: Any) -> None:
+    """Not even where everything else fits what the array really is."""
+    h0, w = np.ones((2, 4), dtype), CellParams(np.ones((12, 3), dtype), np.ones((12, 4), dtype))
+    x = np.ones(shape, dtype)
+    _, _, tape = numpy_layer.forward(x, h0, w, Options(save="all"))
+    numpy_layer.backward(tape, None, h0)  # as the plain array it is right
+    liar = x.view(Liar)
+    message = re.escape(
+        f"Liar that says (0, 2, 3) of float32 and is {shape} of {np.dtype(dtype)}; pass numpy.asarray(x)"
+    )
+    for save in (None, "states", "all"):
+        with pytest.raises(errors.ShapeError, match=f"^x: .*{message}"):
+            numpy_layer.forward(liar, h0, w, Options(save=save))
+    with pytest.raises(errors.ShapeError, match=rf"^tape\.x: .*{message}"):
+        numpy_layer.backward(tape._replace(x=liar), None, h0)
 
 
 @pytest.mark.parametrize("shape", [(3, 17, 1), (1, 17), (17,)])

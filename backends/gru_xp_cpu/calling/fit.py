@@ -83,7 +83,13 @@ def _fitted(name: str, a: Any, dtype: Any, sizes: dict[str, int]) -> Any:
 
 
 def _array(name: str, a: Any) -> Any:
-    """A plain array, whatever a subclass says of it."""
+    """A plain array; an error if a subclass says something else of it than NumPy does."""
     if not isinstance(a, np.ndarray):
         raise StructureError(f"{name}: expected an array of NumPy's, got {type(a).__name__}")
-    return np.asarray(a)
+    plain = np.asarray(a)
+    if a is not plain and (a.shape, a.dtype) != (plain.shape, plain.dtype):
+        raise ShapeError(
+            f"{name}: expected an array that is what it says, got {type(a).__name__} that says {a.shape} of {a.dtype} "
+            f"and is {plain.shape} of {plain.dtype}; pass numpy.asarray({name.rpartition('.')[2]})"
+        )
+    return plain
