@@ -228,7 +228,8 @@ def _parts(found: Contents, name: str, origin: str) -> list[StoredGRU]:
         names = gru.name.split("+")
         if name in names and len(names) == len(gru.params) > 1:
             place = names.index(name)
-            return [replace(gru, name=name, params=gru.params[place : place + 1], dropout=0.0)]
+            narrow = None if gru.narrow is None else gru.narrow.of_layers(place, place + 1)
+            return [replace(gru, name=name, params=gru.params[place : place + 1], narrow=narrow, dropout=0.0)]
     if "+" not in name:
         return []
     return [stacked([pick(found, part, origin) for part in name.split("+")])]
@@ -280,7 +281,8 @@ def write(gru: StoredGRU, path: PathType, *, format: str | None = None, **option
         able = ", ".join(each.name for each in formats().values() if each.holds_narrow)
         raise ConversionError(
             f"{target}: expected a format that holds {gru.narrow}, such as {able}, got {chosen.name}; "
-            f"GRU.from_params(model.params, spec=model.spec) has the same numbers in float32, which it holds"
+            f"GRU.from_params(model.params, spec=model.spec), or a file loaded with dtype='float32' (--dtype float32), "
+            f"has the same numbers in float32, which it holds"
         )
     for each in formats().values():
         if owner := each.needs(target):

@@ -61,10 +61,11 @@ class IntegerMatrix:
 
 
 def integer_params(params: Params, narrow: Narrow, xp: Any) -> Params:
-    """The parameters with matrices that round what they are multiplied with."""
+    """The parameters with matrices that round what they are multiplied with; layers that are kept as they are."""
 
     def cell(w: CellParams, scales: CellParams | None) -> CellParams:
-        assert scales is not None
+        if scales is None:
+            return w
         W_ih = IntegerMatrix(integers(w.W_ih, scales.W_ih, xp), scales.W_ih, LEAST, xp)
         W_hh = IntegerMatrix(integers(w.W_hh, scales.W_hh, xp), scales.W_hh, 1.0, xp)
         return CellParams(W_ih, W_hh, w.b_ih, w.b_hh)

@@ -7,12 +7,13 @@ numbers that they mean, which is exact in all three formats: from those and the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from .params import CellParams, Params
 
-__all__ = ["ACTIVATIONS", "WEIGHTS", "Activations", "Narrow", "Weights", "integers"]
+__all__ = ["ACTIVATIONS", "WEIGHTS", "Activations", "Narrow", "Weights", "integers", "narrow_stack"]
 
 Weights: TypeAlias = Literal["int8", "bfloat16", "float16"]
 Activations: TypeAlias = Literal["float32", "int8"]
@@ -26,11 +27,15 @@ class Narrow:
     weights: Weights
     #: "int8": x and the state are rounded to 8 bits before each product, see `integers`
     activations: Activations = "float32"
-    #: for int8: `CellParams` of scales (3H,) of W_ih and W_hh, without biases
+    #: for int8: `CellParams` of scales (3H,) of W_ih and W_hh, without biases; of None for layers that are kept
     scales: Params | None = None
+    #: the layers whose weights are float32 as they were
+    kept: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.weights} weights{', int8 activations' if self.activations == 'int8' else ''}"
+        kept = ", ".join(map(str, self.kept))
+        kept = f", layer{'s' * (len(self.kept) > 1)} {kept} in float32" if kept else ""
+        return f"{self.weights} weights{', int8 activations' if self.activations == 'int8' else ''}{kept}"
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -39,9 +44,36 @@ class Narrow:
 
     def scales_of(self, layer: int, direction: int) -> CellParams | None:
         """The scales of one cell; None in 16 bits."""
-        return None if self.scales is None else self.scales[layer][direction]
+        return None if self.scales is None or layer in self.kept else self.scales[layer][direction]
+
+    def of_layers(self, first: int, last: int) -> Narrow | None:
+        """That of some of the layers; None if all of them are kept."""
+        kept = tuple(layer - first for layer in self.kept if first <= layer < last)
+        if len(kept) == last - first:
+            return None
+        return replace(self, scales=None if self.scales is None else self.scales[first:last], kept=kept)
+
+
+def narrow_stack(layers: Sequence[tuple[Narrow | None, int]]) -> Narrow | None:
+    """That of a stack, of those of its parts and the directions of each, which has one layer; None is float32.
+
+    It is None, too, where the parts are stored in several ways.
+    """
+    kinds = {narrow.kind: narrow for narrow, _ in layers if narrow is not None}
+    if len(kinds) != 1:
+        return None
+    (one,) = kinds.values()
+    kept = tuple(index for index, (narrow, _) in enumerate(layers) if narrow is None)
+    if one.scales is None:
+        return replace(one, kept=kept)
+    scales = tuple(
+        (CellParams(None, None),) * D if narrow is None or narrow.scales is None else narrow.scales[0]
+        for narrow, D in layers
+    )
+    return replace(one, scales=scales, kept=kept)
 
 
 def integers(W: Any, scale: Any, xp: Any) -> Any:
-    """The whole numbers q (M, K), as floats, of W = scale * q."""
-    return xp.round(W / xp.where(scale > 0, scale, xp.ones_like(scale))[:, None])
+    """The whole numbers q (M, K), as floats and none of them -0.0, of W = scale * q."""
+    q = xp.round(W / xp.where(scale > 0, scale, xp.ones_like(scale))[:, None])
+    return xp.where(q == 0, xp.zeros_like(q), q)

@@ -79,7 +79,9 @@ class PreparedParams:
         params, narrow, pack = self.params, self.narrow, getattr(kernel, "pack", None)
         if narrow is not None and hasattr(kernel, "pack_narrow"):
             return tuple(
-                tuple(kernel.pack_narrow(w, narrow, narrow.scales_of(index, d)) for d, w in enumerate(layer))
+                tuple(map(kernel.pack, layer))
+                if index in narrow.kept
+                else tuple(kernel.pack_narrow(w, narrow, narrow.scales_of(index, d)) for d, w in enumerate(layer))
                 for index, layer in enumerate(params)
             )
         if narrow is not None and narrow.activations == "int8":

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from .checks import sizes_of
 from .errors import ConversionError, DTypeError, GRUError, RangeError
-from .narrow import Narrow
+from .narrow import Narrow, narrow_stack
 from .params import GRUSpec, Params, map_params
 
 __all__ = [
@@ -194,12 +194,12 @@ WIDER = {"float16": ("float32", "float64"), "bfloat16": ("float32", "float64"), 
 
 def with_dtype(gru: StoredGRU, dtype: str | None) -> StoredGRU:
     """With its numbers in another type: the same ones in a wider type, rounded in a narrower one."""
-    if dtype is None or dtype == gru.dtype:
+    if dtype is None or (dtype == gru.dtype and gru.narrow is None):
         return gru
     if dtype not in FLOATS:
         raise DTypeError(f"dtype: expected one of {', '.join(FLOATS)}, got {dtype!r}")
     if gru.narrow is not None:
-        raise DTypeError(f"dtype: expected float32, which {gru.narrow} are computed in, got {dtype!r}; leave it out")
+        return with_dtype(_widened(gru), dtype)
     wider = dtype in WIDER.get(gru.dtype, ())
 
     def cast(array: Any) -> Any:
@@ -215,6 +215,16 @@ def with_dtype(gru: StoredGRU, dtype: str | None) -> StoredGRU:
     )
     h0 = None if gru.h0 is None else cast(gru.h0)
     return replace(gru, params=map_params(cast, gru.params), dtype=dtype, h0=h0).noted(note)
+
+
+def _widened(gru: StoredGRU) -> StoredGRU:
+    """With the numbers that narrow weights mean, in float32."""
+    assert gru.narrow is not None
+    note = Note("folded", f"{gru.narrow.weights} weights", "the same numbers in float32, as was asked for by dtype")
+    if gru.narrow.activations == "int8":
+        why = "x and the state are not rounded to 8 bits, as they are beside the file's weights"
+        gru = gru.noted(Note("changed", "int8 activations", why))
+    return replace(gru.noted(note), narrow=None)
 
 
 def rounded_to_bfloat16(array: Any) -> Any:
@@ -251,7 +261,18 @@ def stacked(grus: Sequence[StoredGRU], dropout: float = 0.0) -> StoredGRU:
         raise ConversionError(f"{'+'.join(gru.name for gru in grus)}: {error}") from None
     notes = tuple(dict.fromkeys(note for gru in grus for note in gru.report.notes))
     name = "+".join(gru.name for gru in grus)
-    return replace(first, params=params, name=name, dropout=dropout, report=Report(notes))
+    narrow = narrow_stack([part for gru in grus for part in _narrow_layers(gru)])
+    if narrow is None and any(gru.narrow is not None for gru in grus):
+        notes += (Note("folded", "narrow weights", "stored in several ways there, in float32 here"),)
+    return replace(first, params=params, name=name, dropout=dropout, report=Report(notes), narrow=narrow)
+
+
+def _narrow_layers(gru: StoredGRU) -> list[tuple[Narrow | None, int]]:
+    """How each layer is stored, and its directions."""
+    return [
+        (None if gru.narrow is None else gru.narrow.of_layers(index, index + 1), len(layer))
+        for index, layer in enumerate(gru.params)
+    ]
 
 
 def two_directions(forward: StoredGRU, backward: StoredGRU, name: str) -> StoredGRU:

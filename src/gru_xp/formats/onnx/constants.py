@@ -29,6 +29,7 @@ DEPTH = 100  # of nodes behind one another that are evaluated; exporters need fe
 MOST = 64  # GRU nodes whose inputs are known to have the shape of one, and inputs that are looked at
 WIDEST = 1000  # inputs of a node that is evaluated
 FACTOR = 8  # bytes of work for each byte of a file: weights are decoded, cut, put together and reshaped
+WIDENED = 32  # more for each byte of integers of 8 bits, which become four times as large with their scales
 LEAST = 2**12  # bytes that evaluating a node counts for
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
@@ -162,8 +163,11 @@ class Evaluation:
         if depth > DEPTH:
             raise Unknown(f"more than {DEPTH} nodes stand behind {name!r}")
         if name in graph.tensors:
+            array = self._decoded(graph.tensors[name])
+            if array.dtype.itemsize == 1 and name not in graph.source.read:
+                graph.source.budget += WIDENED * array.nbytes
             graph.source.read.add(name)
-            return self._decoded(graph.tensors[name])
+            return array
         if name in graph.producers:
             return self._evaluated(graph.producers[name], name, depth)
         if name in graph.inputs:

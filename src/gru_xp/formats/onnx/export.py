@@ -18,7 +18,9 @@ from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError, RangeError, StructureError
 from gru_xp.formats.layouts import swapped
 from gru_xp.formats.onnx.constants import library
+from gru_xp.formats.onnx.narrow import stored_rows
 from gru_xp.formats.onnx.nodes import ACTIVATIONS, single
+from gru_xp.narrow import Narrow
 from gru_xp.params import CellParams
 from gru_xp.stored import Note, Report, StoredGRU
 
@@ -29,6 +31,7 @@ OPTIONS = {
     "opset": "the version of ONNX's operators, at least 10",
 }
 LEAST, OPSET, OPSET_BFLOAT16 = 10, 17, 22
+OPSET_NARROW = 13  # DequantizeLinear has a scale for each row, and Cast takes bfloat16
 ENDLESS = 2**31 - 1  # the default of `lengths`
 INPUTS = ("x", "h0", "lengths")
 
@@ -36,7 +39,7 @@ INPUTS = ("x", "h0", "lengths")
 def model_of(gru: StoredGRU, inputs: str | Iterable[str] | None = None, opset: int | None = None) -> tuple[Any, Report]:
     """The model, and what happened on the way; the options are `OPTIONS`."""
     helper, kind = library().helper, _kind(gru.dtype)
-    sizes, build = sizes_of(gru.params), _Builder(gru.dtype, _opset(opset, gru.dtype))
+    sizes, build = sizes_of(gru.params), _Builder(gru.dtype, _opset(opset, gru))
     plain = _plain(inputs)
     x, h0, lengths = _with_defaults(build, gru) if plain is None else _without_defaults(build, gru, plain)
     states = []
@@ -45,7 +48,7 @@ def model_of(gru: StoredGRU, inputs: str | Iterable[str] | None = None, opset: i
         state = h0
         if sizes.L > 1 and h0:
             state = build.part(h0, layer * sizes.D, (layer + 1) * sizes.D)
-        weights = [build.weight(stacked) for stacked in _stacked(directions)]
+        weights = _weights(build, directions, None if gru.narrow is None else gru.narrow.of_layers(layer, layer + 1))
         given = [x, *weights, *[""] * (3 - len(weights)), lengths, state]
         y, h_n = build.node("GRU", given, name=name, outputs=2, **_attributes(gru, sizes.D))
         states.append(h_n)
@@ -88,14 +91,15 @@ def model_of(gru: StoredGRU, inputs: str | Iterable[str] | None = None, opset: i
     return model, _report(gru, plain)
 
 
-def _opset(asked: int | None, dtype: str) -> int:
-    least = OPSET_BFLOAT16 if dtype == "bfloat16" else LEAST
+def _opset(asked: int | None, gru: StoredGRU) -> int:
+    kind = gru.dtype if gru.narrow is None else f"{gru.narrow.weights} weights"
+    least = {"float32": LEAST, "float64": LEAST, "float16": LEAST, "bfloat16": OPSET_BFLOAT16}.get(kind, OPSET_NARROW)
     most = library().defs.onnx_opset_version()
     if asked is None:
         return max(OPSET, least)
     if type(asked) is not int or not least <= asked <= most:
         raise RangeError(
-            f"opset: expected {least}, which is the first that has all operators for {dtype}, to {most}, the newest of "
+            f"opset: expected {least}, which is the first that has all operators for {kind}, to {most}, the newest of "
             f"the onnx that is installed, got {asked!r}"
         )
     return asked
@@ -125,9 +129,9 @@ class _Builder:
         self.tensors.append(library().numpy_helper.from_array(array, name))
         return name
 
-    def weight(self, array: np.ndarray, name: str | None = None) -> str:
-        """Numbers in the dtype of the GRU; bfloat16 comes as float32."""
-        if self.dtype != "bfloat16":
+    def weight(self, array: np.ndarray, name: str | None = None, dtype: str | None = None) -> str:
+        """Numbers in the dtype of the GRU, unless another is named; bfloat16 comes as float32."""
+        if (dtype or self.dtype) != "bfloat16":
             return self.constant(np.ascontiguousarray(array), name)
         name = name or f"constant_{len(self.tensors)}"
         types = library().TensorProto
@@ -194,6 +198,25 @@ def _expanded(build: _Builder, h0: str, N: str) -> str:
     return build.node("Expand", [h0, build.node("Concat", [one, N, one], axis=0)])
 
 
+def _weights(build: _Builder, directions: tuple[CellParams, ...], narrow: Narrow | None) -> list[str]:
+    """The names of W, R and B; W and R are widened on the way if they are narrow."""
+    W, R, *B = _stacked(directions)
+    if narrow is None:
+        return [build.weight(stacked) for stacked in (W, R, *B)]
+    names = []
+    for index, stacked in enumerate((W, R)):
+        if narrow.scales is None:
+            stored = stacked.astype(np.float16) if narrow.weights == "float16" else stacked
+            held = build.weight(stored, dtype=narrow.weights)
+            names.append(build.node("Cast", [held], to=library().TensorProto.FLOAT))
+        else:
+            rows = stored_rows([w[index] for w in directions], [scales[index] for scales in narrow.scales[0]])
+            wide = build.node("DequantizeLinear", list(map(build.constant, rows)), axis=0)
+            shape = build.constant(np.asarray(stacked.shape, np.int64))
+            names.append(build.node("Reshape", [wide, shape]))
+    return [*names, *map(build.weight, B)]
+
+
 def _stacked(directions: tuple[CellParams, ...]) -> list[np.ndarray]:
     """W (D, 3H, I), R (D, 3H, H) and, with biases, B (D, 6H)."""
     W, R = (np.stack([swapped(w[index]) for w in directions]) for index in (0, 1))
@@ -234,6 +257,12 @@ def _report(gru: StoredGRU, plain: tuple[str, ...] | None) -> Report:
     if gru.dtype in ("float64", "bfloat16"):
         why += f"; valid ONNX, but onnxruntime has no GRU for {gru.dtype} on the CPU"
     notes = [Note("exact", "weights and biases", why)]
+    if gru.narrow is not None:
+        how = "Cast" if gru.narrow.scales is None else "DequantizeLinear"
+        notes.append(Note("exact", f"{gru.narrow.weights} weights", f"behind {how}, which widens them in the runtime"))
+        if gru.narrow.activations == "int8":
+            why = "there products are of float32: x and the state are not rounded to 8 bits"
+            notes.append(Note("changed", "int8 activations", why))
     constants = [
         getattr(each, letter)
         for each in (gru.spec.gate_activation, gru.spec.candidate_activation)

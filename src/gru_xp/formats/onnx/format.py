@@ -36,6 +36,7 @@ class OnnxFormat(Format):
     runtime = "onnxruntime"
     options = OPTIONS
     write_options = WRITE_OPTIONS
+    holds_narrow = True
 
     def read(self, path: Path) -> Contents:
         found = _found(path)

@@ -18,8 +18,9 @@ from gru_xp.activations import Activation
 from gru_xp.errors import ConversionError, GRUError
 from gru_xp.formats.layouts import swapped
 from gru_xp.formats.onnx.constants import FLOATS, Evaluation, Graph, Unknown
+from gru_xp.formats.onnx.narrow import narrow_of, told
 from gru_xp.formats.onnx.options import ATTRIBUTES
-from gru_xp.formats.onnx.quantized import QUANTISING
+from gru_xp.narrow import Narrow
 from gru_xp.params import CellParams, GRUSpec
 from gru_xp.stored import Note
 
@@ -57,6 +58,7 @@ class GRUNode:
     layout: int
     h0: Any  # (D, H) or (D, N, H) where the file fixes it, else None
     notes: tuple[Note, ...]
+    narrow: Narrow | None  # of this layer
     W: np.ndarray
     R: np.ndarray
     B: np.ndarray | None
@@ -116,10 +118,10 @@ def read_node(node: Any, graph: Graph, name: str, index: int) -> GRUNode:
     h0, notes = _first_state(graph, node, layout, len(params), R.shape[2])
     if _input(node, 4):
         notes += _of_lengths(graph, node, layout)
-    if known.operators & {*QUANTISING}:
-        notes += (DEQUANTISED,)
+    narrow = narrow_of(known, (_input(node, 1), _input(node, 2)), (W, R))
+    notes += told(known, narrow)
     params = tuple(CellParams(*(None if a is None else _held(a) for a in w)) for w in params)
-    return GRUNode(name, index, node, graph, params, spec, W.dtype.name, layout, h0, notes, W, R, B)
+    return GRUNode(name, index, node, graph, params, spec, W.dtype.name, layout, h0, notes, narrow, W, R, B)
 
 
 def _options(node: Any) -> dict[str, Any]:
@@ -143,13 +145,6 @@ def _options(node: Any) -> dict[str, Any]:
             else value
         )
     return found
-
-
-DEQUANTISED = Note(
-    "folded",
-    "quantised weights",
-    "the file holds integers with scales, which are multiplied out here, to the numbers that its own runtime uses",
-)
 
 
 def _weight(known: Evaluation, node: Any, index: int, letter: str) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from gru_xp.formats.onnx.constants import EVALUATED, Evaluation, Graph, Unknown
 from gru_xp.formats.onnx.nodes import GRUNode, shapes_tried, time_and_batch
+from gru_xp.narrow import narrow_stack
 from gru_xp.stored import Note, Report, StoredGRU
 
 __all__ = ["Stack", "joined"]
@@ -141,6 +142,7 @@ def as_stored(stack: Stack) -> StoredGRU:
         batch_first=first.layout == 1 or transposed,
         h0=_first_states(stack),
         report=Report(tuple(notes)),
+        narrow=narrow_stack([(node.narrow, node.D) for node in stack]),
     )
 
 
