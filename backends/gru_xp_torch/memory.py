@@ -15,7 +15,7 @@ import torch
 
 from gru_xp.errors import StructureError
 
-__all__ = ["empty", "seen", "shown"]
+__all__ = ["empty", "seen", "shown", "unmoved"]
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype("f4"),
@@ -28,11 +28,15 @@ TENSORS = {dtype: tensor for tensor, dtype in DTYPES.items()}
 class Memory(ctypes.c_char * sys.maxsize):  # type: ignore[misc] # as long as may be: the array says how much is used
     """What an array looks at. It keeps the tensor."""
 
+    __slots__ = ("size", "tensor")
     tensor: torch.Tensor
+    size: int  # of the storage, in bytes
 
 
 class New(Memory):
     """Of a tensor that nobody else has yet."""
+
+    __slots__ = ()
 
 
 def seen(tensor: Any) -> Any:
@@ -43,13 +47,21 @@ def seen(tensor: Any) -> Any:
         dtype = DTYPES.get(tensor.dtype)
         if dtype is None or tensor.is_neg() or not tensor.is_cpu or not tensor.is_contiguous():
             return _strided(tensor, dtype)
-        if tensor.untyped_storage().nbytes() < dtype.itemsize * tensor.storage_offset() + tensor.nbytes:
+        size = tensor.untyped_storage().nbytes()
+        if size < dtype.itemsize * tensor.storage_offset() + tensor.nbytes:
             raise _freed(tensor)
         memory = Memory.from_address(tensor.data_ptr())
     except AttributeError:
         raise StructureError(f"expected a tensor, got {type(tensor).__name__}") from None
-    memory.tensor = tensor
+    memory.tensor, memory.size = tensor, size
     return np.ndarray(tuple(tensor.shape), dtype, memory)  # which takes twice as long for a torch.Size
+
+
+def unmoved(array: Any, tensor: torch.Tensor) -> bool:
+    """Whether `array`, which `seen` gave, still is the tensor's memory; no, if it is a copy or has strides."""
+    memory = array.base
+    same = type(memory) is Memory and ctypes.addressof(memory) == tensor.data_ptr()
+    return same and memory.size == tensor.untyped_storage().nbytes()
 
 
 def _strided(tensor: Any, dtype: Any) -> Any:
@@ -60,7 +72,7 @@ def _strided(tensor: Any, dtype: Any) -> Any:
     if tensor.numel() and tensor.untyped_storage().nbytes() < dtype.itemsize * (tensor.storage_offset() + reach):
         raise _freed(tensor)
     memory = Memory.from_address(tensor.data_ptr())
-    memory.tensor = tensor
+    memory.tensor, memory.size = tensor, -1  # never `unmoved`
     return np.ndarray(tensor.shape, dtype, memory, 0, [dtype.itemsize * step for step in tensor.stride()])
 
 

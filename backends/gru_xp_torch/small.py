@@ -19,7 +19,7 @@ from gru_xp.params import GRUSpec, Params
 from .autograd import gradients, transformed
 from .cpu import kernel
 from .flat import Sizes, flat_params, flat_tape, params_of, tapes_of
-from .memory import seen, shown
+from .memory import seen, shown, unmoved
 from .watching import saved_elsewhere
 
 __all__ = ["SmallCalls", "is_small"]
@@ -62,19 +62,23 @@ class Small(Function):
 
     @staticmethod
     def forward(ctx: Any, sizes: Sizes, *arrays: Tensor) -> tuple[Tensor, Tensor]:
-        x, h0, *weights = map(seen, arrays)
-        y, h_n, tapes = kernel.host.forward(x, h0, params_of(weights, sizes), OPTIONS, None)
-        ctx.sizes, ctx.tape = sizes, flat_tape(tapes)  # without x and the weights, whose memory may move (FSDP)
+        x, h0, *weights = ctx.seen = tuple(map(seen, arrays))
+        y, h_n, ctx.tapes = kernel.host.forward(x, h0, params_of(weights, sizes), OPTIONS, None)
+        ctx.sizes = sizes
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*arrays)
         return shown(y), shown(h_n)
 
     @staticmethod
     def backward(ctx: Any, dy: Any, dh_n: Any) -> tuple[Any, ...]:
-        x, h0, *weights = ctx.saved_tensors
+        arrays = ctx.saved_tensors
         if torch.is_grad_enabled() or transformed(dy, dh_n):
-            tape = [torch.from_numpy(a) for a in ctx.tape]
+            x, h0, *weights = arrays
+            tape = [torch.from_numpy(a) for a in flat_tape(ctx.tapes)]
             return None, *gradients(ctx.sizes, (x, h0, None, None, None, *weights), tape, dy, dh_n)
-        tapes = tapes_of(seen(x), ctx.tape, list(map(seen, weights)), None, None, ctx.sizes)
+        tapes = ctx.tapes
+        if not all(map(unmoved, ctx.seen, arrays)):  # FSDP frees weights and puts them elsewhere
+            x, _, *weights = map(seen, arrays)
+            tapes = tapes_of(x, flat_tape(tapes), weights, None, None, ctx.sizes)
         grads = kernel.host.backward(tapes, seen(dy), seen(dh_n), None)
         return None, *map(torch.from_numpy, (grads.x, grads.h0, *flat_params(grads.params)))

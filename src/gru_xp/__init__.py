@@ -12,8 +12,10 @@ types of results in `gru_xp.types`, Arraymancer's arrays in `gru_xp.arraymancer`
 `gru_xp.training`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import errors, types
-from .account import quantization_account
 from .activations import Activation
 from .discovery import available
 from .errors import GRUError
@@ -29,13 +31,16 @@ from .functional import (
     gru_inference,
     prepare,
 )
-from .loading import from_framework, load
-from .module import GRU
 from .parameters import add, map_params, to, weights
 from .params import CellParams, GRUSpec
-from .quantized import quantize
 from .selection import use_backend
 from .threads import num_threads
+
+if TYPE_CHECKING:
+    from .account import quantization_account
+    from .loading import from_framework, load
+    from .module import GRU
+    from .quantized import quantize
 
 __version__ = "0.1.0"
 
@@ -69,3 +74,23 @@ __all__ = [
     "use_backend",
     "weights",
 ]
+
+#: names whose modules a call of the functions above does not need: imported when somebody first asks for them
+LATER = {
+    "GRU": "module",
+    "from_framework": "loading",
+    "load": "loading",
+    "quantization_account": "account",
+    "quantize": "quantized",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f".{LATER[name]}", __name__), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LATER})

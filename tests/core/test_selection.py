@@ -203,7 +203,7 @@ def test_import_gru_xp_imports_no_library_and_nothing_that_takes_long() -> None:
     libraries = {"numpy", "torch", "jax", "cupy", "array_api_strict", "array_api_compat", "llvmlite", "rich", "typer"}
     standard = {"asyncio", "concurrent.futures", "ctypes", "email", "importlib.metadata", "json", "logging"}
     standard |= {"multiprocessing", "socket", "subprocess", "tempfile", "unittest", "zipfile"}
-    ours = {"gru_xp.formats", "gru_xp.cli", "gru_xp_numpy", "gru_xp_cpu"}
+    ours = {"gru_xp.formats", "gru_xp.cli", "gru_xp.files", "gru_xp.module", "gru_xp_numpy", "gru_xp_cpu"}
     imported = python("import sys, gru_xp; print(*sys.modules)").split()
     assert (libraries | standard | ours).isdisjoint(imported)
     assert "gru_xp.functional" in imported
