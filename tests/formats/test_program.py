@@ -19,6 +19,7 @@ from gru_xp import Activation, GRUSpec, errors
 from gru_xp.activations import FUNCTIONS
 from gru_xp.cli import app
 from gru_xp.formats.program import program
+from gru_xp.module import as_stored
 from gru_xp.stored import StoredGRU
 
 RNG = np.random.default_rng(0)
@@ -36,6 +37,10 @@ def small(*args: Any, **options: Any) -> StoredGRU:
     return replace(gru, params=gru_xp.params.map_params(lambda a: a / 4, gru.params))
 
 
+def quantised(weights: str, L: int, D: int, **options: Any) -> StoredGRU:
+    return as_stored(gru_xp.quantize(gru_xp.GRU(I, H, L, bidirectional=D == 2, seed=0, **options), weights))
+
+
 MODELS = {
     "one_layer": model(),
     "stack": model(3, 1),
@@ -50,6 +55,10 @@ MODELS = {
     "batch_first": model(2, 2, batch_first=True),
     "first_state": model(2, 1, h0=RNG.normal(size=(2, H)).astype("f4")),
     "half": model(1, 1, "f2"),
+    "int8": quantised("int8", 2, 2),
+    "int8_stream": quantised("int8", 2, 1, bias=False),
+    "weights_of_16_bits": quantised("float16", 1, 1),
+    "weights_of_bfloat16": quantised("bfloat16", 2, 1),
     **{
         f"with_{name}": small(1, 1, "f8", spec=GRUSpec(True, Activation(name), "tanh"))
         for name in FUNCTIONS
@@ -112,7 +121,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             [sys.executable, "-m", "ruff", "format", "--check", "--line-length", "120", folder / f"{name}.py"],
             check=True,
             capture_output=True,
-        ) if name in ("both_ways", "clip", "reset_before", "first_state", "batch_first") else None
+        ) if name in (
+            "both_ways",
+            "clip",
+            "reset_before",
+            "first_state",
+            "batch_first",
+            "int8",
+            "weights_of_bfloat16",
+        ) else None
     return dict(np.load(folder / "results.npz"))
 
 
@@ -227,3 +244,18 @@ def test_bfloat16_stands_there_as_float32(tmp_path: Path) -> None:
     assert not program.write(gru, tmp_path / "small.py").exact
     with np.load(tmp_path / "small_weights.npz") as file:
         np.testing.assert_array_equal(file["layer0_forward_W_ih"], gru.params[0][0].W_ih)
+
+
+@pytest.mark.parametrize(("weights", "factor"), [("int8", 3.8), ("bfloat16", 1.9), ("float16", 1.9)])
+def test_narrow_weights_stay_narrow(weights: str, factor: float, tmp_path: Path) -> None:
+    given = gru_xp.GRU(256, 256, seed=0)
+    given.save(tmp_path / "wide.py")
+    report = gru_xp.quantize(given, weights).save(tmp_path / "narrow.py")
+    assert report.exact and f"{weights} weights" in str(report)
+    wide, narrow = ((tmp_path / f"{name}_weights.npz").stat().st_size for name in ("wide", "narrow"))
+    assert wide / narrow >= factor
+
+
+def test_integer_activations_are_said_to_be_lost(tmp_path: Path) -> None:
+    report = gru_xp.quantize(gru_xp.GRU(3, 4, seed=0), activations="int8").save(tmp_path / "narrow.py")
+    assert [note.what for note in report.notes if note.fate == "changed"] == ["int8 activations"]

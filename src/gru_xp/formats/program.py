@@ -5,23 +5,27 @@ Only what the model has is written: no branch for biases that are not there, no 
 
 from __future__ import annotations
 
-import io
 import sys
-import zipfile
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from gru_xp.activations import SIGMOID, TANH, Activation
 from gru_xp.atomic import write_whole
 from gru_xp.checks import sizes_of
 from gru_xp.errors import ConversionError
 from gru_xp.files import Format
+from gru_xp.formats.program_weights import (
+    ENDING,
+    is_of_a_program,
+    reading,
+    ways_of,
+    weights_file,
+    weights_path,
+)
 from gru_xp.stored import Note, Report, StoredGRU
 
-__all__ = ["NumpyProgram", "program", "source_of", "weights_file"]
+__all__ = ["NumpyProgram", "program", "source_of"]
 
 
 class NumpyProgram(Format):
@@ -30,6 +34,7 @@ class NumpyProgram(Format):
     name = "numpy"
     title = "a program for NumPy (.py, and its weights in _weights.npz beside it), written only"
     suffixes = (".py",)
+    holds_narrow = True
 
     def write(self, gru: StoredGRU, path: Path) -> Report:
         if path.suffix != ".py" or not path.stem.isidentifier() or iskeyword(path.stem):
@@ -38,12 +43,18 @@ class NumpyProgram(Format):
             raise ConversionError(
                 f"{path}: expected another name, for `import {path.stem}` beside it would find it and not that module"
             )
-        weights = _weights_of(path)
-        if weights.exists() and not _is_of_a_program(weights):
+        weights = weights_path(path)
+        if weights.exists() and not is_of_a_program(weights):
             raise ConversionError(f"{weights}: is there and holds something else, so {path.name} needs another name")
         write_whole(weights, weights_file(gru))
         write_whole(path, source_of(gru, path.stem).encode())
         notes = [Note("exact", "weights and biases", f"bit for bit, in {weights.name}")]
+        if gru.narrow is not None:
+            how = "widened to float32 when the program loads them"
+            notes.append(Note("exact", f"{gru.narrow.weights} weights", how))
+            if gru.narrow.activations == "int8":
+                why = "the program does not round x and the state to 8 bits"
+                notes.append(Note("changed", "int8 activations", why))
         if gru.dtype in ("float16", "bfloat16"):
             why = f"the program computes in float32; {gru.dtype} would round the state after each step"
             notes.append(Note("changed", "rounding", why))
@@ -52,64 +63,26 @@ class NumpyProgram(Format):
         return Report(tuple(notes))
 
     def needs(self, path: Path) -> str:
-        if not path.name.endswith(WEIGHTS) or not path.exists() or not _is_of_a_program(path):
+        if not path.name.endswith(ENDING) or not path.exists() or not is_of_a_program(path):
             return ""
-        owner = path.with_name(f"{path.name.removesuffix(WEIGHTS)}.py")
+        owner = path.with_name(f"{path.name.removesuffix(ENDING)}.py")
         return owner.name if owner.exists() else ""
 
 
 program = NumpyProgram()
-WEIGHTS = "_weights.npz"
-
-
-def _weights_of(path: Path) -> Path:
-    return path.with_name(f"{path.stem}{WEIGHTS}")
-
-
-def _is_of_a_program(path: Path) -> bool:
-    """Whether the file holds a program's weights, and not, say, the model that is being exported."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.startswith(("layer0_forward_", "layer0_reverse_")) for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return False
-
-
-def weights_file(gru: StoredGRU) -> bytes:
-    """An `.npz` with arrays such as `layer0_forward_W_ih`; 16-bit numbers become float32, which holds them."""
-    arrays = {
-        f"layer{layer}_{way}_{name}": array if array.dtype.itemsize > 2 else array.astype("f4")
-        for layer, directions in enumerate(gru.params)
-        for way, w in zip(_ways(gru), directions, strict=True)
-        for name, array in w._asdict().items()
-        if array is not None
-    }
-    if gru.h0 is not None:
-        arrays["h0"] = gru.h0 if gru.h0.ndim == 3 else gru.h0[:, None]
-    data = io.BytesIO()
-    np.savez(data, allow_pickle=False, **arrays)
-    return data.getvalue()
-
-
-def _ways(gru: StoredGRU) -> tuple[str, ...]:
-    if len(gru.params[0]) == 2:
-        return ("forward", "reverse")
-    return ("reverse",) if gru.spec.reverse else ("forward",)
-
-
 # ---- the program -----------------------------------------------------------------------------------------------------
 
 
 def source_of(gru: StoredGRU, module: str) -> str:
     """The program's text, as `ruff format` would leave it."""
     parts = [_head(gru, module), *_activations(gru), _cell(gru), _layer(gru), _whole(gru)]
-    if _ways(gru) == ("forward",):
+    if ways_of(gru) == ("forward",):
         parts.append(_step(gru))
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def _head(gru: StoredGRU, module: str) -> str:
-    sizes, spec, ways = sizes_of(gru.params), gru.spec, _ways(gru)
+    sizes, spec, ways = sizes_of(gru.params), gru.spec, ways_of(gru)
     layers = "one layer" if sizes.L == 1 else f"{sizes.L} layers"
     directions = {1: f"{ways[0]} in time", 2: "both directions of time"}[sizes.D]
     x, y = (f"(N, T, {n})" if gru.batch_first else f"(T, N, {n})" for n in (sizes.I, sizes.D * sizes.H))
@@ -124,6 +97,8 @@ def _head(gru: StoredGRU, module: str) -> str:
         candidate = f"n  = {g}(gi_n + r * gh_n)"
     else:
         candidate = f"n  = {g}(gi_n + (r * h) @ W_hn.T{' + b_hn' if sizes.bias else ''})"
+    function, call = reading(gru)
+    function = f"{function}\n" if function else ""
     weights = "W_ih: np.ndarray  # (3H, I); gates r, z, n on axis 0\n    W_hh: np.ndarray  # (3H, H)"
     if sizes.bias:
         weights += "\n    b_ih: np.ndarray  # (3H,)\n    b_hh: np.ndarray  # (3H,)"
@@ -138,7 +113,7 @@ def _head(gru: StoredGRU, module: str) -> str:
     {candidate}
     h' = (1 - z) * n + z * h         with f = {spec.gate_activation}, g = {spec.candidate_activation}
 
-T, N are time steps and batch. The weights are in {module}{WEIGHTS} beside this file. Written by gru_xp.
+T, N are time steps and batch. The weights are in {module}{ENDING} beside this file. Written by gru_xp.
 """
 
 from pathlib import Path
@@ -156,12 +131,12 @@ class Cell(NamedTuple):
 
     {weights}
 
-
-def load(path=Path(__file__).with_name(Path(__file__).stem + "{WEIGHTS}")):
+{function}
+def load(path=Path(__file__).with_name(Path(__file__).stem + "{ENDING}")):
     """All cells, as layers of directions{"" if gru.h0 is None else ", and the first state"}."""
     with np.load(path, allow_pickle=False) as file:
         cells = [
-            [Cell(*(file[f"layer{{layer}}_{{way}}_{{name}}"] for name in Cell._fields)) for way in DIRECTIONS]
+            [Cell(*({call} for name in Cell._fields)) for way in DIRECTIONS]
             for layer in range(LAYERS)
         ]
         return cells{"" if gru.h0 is None else ', file["h0"]'}
@@ -249,7 +224,7 @@ def _layer(gru: StoredGRU) -> str:
         ("forward",): "range(T)",
         ("reverse",): "reversed(range(T))",
         ("forward", "reverse"): 'reversed(range(T)) if way == "reverse" else range(T)',
-    }[_ways(gru)]
+    }[ways_of(gru)]
     padding = "y" if gru.spec.padding == "hold" else "np.where(valid, y, 0.0)"
     told = "is the state there" if gru.spec.padding == "hold" else "is 0 there"
     way = ", way" if len(gru.params[0]) == 2 else ""
