@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,39 +11,17 @@ import pytest
 pytest.importorskip("llvmlite")
 pytest.importorskip("typer")  # of the conformance suite
 
+from as_xla import called_as_by_xla
+from subprocesses import run_file
+
 from gru_xp.interfaces import Options
 from gru_xp.params import CellParams
 from gru_xp_conformance.guard import Side, guarded
 from gru_xp_cpu import numpy_layer
-from gru_xp_cpu.calling.xla import call, handler
 from gru_xp_cpu.passes.fields import ARRAYS, GATES, STATES, STEP
 
 SIZES = [(1, 1, 1, 1), (3, 2, 5, 7), (4, 9, 17, 33), (1, 3, 8, 16), (5, 40, 3, 48)]
 SIDES: tuple[Side, ...] = ("before", "behind")
-
-
-def words(*values: int) -> Any:
-    return (ctypes.c_int64 * len(values))(*values)
-
-
-def run_as_xla(
-    kind: Any, sizes: tuple[int, int, int, int], own: Any, given: dict[str, Any], made: dict[str, Any]
-) -> None:
-    """Call a kernel as XLA does, which has a frame of pointers; see `custom_call`."""
-    names = [*given, *made]
-    dtype = given["x"].dtype.name
-    numbers = call(kind, dtype, sizes, own, names, recompute=kind == "backward" and "r" not in given)
-    _, address = handler(kind, dtype)
-    buffers = [words(48, 0, 0, a.ctypes.data, a.ndim, 0) for a in (*given.values(), *made.values())]
-    pointers = [ctypes.addressof(buffer) for buffer in buffers]
-    operands, results = words(*pointers[: len(given)]), words(*pointers[len(given) :])
-    attribute = words(0, numbers.size, numbers.ctypes.data)
-    attributes = words(ctypes.addressof(attribute))
-    frame = words(*[0] * 24)
-    frame[7], frame[9] = len(given), ctypes.addressof(operands)
-    frame[12], frame[14] = len(made), ctypes.addressof(results)
-    frame[20] = ctypes.addressof(attributes)
-    assert ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(address)(ctypes.addressof(frame)) == 0
 
 
 def assert_xla_is_numpy(side: Side, dtype: str) -> None:
@@ -71,7 +46,7 @@ def assert_xla_is_numpy(side: Side, dtype: str) -> None:
             given = {name: np.array(a) for name, a in (*arrays.items(), ("valid", valid))}
             made = {"y": np.empty_like(y), "h_n": np.empty_like(h_n), "x_clean": np.empty_like(arrays["x"])}
             made |= {name: np.empty_like(y) for name in ("h_prev", "r", "z", "n", "u")}
-        run_as_xla("forward", (T, N, I, H), (0, T, 0, STEP + STATES + GATES), given, made)
+        assert not called_as_by_xla("forward", (T, N, I, H), (0, T, 0, STEP + STATES + GATES), given, made)
         for name, want in (("y", y), ("h_n", h_n), *zip(tape._fields[1:6], tape[1:6], strict=True)):
             np.testing.assert_array_equal(made[name], want, err_msg=name)
         saved = dict(zip(tape._fields[:6], tape[:6], strict=True))
@@ -80,16 +55,10 @@ def assert_xla_is_numpy(side: Side, dtype: str) -> None:
             given |= {"dy": np.array(dy), "dh_n": np.array(dh_n), "valid": np.array(valid)}
             gradients = dict(zip(("dx", "dh0", "dW_ih", "dW_hh", "db_ih", "db_hh"), (dx, dh0, *dw), strict=True))
             made = {name: np.empty_like(a) for name, a in gradients.items()}
-        run_as_xla("backward", (T, N, I, H), (0, T, 0, H, N * H), given, made)
+        assert not called_as_by_xla("backward", (T, N, I, H), (0, T, 0, H, N * H), given, made)
         for name, want in gradients.items():
             np.testing.assert_array_equal(made[name], want, err_msg=name)
     assert {"x", "y"} < set(ARRAYS["forward"])
-
-
-def in_a_process(*arguments: str, **variables: str) -> None:
-    command = [sys.executable, "-X", "faulthandler", __file__, *arguments]
-    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def widths() -> list[int]:
@@ -103,7 +72,7 @@ def widths() -> list[int]:
 @pytest.mark.parametrize("side", SIDES)
 def test_the_custom_call_of_xla(side: Side, width: int) -> None:
     """On buffers of ours, because XLA copies what it is given."""
-    in_a_process(side, GRU_XP_CPU_WIDTH=str(width), GRU_XP_NUM_THREADS="2")
+    run_file(__file__, side, GRU_XP_CPU_WIDTH=str(width), GRU_XP_NUM_THREADS="2")
 
 
 OUTSIDE = """

@@ -21,10 +21,11 @@ from gru_xp_cpu.calling.stream import Stream
 CALLS = Path(__file__).parents[1] / "support" / "hostile_calls.py"
 
 
-@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("library", ["numpy", "torch", "xla"])
 def test_calls_with_wrong_arrays_and_records(library: str) -> None:
     """In a process of their own, because what reads behind an array may die of it."""
-    pytest.importorskip(library)
+    if library == "torch":
+        pytest.importorskip("torch")
     command = [sys.executable, "-X", "faulthandler", str(CALLS), library, "0", "0", "400"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     *_, last = done.stdout.splitlines() or [""]
@@ -75,3 +76,30 @@ def test_a_stream_does_not_believe_a_subclass(shape: tuple[int, ...]) -> None:
     stream = Stream(((CellParams(np.ones((12, 17)), np.ones((12, 4))),),), 3)
     with pytest.raises(errors.ShapeError, match=r"x: expected \(N, I\) = \(3, 17\), got"):
         stream.step(np.ones(shape).view(Liar))
+
+
+@pytest.mark.parametrize("change", ["W_hh", "dtype", "result", "numbers"])
+def test_xla_gives_other_buffers(change: str) -> None:
+    """Whoever calls `ffi_call` names the shapes and the integers; XLA itself compares neither."""
+    jax = pytest.importorskip("jax")
+    from gru_xp_cpu.calling.xla import call
+    from gru_xp_cpu.passes.fields import STEP
+    from gru_xp_jax.cpu import _target
+
+    names = ["x", "h0", *CellParams._fields[:2], "y", "h_n"]
+    shapes = [(5, 2, 3), (2, 4), (12, 3), (12, 4)]
+    numbers = call("forward", "float32", (5, 2, 3, 4), (0, 5, 0, STEP), names)
+    results = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((5, 2, 4), (2, 4))]
+    arrays = [jax.numpy.ones(shape, "float32") for shape in shapes]
+    y, h_n = jax.ffi.ffi_call(_target("forward", "float32"), results)(*arrays, numbers=numbers)
+    np.testing.assert_array_equal(y[-1], h_n)
+    if change == "W_hh":
+        arrays[3] = arrays[3][:3]
+    elif change == "dtype":
+        arrays[0] = arrays[0].astype("bfloat16")
+    elif change == "result":
+        results[0] = jax.ShapeDtypeStruct((1, 2, 4), "float32")
+    else:
+        numbers = numbers[:-1]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT: gru_xp: the buffers of this custom call"):
+        jax.ffi.ffi_call(_target("forward", "float32"), results)(*arrays, numbers=numbers)

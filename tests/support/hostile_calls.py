@@ -2,9 +2,10 @@
 
     python tests/support/hostile_calls.py LIBRARY SEED FIRST LAST
 
-makes the calls of these numbers. Each has to end in a GRUError, or in the numbers of a float64 loop over the arrays
-that were given. The number of a call is printed before it is made, so that whoever started the process knows which one
-killed it; the last line says how many ended in which way.
+makes the calls of these numbers; LIBRARY is numpy, torch, or xla: the native function that JAX calls. Each has to end
+in a GRUError, or in the numbers of a float64 loop over the arrays that were given. The number of a call is printed
+before it is made, so that whoever started the process knows which one killed it; the last line says how many ended in
+which way.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import gru_xp
-from gru_xp import CellParams, GRUError
+from gru_xp import CellParams, GRUError, errors
 from gru_xp.interfaces import Options
 from gru_xp.params import LayerTape
 
@@ -392,6 +393,108 @@ def stream_call(lift: Callable[[Any], Any], rng: np.random.Generator) -> Outcome
     return call, expected
 
 
+def native_call(rng: np.random.Generator) -> Outcome:
+    """The custom call of XLA on buffers of other shapes and dtypes, and on the integers of another call."""
+    from as_xla import called_as_by_xla
+
+    from gru_xp_cpu.calling.xla import call
+    from gru_xp_cpu.passes.fields import STEP
+
+    p = draw(rng)
+    T, N, I, H = sizes(p.x, p.h0)
+    names = "x", "h0", *CellParams._fields, "valid"
+    own, dtype = (0, T, p.reverse, STEP), p.x.dtype.name
+    given = {name: a for name, a in zip(names, (p.x, p.h0, *p.w, p.valid), strict=True) if a is not None}
+    made = {"y": np.full((T, N, H), np.nan, p.x.dtype), "h_n": np.full((N, H), np.nan, p.x.dtype)}
+    if p.valid is not None:
+        made["x_clean"] = np.empty_like(p.x)
+    numbers = call("forward", dtype, (T, N, I, H), own, [*given, *made])  # type: ignore[arg-type]
+    everything = {**given, **made}
+    for name in rng.choice(list(everything), rng.choice([0, 0, 0, 1, 1, 2]), replace=False):
+        change = (another_shape, another_dtype, another_dtype)[rng.integers(3)]
+        changed = np.ascontiguousarray(change(rng, everything[name]))
+        (given if name in given else made)[str(name)] = changed
+    way = rng.integers(12)
+    if way == 0:
+        del given[str(rng.choice(list(given)))]
+    elif way == 1:
+        numbers = numbers[: rng.integers(len(numbers) + 1)]
+    elif way == 2:
+        numbers = numbers.astype("i4")
+    elif way == 3:  # of another number of steps, which come after the header and seven addresses
+        numbers[2 + 7] += int(rng.choice([-1, 1, 1000]))
+
+    def run() -> Any:
+        said = called_as_by_xla("forward", (T, N, I, H), own, given, made, dtype, numbers)
+        if said:
+            assert said.startswith("gru_xp: ")
+            raise errors.StructureError(said)
+        return made["y"], made["h_n"]
+
+    def expected() -> Any:
+        if way < 4 or list(given) != [name for name in names if name in everything]:
+            raise WrongError
+        for name, a in everything.items():
+            real_or_boolean = boolean if name == "valid" else real
+            changed = (given if name in given else made)[name]
+            real_or_boolean(changed, *a.shape)
+            if changed.dtype != a.dtype:
+                raise WrongError
+        w = CellParams(*(given.get(name) for name in CellParams._fields))
+        return forward(given["x"], given["h0"], w, given.get("valid"), None, p.reverse)
+
+    return run, expected
+
+
+def operator_forward(lift: Callable[[Any], Any], rng: np.random.Generator) -> Outcome:
+    """`torch.ops.gru_xp.forward` of one layer, as a saved program may call it."""
+    from gru_xp_torch.operators import forward as operator
+
+    p = draw(rng)
+    x, h0, valid, resets, *w = mutate(rng, (p.x, p.h0, p.valid, p.resets, *(a for a in p.w if a is not None)))
+
+    def call() -> Any:
+        tensors = lift(x), lift(h0)[None], optional(lift, valid), optional(lift, resets)
+        y, h_n, *_ = operator(1, len(w) == 4, gru_xp.GRUSpec(reverse=p.reverse).text, *tensors, None, [*map(lift, w)])
+        return y, h_n[0]
+
+    return call, lambda: forward(x, h0, CellParams(*w), valid, resets, p.reverse)
+
+
+def operator_backward(lift: Callable[[Any], Any], rng: np.random.Generator) -> Outcome:
+    """`torch.ops.gru_xp.backward` of one layer."""
+    from gru_xp_cpu import numpy_layer
+    from gru_xp_torch.operators import backward as operator
+
+    p = draw(rng)
+    options = Options(valid=p.valid, resets=p.resets, reverse=p.reverse, save="all")
+    tape = numpy_layer.forward(p.x, p.h0, p.w, options)[2]
+    dy, dh_n = np.zeros_like(tape.h_prev) if p.dy is None else p.dy, np.zeros_like(p.h0) if p.dh_n is None else p.dh_n
+    arrays = *tape[:6], dy, dh_n, p.valid, p.resets, *(a for a in p.w if a is not None)
+    x, h_prev, r, z, n, u, dy, dh_n, valid, resets, *w = mutate(rng, arrays)
+
+    def call() -> Any:
+        flows, masks = (lift(dy), lift(dh_n)[None]), (optional(lift, valid), optional(lift, resets), None)
+        lists = [*map(lift, w)], [*map(lift, (h_prev, r, z, n, u))]
+        spec = gru_xp.GRUSpec(reverse=p.reverse).text
+        dx, dh0, *dw = operator(1, len(w) == 4, spec, lift(x), *flows, *masks, *lists)
+        return [dx, dh0[0], *dw]
+
+    def expected() -> Any:
+        T, N, I, _ = sizes(x, h_prev, 3)
+        clean = real(x, T, N, I) if valid is None else np.where(boolean(valid, T, N)[..., None], real(x, T, N, I), 0)
+        given = LayerTape(clean, h_prev, r, z, n, u, CellParams(*w), valid, resets, tape.spec, p.reverse)
+        if any(a is None for a in (r, z, n, u, dy, dh_n)):
+            raise WrongError
+        return backward(given, dy, dh_n)
+
+    return call, expected
+
+
+def optional(lift: Callable[[Any], Any], a: Any) -> Any:
+    return None if a is None else lift(a)
+
+
 def entries(library: str) -> tuple[Callable[[np.random.Generator], Outcome], ...]:
     """Those of a library's arrays."""
     if library == "torch":
@@ -404,7 +507,13 @@ def entries(library: str) -> tuple[Callable[[np.random.Generator], Outcome], ...
                 return torch.zeros(1)
             return torch.from_numpy(np.array(a) if type(a) is not np.ndarray or not a.flags.writeable else a)
 
-        return lambda rng: public_tape_call(tensor, rng), lambda rng: prepared_call(tensor, rng)
+        def always(a: Any) -> Any:  # what is no tensor PyTorch refuses before it calls an operator
+            return tensor(a) if isinstance(a, np.ndarray) else torch.zeros(1)
+
+        public = partial(public_tape_call, tensor), partial(prepared_call, tensor)
+        return *public, partial(operator_forward, always), partial(operator_backward, always)
+    if library == "xla":
+        return (native_call,)
     from gru_xp_cpu import numpy_layer
 
     def same(a: Any) -> Any:

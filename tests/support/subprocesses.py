@@ -9,10 +9,10 @@ import textwrap
 from pathlib import Path
 
 
-def run_file(file: str, *arguments: str) -> None:
-    """Run a test module as a script; it may import what is beside this file."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    subprocess.run([sys.executable, file, *arguments], check=True, timeout=120, env=environment)
+def run_file(file: str, *arguments: str, **variables: str) -> None:
+    """Run a test module as a script with these variables; it may import what is beside this file."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), **variables}
+    subprocess.run([sys.executable, "-X", "faulthandler", file, *arguments], check=True, timeout=120, env=environment)
 
 
 def on_two_devices(code: str) -> list[str]:

@@ -23,18 +23,24 @@ from gru_xp_cpu.passes.kernels import KERNELS
 from gru_xp_cpu.threads.launching import offered
 from gru_xp_cpu.threads.shared import SYNC, call_at, change, write
 
+from .buffers import ARRAY, ATTRIBUTES, DATA, OPERANDS, RESULTS, follow, half, unfit, where
+
 __all__ = ["connect", "custom_call"]
 
-# of a frame: the first extension, the interface, and the counts and the pointers of operands, results and attributes
-EXTENSION, INTERFACE, OPERANDS, RESULTS, ATTRIBUTES = 1, 2, (7, 9), (12, 14), (17, 20)
+# of a frame: the first extension, and the interface
+EXTENSION, INTERFACE = 1, 2
 # of an extension: its type, and what it is to fill in where it asks for the version
 KIND, METADATA, VERSION = 1, 3, 1
-# of a buffer, and of an attribute that is an array: its data
-BUFFER, ARRAY = 3, 2
 # of the interface: its version, and the function that makes an error
 INTERFACE_VERSION, MAKE_ERROR = 4, 6
-RESOURCE_EXHAUSTED = 8
-NO_MEMORY = bytearray(b"gru_xp: no memory for what a kernel needs beside its results\0")
+#: errors of XLA's: their codes, and what they say
+ERRORS = {
+    "invalid_argument": (
+        3,
+        b"gru_xp: the buffers of this custom call are not those of its sizes; gru_xp_jax calls it\0",
+    ),
+    "resource_exhausted": (8, b"gru_xp: no memory for what a kernel needs beside its results\0"),
+}
 
 # the register with the modes of floating-point numbers, and those of its bits that flush
 MXCSR = ("stmxcsr", "ldmxcsr")
@@ -57,17 +63,20 @@ def custom_call(c: Code, frame: Integers, *, kind: Kind) -> Value:
     """Run a kernel; the address of XLA's error, or 0."""
     asks, error = c.variable(0), c.variable(0)
     with c.when(frame.load(EXTENSION).equals(0) ^ True):
-        asks.set(c.select(_half(_follow(frame, EXTENSION).load(KIND)).equals(1), c.integer(1), 0))
+        asks.set(c.select(half(follow(frame, EXTENSION).load(KIND)).equals(1), c.integer(1), 0))
 
     def run() -> None:
-        sync, numbers = _follow(_integers(c, "workers", 1)), _numbers(frame)
+        sync, numbers = follow(_integers(c, "workers", 1)), follow(follow(follow(frame, ATTRIBUTES[1])), ARRAY)
         pieces, size = _integers(c, "pieces", PIECES * WIDTH), numbers.load(HEADER.index("scratch")) + 63
         with _subnormal_numbers(c):
             found = _with_scratch(c, sync, pieces, size, lambda at: _run(c, kind, frame, numbers, sync, at))
         with c.when(found.equals(0)):
-            error.set(_no_memory(c, frame))
+            error.set(_error(c, frame, "resource_exhausted"))
 
-    c.either(asks.get() > 0, lambda: _tell_version(c, frame), run)
+    def checked() -> None:
+        c.either(unfit(c, frame, kind=kind).equals(0), run, lambda: error.set(_error(c, frame, "invalid_argument")))
+
+    c.either(asks.get() > 0, lambda: _give_version(c, frame), checked)
     return error.get()
 
 
@@ -105,40 +114,27 @@ def _integers(c: Code, name: str, count: int) -> Integers:
     return c.pointer(Integers, Value(c, c.b.ptrtoint(place, I64)))
 
 
-def _follow(pointer: Integers, index: int = 0) -> Integers:
-    """The integers that an integer is the address of."""
-    return pointer.code.pointer(Integers, pointer.load(index))
-
-
-def _half(value: Value) -> Value:
-    """The first 32 bits."""
-    return value & 0xFFFFFFFF
-
-
-def _tell_version(c: Code, frame: Integers) -> None:
+def _give_version(c: Code, frame: Integers) -> None:
     """Give XLA's own version if it is 0.x, where nothing that is read here changes; else 0.3, which it may refuse."""
-    metadata = _follow(_follow(frame, EXTENSION), METADATA)
-    own = _follow(frame, INTERFACE).load(INTERFACE_VERSION)
-    version = c.select(_half(own).equals(0), own, 3 << 32)
+    metadata = follow(follow(frame, EXTENSION), METADATA)
+    own = follow(frame, INTERFACE).load(INTERFACE_VERSION)
+    version = c.select(half(own).equals(0), own, 3 << 32)
     metadata_fields: tuple[Integer, ...] = (24, 0, version, 0)  # its own size, no extension, no traits
     for i, value in enumerate(metadata_fields):
         metadata.store(value, VERSION + i)
 
 
-def _no_memory(c: Code, frame: Integers) -> Value:
-    """XLA's error."""
-    text = ir.GlobalVariable(c.module.ir, ir.ArrayType(I8, len(NO_MEMORY)), "no_memory")
-    text.linkage, text.global_constant, text.initializer = "internal", True, ir.Constant(text.value_type, NO_MEMORY)
+def _error(c: Code, frame: Integers, name: str) -> Value:
+    """One of XLA's errors."""
+    code, message = ERRORS[name]
+    text = ir.GlobalVariable(c.module.ir, ir.ArrayType(I8, len(message)), name)
+    text.linkage, text.global_constant = "internal", True
+    text.initializer = ir.Constant(text.value_type, bytearray(message))
     arguments = c.stack_integers(4)
-    for i, value in enumerate((28, 0, c.b.ptrtoint(text, I64), RESOURCE_EXHAUSTED)):
+    for i, value in enumerate((28, 0, c.b.ptrtoint(text, I64), code)):
         arguments.store(value if isinstance(value, int) else Value(c, value), i)
-    make = _follow(frame, INTERFACE).load(MAKE_ERROR)
+    make = follow(frame, INTERFACE).load(MAKE_ERROR)
     return Value(c, c.b.ptrtoint(call_at(c, make, PTR, [arguments.ir]), I64))
-
-
-def _numbers(frame: Integers) -> Integers:
-    """The attribute."""
-    return _follow(_follow(_follow(frame, ATTRIBUTES[1])), ARRAY)
 
 
 def _with_scratch(c: Code, sync: Integers, pieces: Integers, size: Value, body: Callable[[Value], None]) -> Value:
@@ -181,18 +177,18 @@ def _with_scratch(c: Code, sync: Integers, pieces: Integers, size: Value, body: 
 def _run(c: Code, kind: Kind, frame: Integers, numbers: Integers, sync: Integers, scratch: Value) -> None:
     names = (*SIZES, *CALL[kind], *PLACES[kind])
     count, arrays = len(names), len(ARRAYS[kind])
-    operands, results = (_follow(frame, pointers) for _, pointers in (OPERANDS, RESULTS))
+    operands, results = (follow(frame, pointers) for _, pointers in (OPERANDS, RESULTS))
     given = frame.load(OPERANDS[0])
 
     # instead of Python's tuple of NumPy's arrays: of each the address of the data
     items, stand_ins = c.stack_integers(arrays), c.stack_integers(arrays + 1)
     nothing = stand_ins.at(arrays).integer()
     with c.loop(0, arrays) as i:
-        number = numbers.load(i + (len(HEADER) + count))
+        number = numbers.load(i + where(kind))
         items.store(nothing, i)
         with c.when(number >= 0):
             here, buffer = stand_ins.at(i), c.select_pointer(number < given, operands, results.at(-1 * given))
-            here.store(c.pointer(Integers, buffer.load(number)).load(BUFFER), 0)
+            here.store(c.pointer(Integers, buffer.load(number)).load(DATA), 0)
             items.store(here.integer(), i)
     fields = c.stack_integers(count)
     first = count - len(PLACES[kind])

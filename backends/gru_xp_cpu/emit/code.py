@@ -101,6 +101,10 @@ class Pointer(Operand):
         index = self.code.integer(index)
         return type(self)(self.code, self.code.b.gep(self.ir, [index.ir], source_etype=self.element))
 
+    def moved(self, count: Integer) -> Self:
+        """The address `count` bytes on. Never add to an address as an integer: LLVM 22 may lose it, see `pointer`."""
+        return type(self)(self.code, self.code.b.gep(self.ir, [self.code.integer(count).ir], source_etype=I8))
+
     def integer(self) -> Value:
         """The address as an integer."""
         return Value(self.code, self.code.b.ptrtoint(self.ir, I64))
@@ -269,7 +273,11 @@ class Code:
     # ---- memory -----------------------------------------------------------------------------------------------------
 
     def pointer(self, kind: type[P], address: Operand) -> P:
-        """An address, as an integer or a pointer of another kind, of elements of some kind."""
+        """An address, as an integer or a pointer of another kind, of elements of some kind.
+
+        An integer has to be as it was in memory or among the arguments: numba/numba#10695 has wrong results of LLVM
+        22, where one that had been computed became an address.
+        """
         value = address.ir if address.ir.type == PTR else self.b.inttoptr(address.ir, PTR)
         return kind(self, value)
 

@@ -24,7 +24,7 @@ from .target import DType, Target
 if TYPE_CHECKING:
     from .module import Module
 
-__all__ = ["Machine", "image_of", "is_kept", "lock", "machine", "source_digest"]
+__all__ = ["Machine", "image_of", "is_kept", "lock", "machine", "optimized", "source_digest"]
 
 Kind = TypeVar("Kind", bound=str)
 
@@ -102,14 +102,19 @@ def is_kept(target: Target, kind: Kind, dtype: DType, build: Callable[[Target, K
 
 def image_of(module: Module) -> bytes:
     """The object file of a module."""
-    target, parsed = module.target, llvm.parse_assembly(str(module.ir))
+    image: bytes = _llvm_machine(module.target).emit_object(optimized(module))
+    return image
+
+
+def optimized(module: Module) -> Any:
+    """A module as LLVM has it before it chooses instructions."""
+    parsed, passes = llvm.parse_assembly(str(module.ir)), llvm.create_new_module_pass_manager()
     parsed.verify()
-    compiler, passes = _llvm_machine(target), llvm.create_new_module_pass_manager()
     for name in PASSES:
         getattr(passes, f"add_{name}_pass")()
-    passes.run(parsed, llvm.create_pass_builder(compiler, llvm.create_pipeline_tuning_options()))
-    image: bytes = compiler.emit_object(parsed)
-    return image
+    tuning = llvm.create_pipeline_tuning_options()
+    passes.run(parsed, llvm.create_pass_builder(_llvm_machine(module.target), tuning))
+    return parsed
 
 
 # ---- on disk --------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def misfits(c: Code, record: Integers, *, kind: Kind) -> Value:
     count, missing = c.integer(0), {field.name: a.items.load(i).equals(a.none) for i, field in enumerate(arrays)}
     for i, field in enumerate(arrays):
         item, shape = a.items.load(i), field.metadata["shape"]
-        is_array = c.pointer(Integers, item + a.type_at).load().equals(a.array_type)
+        is_array = c.pointer(Integers, item).moved(a.type_at).load().equals(a.array_type)
         array = _Array(c, a.data_at, c.select(is_array, item, own), own)
         fits = array.has([letters[letter] for letter in shape])
         if field.name == "dy":
@@ -56,7 +56,7 @@ class _Array:
 
     def __init__(self, c: Code, data_at: Value, address: Value, own: Value):
         self._c = c
-        self._here, self._own = c.pointer(Integers, address + data_at), c.pointer(Integers, own + data_at)
+        self._here, self._own = (c.pointer(Integers, array).moved(data_at) for array in (address, own))
         self._rank, self._flags = (self._here.load(at) & 0xFFFFFFFF for at in (RANK, FLAGS))
         self.dtype = self._here.load(DTYPE)
 

@@ -39,11 +39,11 @@ class Record(Sizes[Value]):
         for i, field in enumerate((*fields(Sizes), *call, *places)):
             value = address.load(i)
             setattr(self, field.name, c.pointer(Reals, value) if field in places else value)
-        self.items = c.pointer(Integers, vars(self)["arrays"] + self.items_at)
+        self.items = c.pointer(Integers, vars(self)["arrays"]).moved(self.items_at)
         for i, field in enumerate(arrays):
             array = self.items.load(i)
             missing = array.equals(self.none)
-            data = c.pointer(Integers, array + c.select(missing, 0, self.data_at)).load()
+            data = c.pointer(Integers, array).moved(c.select(missing, 0, self.data_at)).load()
             pointer = Bytes if field.type == "Bytes" else Reals
             setattr(self, field.name, c.pointer(pointer, c.select(missing, 0, data)))
             setattr(self, f"has_{field.name}", c.select(missing, c.integer(0), 1))
