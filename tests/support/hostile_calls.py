@@ -161,7 +161,7 @@ def another_shape(rng: np.random.Generator, a: Any) -> Any:
         shape = shape[1:]
     else:
         shape = [int(np.prod(shape))]
-    return rng.standard_normal(shape).astype(a.dtype) if a.dtype != bool else rng.random(shape) < 0.5
+    return np.asarray(rng.standard_normal(shape), a.dtype) if a.dtype != bool else np.asarray(rng.random(shape) < 0.5)
 
 
 def another_dtype(rng: np.random.Generator, a: Any) -> Any:
@@ -418,7 +418,7 @@ def native_call(rng: np.random.Generator) -> Outcome:
     if way == 0:
         del given[str(rng.choice(list(given)))]
     elif way == 1:
-        numbers = numbers[: rng.integers(len(numbers) + 1)]
+        numbers = numbers[: rng.integers(len(numbers))]
     elif way == 2:
         numbers = numbers.astype("i4")
     elif way == 3:  # of another number of steps, which come after the header and seven addresses
