@@ -145,34 +145,62 @@ def test_without_a_runtime_the_threads_are_ours(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("maps", "found"),
+    ("paths", "chosen"),
     [
         ("", None),
-        (
-            "7f-8f r-xp 0 08:01 1 {torch}/lib/libgomp.so.1\n7f-8f r-xp 0 08:01 1 /opt/x.libs/libgomp-a1b2.so.1\n",
-            "torch",
-        ),
-        (
-            "7f-8f r-xp 0 08:01 1 {torch}.libs/libgomp-9f.so.1\n7f-8f r-xp 0 08:01 1 /usr/lib/libiomp5.so\n",
-            "torch.libs",
-        ),
-        ("7f-8f r-xp 0 08:01 1 /usr/lib/libgomp.so.1\n7f-8f rw-p 0 08:01 1 /usr/lib/libgomp.so.1\n", "/usr/lib"),
-        ("7f-8f r-xp 0 08:01 1 /usr/lib/libgomp.so.1\n7f-8f r-xp 0 08:01 1 /usr/lib/libiomp5.so\n", None),
-        ("7f-8f r-xp 0 08:01 1 /usr/lib/libompa.so\n7f-8f r-xp 0 00:00 0\n", None),
+        ("{torch}/lib/libgomp.so.1 /opt/x.libs/libgomp-a1b2.so.1", "{torch}/lib/libgomp.so.1"),
+        ("{torch}.libs/libgomp-9f.so.1 /usr/lib/libiomp5.so", "{torch}.libs/libgomp-9f.so.1"),
+        ("/usr/lib/libgomp.so.1", "/usr/lib/libgomp.so.1"),
+        ("/usr/lib/libgomp.so.1 /usr/lib/libiomp5.so", None),
     ],
 )
-def test_which_runtime(monkeypatch: pytest.MonkeyPatch, maps: str, found: str | None) -> None:
-    """Its own, else the only one."""
+def test_which_runtime(monkeypatch: pytest.MonkeyPatch, paths: str, chosen: str | None) -> None:
+    """The library's own, else the only one."""
     folder, opened = Path("/somewhere/torch"), []
 
     def library(path: str) -> Any:
         opened.append(path)
         return Runtime(1)
 
-    monkeypatch.setattr(Path, "read_text", lambda _: maps.format(torch=folder))
+    monkeypatch.setattr(openmp, "loaded", lambda: {Path(path) for path in paths.format(torch=folder).split()})
     monkeypatch.setattr(ctypes, "CDLL", library)
-    assert (openmp.runtime(folder) is None) is (found is None)
-    assert [found in path for path in opened] == ([] if found is None else [True])
+    assert (openmp.runtime(folder) is None) is (chosen is None)
+    assert opened == ([] if chosen is None else [chosen.format(torch=folder)])
+
+
+def test_a_runtime_without_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Microsoft's."""
+    monkeypatch.setattr(openmp, "loaded", lambda: {Path("vcomp140.dll")})
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: object())
+    assert openmp.runtime(FOLDER) is None
+
+
+def test_threadpoolctl_finds_what_the_system_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is installed it is asked, and without it the list of Linux."""
+    pytest.importorskip("threadpoolctl")
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("this system has no such list")
+    found = openmp.loaded()
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    assert {path.resolve() for path in openmp.loaded()} == {path.resolve() for path in found} != set()
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (
+            "7f-8f r-xp 0 08:01 1 /usr/lib/libgomp.so.1\n7f-8f rw-p 0 08:01 1 /usr/lib/libgomp.so.1",
+            "/usr/lib/libgomp.so.1",
+        ),
+        ("7f-8f r-xp 0 08:01 1 /opt/a b/libiomp5.so", "/opt/a b/libiomp5.so"),
+        ("7f-8f r-xp 0 08:01 1 /usr/lib/libompa.so", None),
+        ("7f-8f r-xp 0 00:00 0", None),
+    ],
+)
+def test_what_linux_lists(monkeypatch: pytest.MonkeyPatch, line: str, found: str | None) -> None:
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    monkeypatch.setattr(Path, "read_text", lambda _: line)
+    assert openmp.loaded() == (set() if found is None else {Path(found)})
 
 
 def test_a_child_process() -> None:

@@ -86,7 +86,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "Linux with glibc on ARM64; macOS; Windows on x86-64",
         "expected",
-        "kernels for NEON or AVX2; PyTorch's own threads are used on Linux alone",
+        "kernels for NEON or AVX2; PyTorch's own threads where threadpoolctl is installed, never on Windows",
         lambda m: (
             (m.system == "Linux" and m.glibc and m.processor in ARM)
             or m.system == "Darwin"
