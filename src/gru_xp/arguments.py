@@ -111,7 +111,7 @@ def check(
     params = prepared.params if prepared else structured(a.params)
     sizes = prepared.sizes if prepared else sizes_of(params, cell=words.cell)
     assert_directions(spec, sizes)
-    if None in tuple(x.shape):
+    if None in tuple(x.shape) and not source.takes_whole_calls:
         raise ShapeError(f"x: expected sizes that are known, got {tuple(x.shape)}; compute it first")
     T, N, rows = x.shape[0], x.shape[1] if batched else 1, sizes.L * sizes.D
     batch = {"N": N} if batched else {}

@@ -139,12 +139,20 @@ def _assert_cell_fits(w: CellParams, path: str, sizes: Sizes, K: int, letter: st
 def assert_expected(
     array: Any, name: str, axes: dict[str, int], came_from: str, *, without_first: bool = False
 ) -> None:
-    """The array has these axes, by their letters; the first was added by us if the caller gave it `without_first`."""
-    if tuple(_shape(array, name)) != tuple(axes.values()):
+    """The array has these axes, by their letters; the first was added by us if the caller gave it `without_first`.
+
+    A size that is None, on either side, is known to nobody while a call is traced.
+    """
+    got, wanted = tuple(_shape(array, name)), tuple(axes.values())
+    if got != wanted and not _fit(got, wanted):
         letters, shape = list(axes)[without_first:], tuple(axes.values())[without_first:]
         comma = "," if len(letters) == 1 else ""
         got = tuple(array.shape)[without_first:]
         raise ShapeError(f"{name}: expected ({', '.join(letters)}{comma}) = {shape}, got {got}; {came_from}")
+
+
+def _fit(got: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(got) == len(wanted) and all(a == b or None in (a, b) for a, b in zip(got, wanted, strict=True))
 
 
 def assert_shape(array: Any, name: str, letters: str, shape: tuple[int, ...], why: str) -> None:
@@ -202,9 +210,7 @@ def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batche
     at.
     """
     device = source.device_beside(x)
-    host = host_values(lengths, "lengths")
-    if not batched and host is not None and not isinstance(host, list):
-        host = [host]
+    host = host_lengths(lengths, T, N, batched=batched)
     if host is None:
         assert_same_library(lengths, "lengths", source, "x")
         if not source.dtype_name(lengths.dtype).startswith(("int", "uint")):
@@ -212,16 +218,6 @@ def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batche
         assert_beside(lengths, "lengths", x, "x", source)
         assert_shape(lengths, "lengths", "(N,)", (N,), "N comes from x")
     else:
-        if not isinstance(host, list) or len(host) != N:
-            got = f"({len(host)},)" if isinstance(host, list) else f"the number {host}"
-            raise ShapeError(f"lengths: expected (N,) = ({N},), got {got}; N comes from x")
-        if any(isinstance(number, list) for number in host):
-            raise ShapeError(f"lengths: expected (N,) = ({N},), got more than one axis; N comes from x")
-        for number in host:
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise DTypeError(f"lengths: expected integers, got {number!r}, {kind_of(number)}")
-            if not 0 <= number <= T:
-                raise RangeError(f"lengths: expected values from 0 to T = {T}, got {number}; T comes from x")
         if all(number == T for number in host):
             return None
         lengths = source.from_host(host, None, device)
@@ -229,6 +225,27 @@ def valid_steps(lengths: Any, T: int, N: int, x: Any, source: Backend, *, batche
     if lengths.dtype != steps.dtype:
         lengths = source.xp.astype(lengths, steps.dtype)
     return steps[:, None] < lengths[None, :]
+
+
+def host_lengths(lengths: Any, T: int | None, N: int | None, *, batched: bool) -> list[int] | None:
+    """Lengths that are host data as a list, checked against the sizes that are known; None for an array elsewhere."""
+    host = host_values(lengths, "lengths")
+    if not batched and host is not None and not isinstance(host, list):
+        host = [host]
+    if host is None:
+        return None
+    if not isinstance(host, list) or len(host) != (len(host) if N is None else N):
+        got = f"({len(host)},)" if isinstance(host, list) else f"the number {host}"
+        raise ShapeError(f"lengths: expected (N,) = ({N},), got {got}; N comes from x")
+    if any(isinstance(number, list) for number in host):
+        raise ShapeError(f"lengths: expected (N,) = ({N},), got more than one axis; N comes from x")
+    for number in host:
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise DTypeError(f"lengths: expected integers, got {number!r}, {kind_of(number)}")
+        if number < 0 or (T is not None and number > T):
+            most = "T" if T is None else f"T = {T}"
+            raise RangeError(f"lengths: expected values from 0 to {most}, got {number}; T comes from x")
+    return host
 
 
 def booleans_beside(values: Any, name: str, T: int, N: int, x: Any, source: Backend, *, batched: bool) -> Any:

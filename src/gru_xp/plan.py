@@ -186,7 +186,7 @@ def planned(c: Checked) -> Plan:
     source, place = c.source, c.place if c.prepared is None else c.prepared.place
     backend, device = place
     if backend.takes_whole_calls and backend is source:
-        raise BackendError(f"x: {backend.name} leaves its chunks to their library; explain a call with one of them")
+        raise BackendError(f"x: {backend.name} takes over whole calls with its arrays; no kernel is chosen here")
     if backend.takes_whole_calls:
         raise BackendError(
             f"backend: {backend.name} only takes over calls with its own arrays, and x is an array of {source.name}; "

@@ -17,7 +17,7 @@ from onnx_nodes import H, I, N, T, constant, node_model, read, session
 
 import gru_xp
 from gru_xp import Activation, GRUSpec, errors, files
-from gru_xp.formats.onnx.nodes import ACTIVATIONS
+from gru_xp.formats.onnx.operator import ACTIVATIONS
 from gru_xp.params import weights_of
 from gru_xp.stored import StoredGRU
 

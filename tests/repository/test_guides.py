@@ -53,7 +53,9 @@ ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{
 def test_every_block_runs(guide: Path, tmp_path: Path) -> None:
     """All in one namespace, in an empty folder. What a line says that it prints, `print(...)  # this`, it prints."""
     for library in re.findall(
-        r"^import (keras|flax|equinox|mlx|onnx|onnxruntime)\b", guide.read_text(encoding="utf-8"), re.MULTILINE
+        r"^import (keras|flax|equinox|dask|ndonnx|mlx|onnx|onnxruntime)\b",
+        guide.read_text(encoding="utf-8"),
+        re.MULTILINE,
     ):
         if find_spec(library) is None:
             pytest.skip(f"{library} is missing")

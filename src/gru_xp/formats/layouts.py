@@ -18,10 +18,10 @@ from gru_xp.stored import Note, rounded_to_bfloat16
 __all__ = ["Folded", "folded", "from_keras", "is_nothing", "note_of_folding", "swapped", "to_keras", "unfolded"]
 
 
-def swapped(a: Any) -> np.ndarray:
+def swapped(a: Any, xp: Any = np) -> Any:
     """r, z, n <-> z, r, n on axis 0: (3H, ...) -> (3H, ...). Its own inverse."""
-    first, second, third = np.split(a, 3)
-    return np.concatenate([second, first, third])
+    H = a.shape[0] // 3
+    return xp.concat([a[H : 2 * H, ...], a[:H, ...], a[2 * H :, ...]], axis=0)
 
 
 class Folded(NamedTuple):

@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.activations import SIGMOID, TANH, Activation
 from gru_xp.checks import sizes_of
-from gru_xp.errors import ConversionError, RangeError, StructureError
-from gru_xp.formats.layouts import swapped
+from gru_xp.errors import RangeError, StructureError
 from gru_xp.formats.onnx.constants import library
 from gru_xp.formats.onnx.narrow import stored_rows
-from gru_xp.formats.onnx.nodes import ACTIVATIONS, single
+from gru_xp.formats.onnx.operator import attributes, single, stacked
 from gru_xp.narrow import Narrow
 from gru_xp.params import CellParams
 from gru_xp.stored import Note, Report, StoredGRU
@@ -50,7 +48,7 @@ def model_of(gru: StoredGRU, inputs: str | Iterable[str] | None = None, opset: i
             state = build.part(h0, layer * sizes.D, (layer + 1) * sizes.D)
         weights = _weights(build, directions, None if gru.narrow is None else gru.narrow.of_layers(layer, layer + 1))
         given = [x, *weights, *[""] * (3 - len(weights)), lengths, state]
-        y, h_n = build.node("GRU", given, name=name, outputs=2, **_attributes(gru, sizes.D))
+        y, h_n = build.node("GRU", given, name=name, outputs=2, **attributes(gru.spec, sizes.H, sizes.D))
         states.append(h_n)
         if sizes.D == 1:
             x = build.axes("Squeeze", y, 1)
@@ -200,56 +198,21 @@ def _expanded(build: _Builder, h0: str, N: str) -> str:
 
 def _weights(build: _Builder, directions: tuple[CellParams, ...], narrow: Narrow | None) -> list[str]:
     """The names of W, R and B; W and R are widened on the way if they are narrow."""
-    W, R, *B = _stacked(directions)
+    W, R, *B = stacked(directions)
     if narrow is None:
-        return [build.weight(stacked) for stacked in (W, R, *B)]
+        return [build.weight(letter) for letter in (W, R, *B)]
     names = []
-    for index, stacked in enumerate((W, R)):
+    for index, letter in enumerate((W, R)):
         if narrow.scales is None:
-            stored = stacked.astype(np.float16) if narrow.weights == "float16" else stacked
+            stored = letter.astype(np.float16) if narrow.weights == "float16" else letter
             held = build.weight(stored, dtype=narrow.weights)
             names.append(build.node("Cast", [held], to=library().TensorProto.FLOAT))
         else:
             rows = stored_rows([w[index] for w in directions], [scales[index] for scales in narrow.scales[0]])
             wide = build.node("DequantizeLinear", list(map(build.constant, rows)), axis=0)
-            shape = build.constant(np.asarray(stacked.shape, np.int64))
+            shape = build.constant(np.asarray(letter.shape, np.int64))
             names.append(build.node("Reshape", [wide, shape]))
     return [*names, *map(build.weight, B)]
-
-
-def _stacked(directions: tuple[CellParams, ...]) -> list[np.ndarray]:
-    """W (D, 3H, I), R (D, 3H, H) and, with biases, B (D, 6H)."""
-    W, R = (np.stack([swapped(w[index]) for w in directions]) for index in (0, 1))
-    if directions[0].b_ih is None:
-        return [W, R]
-    return [W, R, np.stack([np.concatenate([swapped(w.b_ih), swapped(w.b_hh)]) for w in directions])]
-
-
-def _attributes(gru: StoredGRU, D: int) -> dict[str, Any]:
-    spec = gru.spec
-    found: dict[str, Any] = {
-        "hidden_size": sizes_of(gru.params).H,
-        "direction": "bidirectional" if D == 2 else "reverse" if spec.reverse else "forward",
-        "linear_before_reset": int(spec.reset_after),
-    }
-    if spec.clip is not None:
-        found["clip"] = spec.clip
-    used = (spec.gate_activation, spec.candidate_activation)
-    if used != (SIGMOID, TANH):
-        found["activations"] = [_name(each) for each in used] * D
-        for letter in ("alpha", "beta"):
-            constants = [getattr(each, letter) for each in used if letter in ACTIVATIONS[_name(each)].split()] * D
-            if constants:
-                found[f"activation_{letter}"] = constants
-    return found
-
-
-def _name(activation: Activation) -> str:
-    """ONNX's name of an activation."""
-    name = "".join(part.capitalize() for part in activation.name.split("_"))
-    if name not in ACTIVATIONS:
-        raise ConversionError(f"{activation}: ONNX's GRU has only {', '.join(ACTIVATIONS)}")
-    return name
 
 
 def _report(gru: StoredGRU, plain: tuple[str, ...] | None) -> Report:

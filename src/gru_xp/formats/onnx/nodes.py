@@ -1,7 +1,6 @@
-"""One GRU node of an ONNX graph, read: its weights in this library's layout, its options, where it stands.
+"""One GRU node of an ONNX graph, read: its weights in this library's layout, its options, where it is.
 
-ONNX stacks the gates z, r, h; W is (D, 3H, I), R is (D, 3H, H), B is (D, 6H), the biases of the input first.
-`linear_before_reset` 1 is `reset_after`, and 0, the default, is not.
+`operator.py` has ONNX's layout.
 """
 
 from __future__ import annotations
@@ -19,28 +18,14 @@ from gru_xp.errors import ConversionError, GRUError
 from gru_xp.formats.layouts import swapped
 from gru_xp.formats.onnx.constants import FLOATS, Evaluation, Graph, Unknown
 from gru_xp.formats.onnx.narrow import narrow_of, told
+from gru_xp.formats.onnx.operator import ACTIVATIONS, DIRECTIONS, single
 from gru_xp.formats.onnx.options import ATTRIBUTES
 from gru_xp.narrow import Narrow
 from gru_xp.params import CellParams, GRUSpec
 from gru_xp.stored import Note
 
-__all__ = ["ACTIVATIONS", "DIRECTIONS", "GRUNode", "name_of", "read_node", "shapes_tried", "single", "time_and_batch"]
+__all__ = ["GRUNode", "name_of", "read_node", "shapes_tried", "time_and_batch"]
 
-DIRECTIONS = ("forward", "reverse", "bidirectional")
-#: ONNX's names, and which constants each has; those without an operator in ONNX have no default
-ACTIVATIONS = {
-    "Sigmoid": "",
-    "Tanh": "",
-    "Relu": "",
-    "LeakyRelu": "alpha",
-    "ThresholdedRelu": "alpha",
-    "HardSigmoid": "alpha beta",
-    "Elu": "alpha",
-    "Softsign": "",
-    "Softplus": "",
-    "Affine": "alpha beta required",
-    "ScaledTanh": "alpha beta required",
-}
 SIZES = (5, 3)  # T and N that a model is tried with where it fixes none
 
 
@@ -315,11 +300,6 @@ def time_and_batch(graph: Graph, x: str, layout: bool, batch_first: bool) -> tup
     axes = axes[:2][:: -1 if layout else 1]
     T, N = (size if isinstance(size, int) and 0 < size < 2**12 else n for size, n in zip(axes, SIZES, strict=True))
     return T, N
-
-
-def single(value: Any) -> float:
-    """The shortest decimal that a float32 stands for: 0.2, where its exact value is 0.20000000298."""
-    return float(str(np.float32(value)))
 
 
 def _held(array: np.ndarray) -> np.ndarray:
