@@ -5,7 +5,7 @@ The kernel for the CPU: `cpu.py` over `operations.py`. Differentiation of the pl
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gru_xp.backend import Backend, Purpose, Recorded, Step, stack_over
+from gru_xp.backend import HALF, Backend, Purpose, Recorded, Step, stack_over
 from gru_xp.cell import Gates
 from gru_xp.integers import IntegerMatrix
 from gru_xp.interfaces import Options
@@ -116,6 +116,14 @@ class JaxBackend(Backend):
             copied = jax.device_get(imported).copy()
             return jnp.asarray(copied) if device in (None, jax.devices()[0]) else jax.device_put(copied, device)
 
+    def cast(self, array: Any, name: str) -> Any:
+        narrow = super().cast(array, name)
+        # XLA may drop a cast to 16 bits and back (xla_allow_excess_precision)
+        return jax.lax.optimization_barrier(narrow) if name in HALF else narrow  # type: ignore[no-untyped-call]
+
+    def straight_through(self, function: Callable[[Any], Any], array: Any) -> Any:
+        return _straight_through(array, function(jax.lax.stop_gradient(array)))
+
     def owned(self, array: Any) -> Any:
         return array
 
@@ -203,3 +211,13 @@ class _Compiled:
         stack = OnMeshes(stack)
         self.name = stack.name
         self.inference, self.forward, self.backward = map(jax.jit, (stack.inference, stack.forward, stack.backward))
+
+
+@jax.custom_jvp
+def _straight_through(array: Any, values: Any) -> Any:
+    return values
+
+
+@_straight_through.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    return primals[1], tangents[0]

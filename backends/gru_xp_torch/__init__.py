@@ -5,7 +5,7 @@ Kernels: `gates.py`, `cpu.py`. Differentiation: `autograd.py` over `operators.py
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -20,6 +20,7 @@ from gru_xp.selection import selection
 from . import cpu
 from .convert import to_module
 from .modules import GRU, GRUCell, is_autocast_on
+from .straight_through import StraightThrough
 from .watching import assert_dense, dispatches, forward_mode, saved_elsewhere, traced, transforms
 
 __all__ = ["GRU", "GRUCell", "TorchBackend", "to_module"]
@@ -136,6 +137,11 @@ class TorchBackend(Backend):
         if transforms() or traced() or any(map(dispatches, arrays)):
             return "traced"
         return "call" if torch.is_grad_enabled() and any(a.requires_grad for a in arrays) else "no"
+
+    def straight_through(self, function: Callable[[Any], Any], array: Any) -> Any:
+        with torch.no_grad():
+            values = function(array.detach())
+        return StraightThrough.apply(array, values)  # type: ignore[no-untyped-call]
 
     def stack(self, kernel: Any = None, call: Call | None = None, recorded: Recorded = "no") -> Any:
         if recorded == "no":

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .account import quantization_account
     from .loading import from_framework, load
     from .module import GRU
-    from .quantized import quantize
+    from .quantized import fake_quantize, quantize
 
 __version__ = "0.1.0"
 
@@ -54,6 +54,7 @@ __all__ = [
     "available",
     "errors",
     "explain",
+    "fake_quantize",
     "from_framework",
     "gru",
     "gru_backward",
@@ -78,6 +79,7 @@ __all__ = [
 #: names whose modules a call of the functions above does not need: imported when somebody first asks for them
 LATER = {
     "GRU": "module",
+    "fake_quantize": "quantized",
     "from_framework": "loading",
     "load": "loading",
     "quantization_account": "account",

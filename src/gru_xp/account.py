@@ -10,11 +10,10 @@ from .discovery import load as load_backend
 from .errors import ShapeError, StructureError
 from .loading import as_model
 from .module import GRU, as_stored
-from .narrow import Narrow
 from .params import A, weights_of
 from .stored import StoredGRU
 
-__all__ = ["LayerDifference", "QuantizationAccount", "RowLoss", "quantization_account"]
+__all__ = ["LayerDifference", "QuantizationAccount", "RowLoss", "losses", "quantization_account"]
 
 #: steps of random numbers where no input is given, and rows that are named
 STEPS, ROWS = 10_000, 10
@@ -104,37 +103,68 @@ def quantization_account(model: GRU, narrow: GRU, x: A | None = None) -> Quantiz
     if [w.shape for w in weights_of(wide.params)] != [w.shape for w in weights_of(small.params)]:
         raise ShapeError("narrow: expected the sizes of model, got others; quantise the same model")
     xp = load_backend("numpy").xp
-    if x is None:
-        x = xp.random.default_rng(0).standard_normal((STEPS, 1, model.input_size), dtype=xp.float32)
-    elif model.batch_first and x.ndim == 3:  # type: ignore[attr-defined]
-        x = xp.swapaxes(x, 0, 1)
-    ours: Any = x
-    theirs: Any = x
+    ours: Any = _given(x, model.batch_first, wide)
+    theirs: Any = ours
     layers = []
     for index in range(len(wide.params)):
-        ours = _layer(wide, index, None)(ours)[0]
-        theirs = _layer(small, index, small.narrow)(theirs)[0]
-        apart = xp.abs(ours - theirs)
-        layers.append(LayerDifference(float(xp.max(apart, initial=0.0)), float(xp.mean(apart)) if apart.size else 0.0))
+        ours, theirs = _layer(wide, index)(ours)[0], _layer(small, index)(theirs)[0]
+        layers.append(_difference(ours, theirs))
+    apart = xp.abs(ours - theirs)
     over_time = tuple(float(step) for step in xp.mean(apart, axis=tuple(range(1, apart.ndim))))
     before, after = (_bytes(stored) for stored in (replace(wide, dtype="float32"), small))
     return QuantizationAccount(str(small.narrow), before, after, tuple(layers), over_time, _rows(wide, small, xp))
 
 
-def _layer(stored: StoredGRU, index: int, narrow: Narrow | None) -> GRU:
+def losses(whole: StoredGRU, narrow: StoredGRU, x: Any = None) -> list[LayerDifference]:
+    """How far each layer of a narrow model puts out something else, where all layers read what they do in float32.
+
+    `x` is as `quantization_account` takes it.
+    """
+    y, found = _given(x, whole.batch_first is True, whole), []
+    for index in range(len(whole.params)):
+        other = _layer(narrow, index)(y)[0]
+        y = _layer(whole, index)(y)[0]
+        found.append(_difference(y, other))
+    return found
+
+
+def _given(x: Any, batch_first: bool, stored: StoredGRU) -> Any:
+    """x with time first, or random numbers."""
+    xp = load_backend("numpy").xp
+    if x is None:
+        I = stored.params[0][0].W_ih.shape[1]
+        return xp.random.default_rng(0).standard_normal((STEPS, 1, I), dtype=xp.float32)
+    return xp.swapaxes(x, 0, 1) if batch_first and x.ndim == 3 else x
+
+
+def _difference(ours: Any, theirs: Any) -> LayerDifference:
+    xp = load_backend("numpy").xp
+    apart = xp.abs(ours - theirs)
+    return LayerDifference(float(xp.max(apart, initial=0.0)), float(xp.mean(apart)) if apart.size else 0.0)
+
+
+def _layer(stored: StoredGRU, index: int) -> GRU:
     """One layer as a model."""
-    if narrow is not None and narrow.scales is not None:
-        narrow = replace(narrow, scales=narrow.scales[index : index + 1])
-    one = replace(stored, params=stored.params[index : index + 1], narrow=narrow, dtype="float32", batch_first=False)
-    return as_model(replace(one, dropout=0.0), Place(load_backend("numpy"), "cpu"))
+    one = replace(
+        stored,
+        params=stored.params[index : index + 1],
+        narrow=None if stored.narrow is None else stored.narrow.of_layers(index, index + 1),
+        dtype="float32",
+        batch_first=False,
+        dropout=0.0,
+    )
+    return as_model(one, Place(load_backend("numpy"), "cpu"))
 
 
 def _bytes(stored: StoredGRU) -> int:
     """What the weights, their scales and the biases take."""
-    item = 4 if stored.narrow is None else {"int8": 1}.get(stored.narrow.weights, 2)
-    scales = () if stored.narrow is None or stored.narrow.scales is None else weights_of(stored.narrow.scales)
-    weights = sum(w.size * (item if w.ndim == 2 else 4) for w in weights_of(stored.params))
-    return int(weights + 4 * sum(scale.size for scale in scales))
+    narrow, total = stored.narrow, 0
+    for index, layer in enumerate(stored.params):
+        wide = narrow is None or index in narrow.kept
+        item = 4 if wide or narrow is None else {"int8": 1}.get(narrow.weights, 2)
+        total += sum(w.size * (item if w.ndim == 2 else 4) for w in weights_of((layer,)))
+    scales = () if narrow is None or narrow.scales is None else weights_of(narrow.scales)
+    return int(total + 4 * sum(scale.size for scale in scales))
 
 
 def _rows(wide: StoredGRU, small: StoredGRU, xp: Any) -> tuple[RowLoss, ...]:

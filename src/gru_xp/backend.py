@@ -19,7 +19,7 @@ from .stack import Stack
 if TYPE_CHECKING:
     from . import interfaces
 
-__all__ = ["Backend", "Purpose", "Recorded"]
+__all__ = ["HALF", "Backend", "Purpose", "Recorded"]
 
 Step: TypeAlias = "Callable[[Any, tuple[Any, ...]], tuple[Any, tuple[Any, ...]]]"
 #: How a library's automatic differentiation watches arrays: not at all; each call as a whole, by `Backend.stack`; the
@@ -254,6 +254,10 @@ class Backend:
     def recorded(self, arrays: Sequence[Any]) -> Recorded:
         """Return how the library's automatic differentiation watches any of these arrays just now."""
         return "no"
+
+    def straight_through(self, function: Callable[[Any], Any], array: Any) -> Any:
+        """Return `function(array)`, whose gradient goes to the array as it is, as if the function returned it."""
+        return function(array)
 
     def stack(self, kernel: Any = None, call: interfaces.Call | None = None, recorded: Recorded = "no") -> Any:
         """Return the stack over a kernel, None for the plain path; the same object for the same arguments.

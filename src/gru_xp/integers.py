@@ -47,7 +47,7 @@ class IntegerMatrix:
         size = xp.max(xp.abs(a), axis=-1, keepdims=True)
         m = xp.where(size < self.least, xp.full_like(size, self.least), size)
         m = xp.where(xp.isfinite(m), m, xp.full_like(m, float("nan")))
-        k = xp.round(a * (127.0 / m))
+        k = xp.round(a * (xp.full_like(m, 127.0) / m))  # PyTorch's 127.0 / m is 127 times the rounded 1 / m
         k = xp.where(k == k, k, xp.zeros_like(k))
         sums = self._sum(k, 0)
         if K > EXACT:

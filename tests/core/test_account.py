@@ -74,3 +74,25 @@ def test_the_command(tmp_path: Path) -> None:
     assert f"{narrow.stat().st_size:,} bytes" in result.output
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     np.testing.assert_array_equal(gru_xp.load(narrow)(X)[0], gru_xp.quantize(model, "int8", "int8")(X)[0])
+
+
+def test_the_command_leaves_out_layers_that_lose_more(tmp_path: Path) -> None:
+    low, high = gru_xp.GRU(24, 40, num_layers=2, seed=0).params
+    model = gru_xp.GRU.from_params((low, (high[0]._replace(W_ih=10 * high[0].W_ih),)))
+    model.save(tmp_path / "model.safetensors")
+    np.save(tmp_path / "x.npy", X)
+    arguments = [
+        "quantize",
+        tmp_path / "model.safetensors",
+        tmp_path / "narrow.safetensors",
+        "--on",
+        tmp_path / "x.npy",
+    ]
+    result = CliRunner().invoke(app, [*map(str, arguments), "--keep-below", "1e-2"])
+    assert result.exit_code == 0, result.output
+    assert "int8 weights, layer 1 in float32: " in result.output
+    again = gru_xp.load(tmp_path / "narrow.safetensors").params
+    np.testing.assert_array_equal(again[1][0].W_ih, model.params[1][0].W_ih)
+    assert not np.array_equal(again[0][0].W_ih, model.params[0][0].W_ih)
+    refused = CliRunner().invoke(app, [*map(str, arguments), "--keep-below", "1e-9"])
+    assert refused.exit_code == 1 and "nothing would be quantised" in refused.output

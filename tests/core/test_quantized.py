@@ -149,15 +149,16 @@ def test_files_keep_every_bit(tmp_path, kind, spec):
 def test_files_are_smaller(tmp_path, kind, factor):
     """From I + H = 512 on by the factor; always weights, scales and biases to the byte, and a header of 1 KB."""
     pytest.importorskip("safetensors")
-    for I, H in ((256, 256), (8, 12)):
-        m = gru_xp.GRU(I, H, seed=0)
+    for I, H, L, D in ((256, 256, 1, 1), (8, 12, 1, 1), (8, 12, 5, 2)):
+        m = gru_xp.GRU(I, H, L, bidirectional=D == 2, gate_activation="hard_sigmoid", seed=0)
         m.save(tmp_path / "wide.safetensors")
         gru_xp.quantize(m, kind).save(tmp_path / "narrow.safetensors")
         wide, size = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("wide", "narrow"))
         if I + H >= 512:
             assert wide / size >= factor
         each, scales = (1, 2 * 3 * H * 4) if kind == "int8" else (2, 0)
-        assert 0 <= size - (3 * H * (I + H) * each + scales + 2 * 3 * H * 4) <= 1024
+        weights = D * 3 * H * (I + H + (L - 1) * (D * H + H)) * each
+        assert 0 <= size - (weights + L * D * (scales + 2 * 3 * H * 4)) <= 1024
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -167,18 +168,24 @@ def test_damaged_files_are_refused(tmp_path):
     with pytest.importorskip("safetensors").safe_open(path, "numpy") as opened:
         metadata, arrays = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     changes = {
-        "one for each row": {"weight_ih_l0_scale": np.ones(5, "f4")},
-        "from -127 to 127": {"weight_hh_l0": np.full((12, 4), -128, "i1")},
-        "not negative": {"weight_hh_l0_scale": np.full(12, -1, "f4")},
-        "all weights in one of": {"weight_hh_l0": np.zeros((12, 4), "f4")},
-        "not expected: other_scale": {"other_scale": np.ones(12, "f4")},
+        r"scales: expected float32 \(1, 1, 2, 12\), got float32 \(5,\)": {"scales": np.ones(5, "f4")},
+        "from -127 to 127": {"weight_hh": np.full((1, 1, 12, 4), -128, "i1")},
+        "not negative": {"scales": np.full((1, 1, 2, 12), -1, "f4")},
+        "weight_hh: expected int8": {"weight_hh": np.zeros((1, 1, 12, 4), "f4")},
+        "other: expected nothing": {"other": np.ones(12, "f4")},
     }
     for words, change in changes.items():
         library.save_file(arrays | change, path, metadata)
         with pytest.raises(errors.FileFormatError, match=words):
             gru_xp.load(path)
-    library.save_file(arrays, path, metadata | {"narrow": json.dumps({"activations": "int4"})})
-    with pytest.raises(errors.FileFormatError, match="activations"):
+    held = json.loads(metadata["narrow"])
+    for change in ({"activations": "int4"}, {"weights": "int4"}, {"kept": [0]}, {"kept": [1]}, {"kept": None}):
+        library.save_file(arrays, path, metadata | {"narrow": json.dumps(held | change)})
+        with pytest.raises(errors.FileFormatError, match="activations that fit and the layers that are kept"):
+            gru_xp.load(path)
+    many = json.loads(metadata["model"]) | {"num_layers": 10**12}
+    library.save_file(arrays, path, metadata | {"model": json.dumps(many)})
+    with pytest.raises(errors.FileFormatError, match="layers, got fewer numbers"):
         gru_xp.load(path)
 
 
@@ -220,3 +227,59 @@ def test_assigning_parameters_makes_a_float_model_of_it():
     narrow = gru_xp.quantize(model())
     narrow.params = model().params
     assert repr(narrow) == repr(model())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_that_lose_more_stay_float32(tmp_path, kind):
+    """A layer with large weights, whose errors are large too, is left out; the other is not."""
+    low, high = model(bidirectional=True).params
+    m = gru_xp.GRU.from_params((low, (high[0], high[1]._replace(W_ih=10 * high[1].W_ih))))
+    x = inputs()
+    first = gru_xp.GRU.from_params(m.params[:1])
+    alone = np.abs(gru_xp.quantize(first, *kind)(x)[0] - first(x)[0]).max()
+    second = gru_xp.GRU.from_params(m.params[1:])
+    worse = np.abs(gru_xp.quantize(second, *kind)(first(x)[0])[0] - second(first(x)[0])[0]).max()
+    assert worse > 1.5 * alone
+    narrow = gru_xp.quantize(m, *kind, keep_below=float(1.2 * alone), x=x)
+    held = narrow._own.narrow
+    assert held.kept == (1,) and "layer 1 in float32" in str(held)
+    for a, b in zip(gru_xp.weights(narrow.params[1:]), gru_xp.weights(m.params[1:]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(narrow.params[0][0].W_hh, gru_xp.quantize(first, *kind).params[0][0].W_hh)
+    expected = second(gru_xp.quantize(first, *kind)(x)[0])[0]
+    for backend in ("numpy", "torch", "jax", "array_api_strict"):
+        np.testing.assert_allclose(narrow(x, backend=backend)[0], expected, atol=1e-5 if kind[1] == "float32" else 1e-3)
+    account = gru_xp.quantization_account(m, narrow, x)
+    assert account.bytes_after > gru_xp.quantization_account(m, gru_xp.quantize(m, *kind), x).bytes_after
+    for name in ("narrow.safetensors", "narrow.onnx", "narrow.py"):
+        narrow.save(tmp_path / name)
+        if name == "narrow.py" or (kind[1] == "int8" and name == "narrow.onnx"):
+            continue
+        again = gru_xp.load(tmp_path / name)
+        assert str(again._own.narrow) == str(held)
+        np.testing.assert_array_equal(again(x)[0], narrow(x)[0])
+    assert gru_xp.quantize(m, *kind, keep_below=2.0, x=x)._own.narrow.kept == ()
+    with pytest.raises(errors.RangeError, match="keep_below: expected at least .* nothing would be quantised"):
+        gru_xp.quantize(m, *kind, keep_below=1e-9, x=x)
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, np.nan, True, "1e-2"])
+def test_what_is_no_bound_is_refused(bad):
+    with pytest.raises(errors.RangeError, match="keep_below: expected a finite number above 0"):
+        gru_xp.quantize(model(), keep_below=bad, x=inputs())
+
+
+def test_the_same_rounding_in_every_library():
+    """Of activations: PyTorch has 127.0 / m as 127 times a rounded 1 / m, which is another number for each fourth m."""
+    from gru_xp.integers import IntegerMatrix
+
+    torch = pytest.importorskip("array_api_compat.torch")
+    size = np.random.default_rng(0).uniform(0.1, 4, (4000, 1)).astype("f4")
+    steps = np.arange(1, 127, 4, dtype="f4") + np.float32(0.5)  # halves: any other factor rounds some of them elsewhere
+    a = np.concatenate([size, steps * (size / np.float32(127))], axis=1)
+    q = np.eye(a.shape[1], dtype="f4")
+    ours, theirs = (
+        IntegerMatrix(xp.asarray(q), xp.asarray(np.full(len(q), 127, "f4")), 2.0**-100, xp).times(xp.asarray(a))
+        for xp in (np, torch)
+    )
+    np.testing.assert_array_equal(ours, theirs.numpy())

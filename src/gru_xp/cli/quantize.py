@@ -18,11 +18,14 @@ __all__ = ["quantize"]
 
 def quantize(
     model: Annotated[Path, typer.Argument(metavar="IN", help="a model file of any format")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="a .safetensors file")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="a .safetensors, .onnx or .py file")],
     weights: Annotated[Literal["int8", "bfloat16", "float16"], typer.Option(help="how weights are stored")] = "int8",
     activations: Annotated[
         Literal["float32", "int8"], typer.Option(help="int8: x and the state are rounded before each product, too")
     ] = "float32",
+    keep_below: Annotated[
+        float | None, typer.Option(metavar="D", help="leave layers in float32 whose y differs by more, such as 1e-2")
+    ] = None,
     on: Annotated[Path | None, typer.Option(metavar="X.NPY", help="input to compare on, instead of random")] = None,
     picture: Annotated[Path | None, typer.Option(metavar="PNG", help="draw the difference over time")] = None,
 ) -> None:
@@ -34,8 +37,9 @@ def quantize(
     console = make_console()
     with errors():
         whole = gru_xp.load(model)
-        narrow = gru_xp.quantize(whole, weights, activations)
-        account = gru_xp.quantization_account(whole, narrow, None if on is None else read_npy(on))
+        x = None if on is None else read_npy(on)
+        narrow = gru_xp.quantize(whole, weights, activations, keep_below=keep_below, x=x)
+        account = gru_xp.quantization_account(whole, narrow, x)
         narrow.save(out)
         if picture is not None:
             _draw(account, picture)

@@ -3,18 +3,16 @@
 Our own have PyTorch's names, and in the header's `__metadata__` stand `format`, `version` and `model`, the latter as
 JSON. Version 2 has the whole `GRUSpec` beside it, as `spec`. It is written only where version 1, which knows of
 `reset_after` alone, cannot say what is meant: so an older reader reads what it can and refuses the rest. Version 3 has
-weights in 8 or 16 bits, with `narrow` to say how the products round, and `spec` where it is needed; the scales of the
-rows of `weight_ih_l0` in 8 bits are `weight_ih_l0_scale`. The values are
-stored as they are, bit for bit. The file is written beside its place and then renamed, so it is there whole or not at
-all. In files of others GRUs are found by the names of their arrays.
+weights in 8 or 16 bits, in the arrays of `narrow_arrays`, with `narrow` to say how they are stored and what the
+products round, and `spec` where it is needed. The values are stored as they are, bit for bit. The file is written
+beside its place and then renamed, so it is there whole or not at all. In files of others GRUs are found by the names of
+their arrays.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,15 +25,15 @@ from gru_xp.errors import BackendError, ConversionError, FileFormatError, GRUErr
 from gru_xp.files import Format
 from gru_xp.formats.named import pytorch_names
 from gru_xp.formats.names import NAMES, read_as
+from gru_xp.formats.narrow_arrays import arrays_of, params_of
 from gru_xp.formats.shards import grus_of_file
-from gru_xp.narrow import ACTIVATIONS, WEIGHTS, Narrow, integers
-from gru_xp.params import CellParams, GRUSpec
+from gru_xp.narrow import ACTIVATIONS, WEIGHTS, Narrow
+from gru_xp.params import CellParams, GRUSpec, Params, Sizes
 from gru_xp.stored import FLOATS, Arrays, Contents, Note, Report, StoredGRU, Tensor
 
 __all__ = ["SafetensorsFormat", "safetensors", "serialized"]
 
 FORMAT, VERSIONS = "gru_xp", ("1", "2", "3")
-SCALE = "_scale"
 TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "BOOL": "bool"}
 TYPES |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 FIELDS = {"W_ih": "weight_ih", "W_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
@@ -71,12 +69,13 @@ class SafetensorsFormat(Format):
         metadata = {"format": FORMAT, "version": "1", "model": json.dumps(_options_of(gru))}
         if gru.spec != GRUSpec(gru.spec.reset_after):
             metadata |= {"version": "2", "spec": json.dumps(gru.spec.as_dict())}
-        arrays = pytorch_names(gru.params)
         if gru.narrow is None:
-            write_whole(path, serialized(arrays, gru.dtype, metadata))
+            data = serialized(pytorch_names(gru.params), gru.dtype, metadata)
         else:
-            metadata |= {"version": "3", "narrow": json.dumps({"activations": gru.narrow.activations})}
-            write_whole(path, serialized(*_narrow_arrays(arrays, gru.narrow), metadata))
+            held = {"weights": gru.narrow.weights, "activations": gru.narrow.activations, "kept": gru.narrow.kept}
+            metadata |= {"version": "3", "narrow": json.dumps(held)}
+            data = serialized(*arrays_of(gru, sizes_of(gru.params)), metadata)
+        write_whole(path, data)
         return Report((Note("exact", "all of it"),))
 
     def read(self, path: Path) -> Contents:
@@ -85,32 +84,10 @@ class SafetensorsFormat(Format):
             return grus_of_file(path, tensors)
         options = _options(metadata, path)
         spec = _spec(metadata, options["reset_after"], path)
-        L, D = options["num_layers"], 2 if options["bidirectional"] else 1
-        own = CellParams._fields if options["bias"] else CellParams._fields[:2]
-        tensors, scales, narrow = _widened(tensors, metadata, path)
-        keys = {_key(field, layer, d) for field in own for layer in range(min(L, len(tensors))) for d in range(D)}
-        if keys != set(tensors) or L * D * len(own) != len(tensors):
-            raise FileFormatError(
-                f"{path}: expected the arrays of {L} layers in {D} directions, "
-                f"missing: {_some(keys - set(tensors))}, not expected: {_some(set(tensors) - keys)}"
-            )
-
-        def array(field: str, layer: int, d: int) -> Any:
-            return tensors[_key(field, layer, d)].read() if field in own else None
-
-        dtype = tensors[_key(own[0], 0, 0)].dtype
-        for key, tensor in tensors.items():
-            if tensor.dtype not in FLOATS:
-                raise FileFormatError(f"{path}: {key}: expected one of {', '.join(FLOATS)}, got {tensor.dtype}")
-            if tensor.dtype != dtype:
-                raise FileFormatError(
-                    f"{path}: the arrays do not make a model: {key}: expected {dtype}, as the others have, "
-                    f"got {tensor.dtype}"
-                )
-        params = tuple(
-            tuple(CellParams(*(array(field, layer, d) for field in CellParams._fields)) for d in range(D))
-            for layer in range(L)
-        )
+        if metadata["version"] == "3":
+            params, dtype, narrow = _narrow_params(tensors, options, metadata, path)
+        else:
+            params, dtype, narrow = *_params(tensors, options, path), None
         try:
             sizes = sizes_of(params)
             assert_directions(spec, sizes)
@@ -122,11 +99,6 @@ class SafetensorsFormat(Format):
         if not 0.0 <= options["dropout"] <= 1.0:
             raise FileFormatError(f"{path}: dropout: expected a probability from 0 to 1, got {options['dropout']}")
         report = Report((Note("exact", "all of it"),))
-        if narrow is not None and narrow.weights == "int8":
-            pairs = [
-                [CellParams(*(scales[_key(field, k, d)]() for field in own[:2])) for d in range(D)] for k in range(L)
-            ]
-            narrow = replace(narrow, scales=tuple(map(tuple, pairs)))
         stored = StoredGRU(
             params, spec, "", dtype, options["batch_first"], options["dropout"], report=report, narrow=narrow
         )
@@ -134,6 +106,59 @@ class SafetensorsFormat(Format):
 
 
 safetensors = SafetensorsFormat()
+
+
+def _params(tensors: dict[str, Tensor], options: dict[str, Any], path: Path) -> tuple[Params, str]:
+    """The parameters under PyTorch's names, and their dtype."""
+    L, D = options["num_layers"], 2 if options["bidirectional"] else 1
+    own = CellParams._fields if options["bias"] else CellParams._fields[:2]
+    keys = {_key(field, layer, d) for field in own for layer in range(min(L, len(tensors))) for d in range(D)}
+    if keys != set(tensors) or L * D * len(own) != len(tensors):
+        raise FileFormatError(
+            f"{path}: expected the arrays of {L} layers in {D} directions, "
+            f"missing: {_some(keys - set(tensors))}, not expected: {_some(set(tensors) - keys)}"
+        )
+
+    def array(field: str, layer: int, d: int) -> Any:
+        return tensors[_key(field, layer, d)].read() if field in own else None
+
+    dtype = tensors[_key(own[0], 0, 0)].dtype
+    for key, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            raise FileFormatError(f"{path}: {key}: expected one of {', '.join(FLOATS)}, got {tensor.dtype}")
+        if tensor.dtype != dtype:
+            raise FileFormatError(
+                f"{path}: the arrays do not make a model: {key}: expected {dtype}, as the others have, "
+                f"got {tensor.dtype}"
+            )
+    return tuple(
+        tuple(CellParams(*(array(field, layer, d) for field in CellParams._fields)) for d in range(D))
+        for layer in range(L)
+    ), dtype
+
+
+def _narrow_params(
+    tensors: dict[str, Tensor], options: dict[str, Any], metadata: dict[str, Any], path: Path
+) -> tuple[Params, str, Narrow]:
+    """The parameters in float32, and how their weights are stored."""
+    L = options["num_layers"]
+    try:
+        held = json.loads(metadata["narrow"])
+        weights, activations, kept = held["weights"], held["activations"], held["kept"]
+        fits = weights in WEIGHTS and activations in ACTIVATIONS and (weights == "int8" or activations == "float32")
+        fits = fits and all(type(layer) is int and 0 <= layer < L for layer in kept) and len(set(kept)) == len(kept) < L
+    except (KeyError, TypeError, ValueError, RecursionError):
+        fits = False
+    if not fits or min(options["input_size"], options["hidden_size"] - 1) < 0:
+        raise FileFormatError(
+            f"{path}: expected the header's `narrow` to name weights among {', '.join(WEIGHTS)}, activations that fit "
+            f"and the layers that are kept, got {str(metadata.get('narrow'))[:99]!r}"
+        )
+    D = 2 if options["bidirectional"] else 1
+    sizes = Sizes(options["input_size"], options["hidden_size"], L, D, options["bias"])
+    narrow = Narrow(weights, activations, kept=tuple(kept))
+    params, scales = params_of(tensors, sizes, narrow, str(path))
+    return params, "float32", replace(narrow, scales=scales)
 
 
 def serialized(arrays: dict[str, np.ndarray], dtype: str | dict[str, str], metadata: dict[str, str]) -> bytes:
@@ -146,57 +171,6 @@ def serialized(arrays: dict[str, np.ndarray], dtype: str | dict[str, str], metad
         for name, a in encoded.items()
     }
     return bytes(library.serialize(tensors, metadata))
-
-
-def _narrow_arrays(arrays: dict[str, np.ndarray], narrow: Narrow) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of a file with narrow weights, and their dtypes; biases stay float32."""
-    dtypes = {name: narrow.weights if a.ndim == 2 else "float32" for name, a in arrays.items()}
-    if narrow.scales is None:
-        return {name: a.astype("f2") if dtypes[name] == "float16" else a for name, a in arrays.items()}, dtypes
-    scales = pytorch_names(narrow.scales)
-    stored = {n: integers(a, scales[n], np).astype("i1") if n in scales else a for n, a in arrays.items()}
-    stored |= {f"{name}{SCALE}": scale for name, scale in scales.items()}
-    return stored, dict.fromkeys(stored, "float32") | dtypes
-
-
-def _widened(
-    tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path
-) -> tuple[dict[str, Tensor], dict[str, Callable[[], Any]], Narrow | None]:
-    """The arrays in float32, what reads the scales by the names of their weights, and how the weights are stored."""
-    if metadata["version"] != "3":
-        return tensors, {}, None
-    try:
-        activations = json.loads(metadata["narrow"])["activations"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        activations = None
-    weights = {t.dtype for name, t in tensors.items() if len(t.shape) == 2}
-    kind: Any = next(iter(weights)) if len(weights) == 1 else None
-    if kind not in WEIGHTS or activations not in ACTIVATIONS or (kind != "int8" and activations == "int8"):
-        raise FileFormatError(
-            f"{path}: expected all weights in one of {', '.join(WEIGHTS)}, and the header's `narrow` to name "
-            f"activations that fit, got {', '.join(sorted(weights)) or 'none'} and {str(metadata.get('narrow'))[:99]!r}"
-        )
-    scales = {n: tensors[n + SCALE] for n, t in tensors.items() if len(t.shape) == 2 and n + SCALE in tensors}
-    wide = {}
-    for name, tensor in tensors.items():
-        scale = scales.get(name)
-        if len(tensor.shape) == 2:
-            if kind == "int8" and (scale is None or scale.shape != tensor.shape[:1] or scale.dtype != "float32"):
-                raise FileFormatError(f"{path}: {name}{SCALE}: expected float32 {tensor.shape[:1]}, one for each row")
-            wide[name] = Tensor(tensor.shape, "float32", partial(_widen, tensor, scale, f"{path}: {name}"))
-        elif not name.endswith(SCALE) or name.removesuffix(SCALE) not in scales:
-            wide[name] = tensor
-    return wide, {name: scale.read for name, scale in scales.items()}, Narrow(kind, activations)
-
-
-def _widen(tensor: Tensor, scale: Tensor | None, where: str) -> Any:
-    values = tensor.read()
-    if scale is None:
-        return values.astype("f4")
-    factors = scale.read()
-    if (values == -128).any() or not ((factors >= 0) & (factors < float("inf"))).all():
-        raise FileFormatError(f"{where}: expected integers from -127 to 127 and finite scales that are not negative")
-    return values * factors[:, None]
 
 
 def _options_of(gru: StoredGRU) -> dict[str, Any]:
