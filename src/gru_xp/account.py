@@ -13,7 +13,7 @@ from .module import GRU, as_stored
 from .params import A, weights_of
 from .stored import StoredGRU
 
-__all__ = ["LayerDifference", "QuantizationAccount", "RowLoss", "losses", "quantization_account"]
+__all__ = ["LayerDifference", "QuantizationAccount", "RowLoss", "bytes_of", "losses", "quantization_account"]
 
 #: steps of random numbers where no input is given, and rows that are named
 STEPS, ROWS = 10_000, 10
@@ -111,7 +111,7 @@ def quantization_account(model: GRU, narrow: GRU, x: A | None = None) -> Quantiz
         layers.append(_difference(ours, theirs))
     apart = xp.abs(ours - theirs)
     over_time = tuple(float(step) for step in xp.mean(apart, axis=tuple(range(1, apart.ndim))))
-    before, after = (_bytes(stored) for stored in (replace(wide, dtype="float32"), small))
+    before, after = (bytes_of(stored) for stored in (replace(wide, dtype="float32"), small))
     return QuantizationAccount(str(small.narrow), before, after, tuple(layers), over_time, _rows(wide, small, xp))
 
 
@@ -156,7 +156,7 @@ def _layer(stored: StoredGRU, index: int) -> GRU:
     return as_model(one, Place(load_backend("numpy"), "cpu"))
 
 
-def _bytes(stored: StoredGRU) -> int:
+def bytes_of(stored: StoredGRU) -> int:
     """What the weights, their scales and the biases take."""
     narrow, total = stored.narrow, 0
     for index, layer in enumerate(stored.params):

@@ -19,7 +19,7 @@ from .params import CellParams, Params, ParamsLike, map_params, names_of
 from .prepared import PreparedParams
 from .stored import StoredGRU, rounded_to_bfloat16
 
-__all__ = ["fake_quantize", "quantize"]
+__all__ = ["fake_quantize", "narrowed", "quantize"]
 
 #: the largest weight that is taken: beyond it 127 times its scale would not be finite
 LARGEST = 1e38
@@ -87,9 +87,9 @@ def quantize(
     if own.narrow is not None:
         raise StructureError(f"model_or_params: expected weights that are not quantised yet, got {own.narrow}")
     whole = as_stored(model)
-    stored = _narrowed(whole, weights, activations)
+    stored = narrowed(whole, weights, activations)
     if keep_below is not None:
-        stored = _without_the_worst(whole, stored, keep_below, x)
+        stored = narrowed(whole, weights, activations, _losing_more(whole, stored, keep_below, x))
     return as_model(stored, own.place) if is_model else prepared_narrow(stored, own.place)
 
 
@@ -142,57 +142,53 @@ def _assert_known(weights: str, activations: str = "float32") -> None:
         raise StructureError(f"activations: expected 'float32' beside {weights} weights, got 'int8'")
 
 
-def _narrowed(stored: StoredGRU, weights: Weights, activations: Activations) -> StoredGRU:
-    """A record in host memory with its weights rounded, as float32 numbers, and how they are stored."""
+def narrowed(
+    stored: StoredGRU, weights: Weights, activations: Activations = "float32", kept: tuple[int, ...] = ()
+) -> StoredGRU:
+    """A record in host memory with its weights rounded, as float32 numbers, and how they are stored.
+
+    The layers that are `kept` have theirs in float32 as they are.
+    """
     numpy = load_backend("numpy")
     xp = numpy.xp
     scales: list[tuple[CellParams, ...]] = []
 
-    def cell(w: CellParams, where: str) -> CellParams:
+    def cell(w: CellParams, where: str, keep: bool) -> CellParams:
         rounded, factors = [], []
         for name, W in zip(w._fields, w, strict=True):
-            W = None if W is None else xp.astype(W, xp.float32)
+            W, scale = None if W is None else xp.astype(W, xp.float32), None
             if W is not None and not bool(xp.all(xp.abs(W) < LARGEST)):
                 raise RangeError(f"{where}.{name}: expected finite numbers up to {LARGEST:g}; clip them first")
-            if W is not None and W.ndim == 2:
+            if W is not None and W.ndim == 2 and not keep:
                 with xp.errstate(over="ignore"):
                     W, scale = _rounded(W, weights, numpy)
                 if not bool(xp.all(xp.isfinite(W))):
                     raise RangeError(f"{where}.{name}: expected numbers that {weights} can hold; clip them first")
-                factors.append(scale)
             rounded.append(W)
+            factors.append(scale)
         scales[-1] += (CellParams(factors[0], factors[1]),)
         return CellParams(*rounded)
 
     params = []
     for index, layer in enumerate(stored.params):
         scales.append(())
-        params.append(tuple(cell(w, f"params[{index}][{d}]") for d, w in enumerate(layer)))
-    narrow = Narrow(weights, activations, tuple(scales) if weights == "int8" else None)
+        params.append(tuple(cell(w, f"params[{index}][{d}]", index in kept) for d, w in enumerate(layer)))
+    narrow = Narrow(weights, activations, tuple(scales) if weights == "int8" else None, kept)
     return replace(stored, params=tuple(params), dtype="float32", narrow=narrow)
 
 
-def _without_the_worst(whole: StoredGRU, stored: StoredGRU, keep_below: float, x: Any) -> StoredGRU:
-    """With the layers in float32 that add a larger difference of y than `keep_below`."""
+def _losing_more(whole: StoredGRU, stored: StoredGRU, keep_below: float, x: Any) -> tuple[int, ...]:
+    """The layers that add a larger difference of y than `keep_below`."""
     if isinstance(keep_below, bool) or not isinstance(keep_below, int | float) or not 0 < keep_below < float("inf"):
         raise RangeError(f"keep_below: expected a finite number above 0, or None, got {keep_below!r}")
-    lost = losses(whole, stored, x)
-    kept = tuple(layer for layer, each in enumerate(lost) if not each.largest <= keep_below)
+    lost = [layer.largest for layer in losses(whole, stored, x)]
+    kept = tuple(layer for layer, largest in enumerate(lost) if not largest <= keep_below)
     if len(kept) == len(lost):
-        least = min(each.largest for each in lost)
         raise RangeError(
-            f"keep_below: expected at least {least:.2g}, by which y differs in the layer that loses least, got "
+            f"keep_below: expected at least {min(lost):.2g}, by which y differs in the layer that loses least, got "
             f"{keep_below:g}; nothing would be quantised"
         )
-    narrow, xp = stored.narrow, load_backend("numpy").xp
-    assert narrow is not None
-    as_they_were = map_params(lambda array: xp.astype(array, xp.float32), whole.params)
-    params = tuple(as_they_were[k] if k in kept else layer for k, layer in enumerate(stored.params))
-    scales = narrow.scales
-    if scales is not None:
-        nothing = (CellParams(None, None),) * len(params[0])
-        scales = tuple(nothing if k in kept else layer for k, layer in enumerate(scales))
-    return replace(stored, params=params, narrow=replace(narrow, scales=scales, kept=kept))
+    return kept
 
 
 def _rounded(W: Any, weights: Weights, backend: Backend) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +14,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from gru_xp.account import bytes_of
 from gru_xp.checks import sizes_of
 from gru_xp.errors import FileFormatError, StructureError
 from gru_xp.files import contents, format_of, read, write
+from gru_xp.params import weights_of
 from gru_xp.stored import Contents, Report, StoredGRU
 from gru_xp.verify import Inputs, Parting, Verdict, is_finite, random_inputs, side_of
 from gru_xp.verify import verify as compare
@@ -78,6 +81,8 @@ def _show(console: Console, file: Path, format_name: str, found: Contents) -> No
     for gru in found.grus[:MOST]:
         where = f"{printable(gru.name)}: " if gru.name else ""
         show_report(console, gru.report, where)
+        if gru.narrow is not None:
+            console.print(f"{where}{_told_of_narrow(gru)}", highlight=False, soft_wrap=True)
         if not is_finite(gru):
             console.print(f"[yellow]not finite:[/] {where}weights hold NaN or infinities", highlight=False)
     for refusal in found.refused[:MOST]:
@@ -111,10 +116,33 @@ def _table(grus: tuple[StoredGRU, ...]) -> Table:
             "after the product" if spec.reset_after else "before the product",
             activations,
             "both" if sizes.bias else "none",
-            gru.dtype,
+            gru.dtype if gru.narrow is None else gru.narrow.weights,
             ", ".join(f"{norm:.3g}" for norm in _norms(gru).values()),
         )
     return table
+
+
+def _narrow_as_dict(gru: StoredGRU) -> dict[str, Any] | None:
+    """How weights of 8 or 16 bits are stored, with the least and the largest scale, and how many bytes they take."""
+    narrow = gru.narrow
+    if narrow is None:
+        return None
+    scales = np.concatenate([np.zeros(0)] if narrow.scales is None else weights_of(narrow.scales))
+    return {
+        "weights": narrow.weights,
+        "activations": narrow.activations,
+        "float32_layers": list(narrow.kept),
+        "scales": [float(scales.min()), float(scales.max())] if scales.size else None,
+        "bytes": bytes_of(gru),
+        "bytes_in_float32": bytes_of(replace(gru, narrow=None)),
+    }
+
+
+def _told_of_narrow(gru: StoredGRU) -> str:
+    found = _narrow_as_dict(gru)
+    assert found is not None
+    scales = "" if found["scales"] is None else ", scales of rows from {:.2g} to {:.2g}".format(*found["scales"])
+    return f"{gru.narrow}{scales}; {found['bytes']:,} bytes, {found['bytes_in_float32']:,} in float32"
 
 
 def _norms(gru: StoredGRU) -> dict[str, float]:
@@ -137,6 +165,7 @@ def _as_dict(format_name: str, found: Contents) -> dict[str, Any]:
                 **dict(zip(("input_size", "hidden_size", "num_layers", "directions", "bias"), sizes, strict=True)),
                 "spec": gru.spec.as_dict(),
                 "dtype": gru.dtype,
+                "narrow": _narrow_as_dict(gru),
                 "batch_first": gru.batch_first,
                 "dropout": gru.dropout,
                 "first_state": gru.h0 is not None,
@@ -282,6 +311,8 @@ def _show_verdict(console: Console, verdict: Verdict) -> None:
                 printable(case.name), *sides, f"{case.difference:.1e}", f"{case.allowed:.1e}", verdict_of_case
             )
         console.print(table)
+    for words in verdict.compared:
+        say(printable(words))
     for words in verdict.substituted:
         say(f"[dim]{printable(words)}[/]")
     for words in verdict.differences:
@@ -311,6 +342,7 @@ def _verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
             {"input": case.name, "by": case.by, "difference": case.difference, "allowed": case.allowed}
             for case in verdict.cases
         ],
+        "compared": verdict.compared,
         "differences": verdict.differences,
         "run_by_gru_xp": verdict.substituted,
         "unlike_gru_xp": verdict.unfaithful,

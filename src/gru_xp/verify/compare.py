@@ -10,85 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gru_xp.checks import sizes_of
-from gru_xp.errors import BackendError, RangeError, ShapeError
-from gru_xp.files import Format, format_of, read
-from gru_xp.functional import gru_forward, gru_inference
-from gru_xp.params import map_params, weights_of
+from gru_xp.errors import RangeError, ShapeError
+from gru_xp.functional import gru_forward
+from gru_xp.params import map_params
 from gru_xp.stored import StoredGRU
+from gru_xp.verify.narrow import flips, rounded_as, told
+from gru_xp.verify.sides import Inputs, Run, Side, is_finite, own_result, random_inputs
 from gru_xp.verify.suspects import cell_changes_between, eps_of, related, spec_changes_between, suspects
 
-__all__ = ["Case", "Inputs", "Parting", "Side", "Verdict", "is_finite", "random_inputs", "side_of", "verify"]
+__all__ = ["Case", "Parting", "Verdict", "verify"]
 
 FEW = 4  # units of rounding that one result may be away from the truth
 WAYS = ("forward", "reverse")
-
-
-class Inputs(NamedTuple):
-    """What both are run on: x (T, N, I), h0 (L*D, N, H) or None, lengths (N,) or None."""
-
-    name: str
-    x: Any
-    h0: Any = None
-    lengths: Any = None
-
-
-class Run(NamedTuple):
-    """y (T, N, D*H) and h_n (L*D, N, H), who computed them, and why not its own runtime."""
-
-    y: Any
-    h_n: Any
-    by: str
-    why: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """One of the two: a GRU, where it comes from, and who can run it."""
-
-    label: str  # "A"
-    stored: StoredGRU
-    path: Path | None = None
-    format: Format | None = None
-
-    @property
-    def dtype(self) -> str:
-        """What it computes in where NumPy runs it."""
-        return "float32" if self.stored.dtype == "bfloat16" else self.stored.dtype
-
-    def run(self, inputs: Inputs) -> Run:
-        """By its own runtime, or by gru_xp with the reason."""
-        x, h0 = (None if a is None else a.astype(self.dtype) for a in (inputs.x, inputs.h0))
-        why = ""
-        if self.path is not None and self.format is not None and self.format.runtime:
-            try:
-                ran = self.format.run(self.path, self.stored, x, h0, inputs.lengths)
-            except BackendError as error:
-                ran, why = None, str(error)
-            if ran is not None:
-                y, h_n = (np.asarray(a, "f8") for a in ran)
-                return Run(y, h_n, self.format.runtime)
-            why = why or f"{self.format.runtime} is not installed"
-        return Run(*_own(self.stored, inputs, self.dtype), "gru_xp", why)
-
-
-def side_of(
-    label: str,
-    path: str | Path,
-    name: str | None = None,
-    format: str | None = None,  # noqa: A002
-    *,
-    batch_first: bool | None = None,
-) -> Side:
-    """One GRU of a file; `label` is what the verdict calls it."""
-    path = Path(path)
-    gru = read(path, name=name, format=format, batch_first=batch_first)
-    return Side(label, gru, path, format_of(path, format))
 
 
 @dataclass(frozen=True)
@@ -127,19 +65,11 @@ class Verdict:
     explanation: str | None = None
     substituted: tuple[str, ...] = ()  # why gru_xp ran what has a runtime of its own
     unfaithful: tuple[str, ...] = ()  # sides whose runtime disagrees with gru_xp about the same numbers
-
-
-def random_inputs(stored: StoredGRU, steps: int = 16, rows: int = 3, seed: int = 0) -> list[Inputs]:
-    """A sequence, the same with a first state, and with lengths, none of them zero; numbers that every type holds."""
-    sizes, rng = sizes_of(stored.params), np.random.default_rng(seed)
-    x, h0 = rng.normal(size=(steps, rows, sizes.I)), rng.uniform(-1, 1, size=(sizes.L * sizes.D, rows, sizes.H))
-    x, h0 = (np.round(32 * a) / 32 for a in (x, h0))
-    lengths = np.array([max(1, steps - (row * steps) // rows) for row in range(rows)])
-    return [Inputs("random x", x), Inputs("and h0", x, h0), Inputs("and lengths", x, h0, lengths)]
+    compared: tuple[str, ...] = ()  # what was compared, where weights are in 8 or 16 bits
 
 
 def verify(a: Side, b: Side, inputs: Sequence[Inputs] | None = None, tolerance: float | None = None) -> Verdict:
-    """Run both on all inputs and compare; `tolerance` is a largest difference in the place of the measured one.
+    """Run both on all inputs and compare; `tolerance` is a largest difference instead of the measured one.
 
     >>> import gru_xp
     >>> from gru_xp.module import as_stored
@@ -162,13 +92,15 @@ def verify(a: Side, b: Side, inputs: Sequence[Inputs] | None = None, tolerance: 
             raise ShapeError(f"{each.name}: expected (T, N, I) = (T, N, {sizes[0].I}), got {tuple(each.x.shape)}")
     runs = [(each, a.run(each), b.run(each)) for each in inputs]
     cases = tuple(_case(a, b, *run, tolerance) for run in runs)
+    unfaithful = _unfaithful(a, b, cases)
+    if (
+        tolerance is None
+        and (a.stored.narrow is None) != (b.stored.narrow is None)
+        and (verdict := _rounded_alike(a, b, inputs, cases))
+    ):
+        return replace(verdict, unfaithful=unfaithful)
+    compared = told(a.label, a.stored) + told(b.label, b.stored)
     differences = tuple(_differences(a, b))
-    unfaithful = tuple(
-        f"{side.label}: {case.by[index]} gives another result than gru_xp from the same numbers"
-        for index, side in enumerate((a, b))
-        for case in [max(cases, key=lambda case: case.own[index])]
-        if case.own[index] > 1.0
-    )
     substituted = tuple(
         dict.fromkeys(
             f"{side.label} was run by gru_xp: {run.why}"
@@ -178,7 +110,7 @@ def verify(a: Side, b: Side, inputs: Sequence[Inputs] | None = None, tolerance: 
         )
     )
     if all(case.agrees for case in cases):
-        return Verdict(True, cases, differences, substituted=substituted, unfaithful=unfaithful)
+        return Verdict(True, cases, differences, None, None, substituted, unfaithful, compared)
     first = next(index for index, case in enumerate(cases) if not case.agrees)
     each, ours, theirs = runs[first]
     allowed = cases[first].allowed
@@ -187,24 +119,39 @@ def verify(a: Side, b: Side, inputs: Sequence[Inputs] | None = None, tolerance: 
     # where both runtimes are faithful, the numbers in the files decide what can be suspected at all
     if explanation is None and (unfaithful or related(a.stored, b.stored)):
         explanation = _explanation(a, b, runs, cases)
-    return Verdict(False, cases, differences, parting, explanation, substituted, unfaithful)
+    return Verdict(False, cases, differences, parting, explanation, substituted, unfaithful, compared)
 
 
-def is_finite(stored: StoredGRU) -> bool:
-    """Whether no weight is NaN or infinite."""
-    return all(np.isfinite(array).all() for array in weights_of(stored.params))
+def _unfaithful(a: Side, b: Side, cases: Sequence[Case]) -> tuple[str, ...]:
+    return tuple(
+        f"{side.label}: {case.by[index]} gives another result than gru_xp from the same numbers"
+        for index, side in enumerate((a, b))
+        for case in [max(cases, key=lambda case: case.own[index])]
+        if case.own[index] > 1.0
+    )
+
+
+def _rounded_alike(a: Side, b: Side, inputs: Sequence[Inputs], cases: Sequence[Case]) -> Verdict | None:
+    """Compare one whose weights are narrow with the other's weights rounded so; None where they cannot be.
+
+    `cases` are those of both as they are. What else is wrong shows, where a tolerance for the rounding would hide it.
+    """
+    whole, narrow = (a, b) if a.stored.narrow is None else (b, a)
+    try:
+        like = replace(whole, stored=rounded_as(whole.stored, narrow.stored), path=None)
+    except RangeError:
+        return None
+    verdict = verify(*((like, b) if whole is a else (a, like)), inputs)
+    far = max(case.difference for case in cases)
+    words = (
+        f"{whole.label} has {whole.stored.dtype} weights, rounded here as those of {narrow.label} are; as they are, "
+        f"results differ by {far:.1e} at most"
+    )
+    compared = tuple(each for each in verdict.compared if not each.startswith(whole.label))
+    return replace(verdict, compared=(words, *compared))
 
 
 # ---- running and comparing -------------------------------------------------------------------------------------------
-
-
-def _own(stored: StoredGRU, inputs: Inputs, dtype: str) -> tuple[Any, Any]:
-    """y and h_n by gru_xp in this type, as float64."""
-    params = map_params(lambda array: array.astype(dtype), stored.params)
-    x, h0 = (None if array is None else array.astype(dtype) for array in (inputs.x, inputs.h0))
-    with np.errstate(all="ignore"):
-        y, h_n = gru_inference(x, params, h0, lengths=inputs.lengths, spec=stored.spec, backend="numpy")
-    return y.astype("f8"), h_n.astype("f8")
 
 
 def _difference(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> float:
@@ -228,13 +175,14 @@ def _unit(side: Side, exact: tuple[Any, Any], inputs: Inputs) -> float:
     largest = max(float(np.abs(a[np.isfinite(a)]).max(initial=0.0)) for a in exact)
     eps, steps = eps_of(side.stored.dtype), inputs.x.shape[0]
     if side.stored.dtype in ("float16", "bfloat16"):
-        measured = _difference(_own(side.stored, inputs, "float16"), exact) * eps * 2**10
+        measured = _difference(own_result(side.stored, inputs, "float16"), exact) * eps * 2**10
         return max(measured, eps * largest) if np.isfinite(measured) else eps * steps * largest
-    return max(_difference(_own(side.stored, inputs, side.dtype), exact), eps * steps * largest)
+    rounded = flips(side.stored, inputs.x) / FEW
+    return max(_difference(own_result(side.stored, inputs, side.dtype), exact), eps * steps * largest, rounded)
 
 
 def _case(a: Side, b: Side, inputs: Inputs, ours: Run, theirs: Run, tolerance: float | None) -> Case:
-    exact = [_own(side.stored, inputs, "float64") for side in (a, b)]
+    exact = [own_result(side.stored, inputs, "float64") for side in (a, b)]
     bounds = [FEW * _unit(side, one, inputs) for side, one in zip((a, b), exact, strict=True)]
     off = (_difference(result, one) for result, one in zip((ours, theirs), exact, strict=True))
     own = tuple(distance / bound if bound else distance for distance, bound in zip(off, bounds, strict=True))
@@ -247,6 +195,8 @@ def _differences(a: Side, b: Side) -> list[str]:
     found = []
     if a.stored.dtype != b.stored.dtype:
         found.append(f"A holds {a.stored.dtype}, B holds {b.stored.dtype}")
+    if str(a.stored.narrow) != str(b.stored.narrow):
+        found.append(f"A has {a.stored.narrow or 'float weights'}, B has {b.stored.narrow or 'float weights'}")
     for name, (ours, theirs) in spec_changes_between(a.stored, b.stored).items():
         found.append(f"{name}: A has {ours}, B has {theirs}")
     changed = cell_changes_between(a.stored, b.stored)
@@ -326,6 +276,6 @@ def _explanation(a: Side, b: Side, runs: Any, cases: Sequence[Case]) -> str | No
 def _fits(side: Side, runs: Any, cases: Sequence[Case], result: int) -> bool:
     """Whether this GRU gives a side's results on all inputs."""
     for run, case in zip(runs, cases, strict=True):
-        if not _difference(_own(side.stored, run[0], side.dtype), run[result]) <= case.allowed:
+        if not _difference(own_result(side.stored, run[0], side.dtype), run[result]) <= case.allowed:
             return False
     return True
