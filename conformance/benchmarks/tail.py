@@ -1,6 +1,6 @@
 """How late a step of a stream can be: the median, the 99.9th percentile and the largest of a million, in microseconds.
 
-    python conformance/benchmarks/tail.py [--only gru_xp,onnxruntime,torch,rtneural] [--steps 1000000]
+    python conformance/benchmarks/tail.py [--only gru_xp,onnxruntime,torch,nothing,rtneural] [--steps 1000000]
         [--rtneural FOLDER]     a checkout of https://github.com/jatinchowdhury18/RTNeural with its modules, to compile
         [--keep]                adds to the result file of this kind of processor, conformance/results/tail/KIND.json,
                                 and writes the table of docs/streaming.md from it
@@ -13,6 +13,7 @@ after the last step has to be that of the float64 loop.
     onnxruntime   the exported step, its inputs and outputs bound once to two states in turn
     torch         torch.nn.GRUCell in inference_mode
     rtneural      C++, with sizes known to the compiler, timed in C++
+    nothing       a loop in Python as long as our step: how late the system and the machine alone make a thread
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import argparse
 import gc
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,8 +45,9 @@ WORDS = {
     "onnxruntime": "onnxruntime",
     "torch": "`torch.nn.GRUCell`",
     "rtneural": "RTNeural (C++)",
+    "nothing": "an empty loop, about as long",
 }
-Steps = tuple[Callable[[], Any], Callable[[], Any]]  # a step, the state (1, H)
+Steps = tuple[Callable[[], Any], Callable[[], Any]]  # a step, the state (1, H) or None
 
 
 def model_of(I: int, H: int) -> tuple[gru_xp.GRU, Any]:
@@ -104,7 +108,22 @@ def on_torch(model: gru_xp.GRU, x: Any) -> Steps:
     return step, lambda: held[0].numpy()
 
 
-ENGINES = {"gru_xp": ours, "onnxruntime": on_onnxruntime, "torch": on_torch}
+def nothing(model: gru_xp.GRU, x: Any) -> Steps:
+    step, _ = ours(model, x)
+    turns = 1000
+
+    def loop() -> None:
+        for _ in range(turns):
+            pass
+
+    def median(run: Callable[[], Any]) -> float:
+        return statistics.median(timeit.repeat(run, number=1, repeat=5000))
+
+    turns = round(turns * median(step) / median(loop))
+    return loop, lambda: None
+
+
+ENGINES = {"gru_xp": ours, "onnxruntime": on_onnxruntime, "torch": on_torch, "nothing": nothing}
 
 
 def in_python(name: str, size: tuple[int, int], steps: int) -> dict[str, Any]:
@@ -122,7 +141,8 @@ def in_python(name: str, size: tuple[int, int], steps: int) -> dict[str, Any]:
         step()
         times[index] = clock() - start
     memory = {"resident": [before, resident()]}
-    return {**summary(times), **memory, "error": error_of(model, x, state(), steps + 1000)}
+    found, last = {**summary(times), **memory}, state()
+    return found if last is None else {**found, "error": error_of(model, x, last, steps + 1000)}
 
 
 def resident() -> int:

@@ -17,6 +17,7 @@ from libraries import torch
 
 import gru_xp
 from gru_xp import errors
+from gru_xp.files import contents
 
 X = np.random.default_rng(0).normal(size=(6, 3, 4)).astype("f4")
 
@@ -284,3 +285,10 @@ def test_a_model_has_the_report_of_its_way_in(tmp_path: Path) -> None:
     read = gru_xp.load(tmp_path / "m.safetensors")
     for each in (read, copy.copy(read), copy.deepcopy(read), pickle.loads(pickle.dumps(read))):
         assert each.report is not None and each.report.exact
+
+
+def test_contents_are_shown_as_a_summary_however_large_they_are(tmp_path: Path) -> None:
+    """A file's contents at the end of a notebook's cell are a line and not every weight."""
+    gru_xp.GRU(64, 128, num_layers=2, seed=0).save(tmp_path / "m.safetensors")
+    shown = repr(contents(tmp_path / "m.safetensors"))
+    assert "I=64, H=128, L=2" in shown and len(shown) < 200
