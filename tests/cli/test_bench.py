@@ -42,7 +42,7 @@ serve({"right": engine, "wrong": lambda problem: Wrong(problem, Target("numpy", 
 """
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_bench_writes_its_report_and_picture(tmp_path: Path) -> None:
     kept, drawn = tmp_path / "bench.json", tmp_path / "bench.png"
     words = ["bench", "numpy", "-s", "4,2,3,5", "-s", "1,1,3,5,2", "--rounds", "2", "--dtype", "float64"]
     result = CliRunner().invoke(app, [*words, "--json", str(kept), "--picture", str(drawn)])
@@ -88,7 +88,7 @@ def test_only_what_is_right_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert left_out[f"wrong at {SMALL}, {task}"].startswith("wrong: ")
 
 
-def test_the_right_results_are_the_references() -> None:
+def test_results_are_compared_with_float64() -> None:
     one = timing.problem(SMALL, "float32")
     exact = timing.plain_results(one, "float64")
     timing.assert_right(one, exact["inference"][0], exact["training"][0])
@@ -96,7 +96,7 @@ def test_the_right_results_are_the_references() -> None:
         timing.assert_right(one, exact["inference"][0], 1.001 * exact["training"][0])
 
 
-def test_sizes() -> None:
+def test_sizes_are_parsed_and_counted() -> None:
     assert Size.parse("100, 8,64,128") == Size(100, 8, 64, 128, 1, 1)
     assert str(Size.parse("5,1,2,3,2,2")) == "5, 1, 2, 3; 2 layers; 2 directions"
     assert Size(1, 1, 2, 3).multiply_adds("inference") == 9 * (2 + 3)

@@ -104,7 +104,7 @@ def test_run_takes_lengths_and_a_first_state() -> None:
 
 
 @pytest.mark.usefixtures("files")
-def test_run_casts_when_told() -> None:
+def test_run_casts_x_with_cast() -> None:
     ran("model.safetensors", "double.npy", "--cast")
     np.testing.assert_array_equal(np.load("y.npy"), gru_xp.load("model.safetensors")(X)[0])
 
@@ -144,7 +144,7 @@ def test_run_writes_to_stdout() -> None:
 
 
 @pytest.mark.usefixtures("files")
-def test_run_tells_on_stderr_where_the_model_differs() -> None:
+def test_run_prints_on_stderr_where_the_model_differs() -> None:
     model = gru_xp.GRU(3, 4, seed=0)
     stored = replace(as_stored(model), h0=np.ones((1, 4), "f4"))
     gru_xp.files.formats()["onnx"].write(stored, Path("first.onnx"))
@@ -297,7 +297,7 @@ HERE = platforms.Machine("CPython", (3, 11), False, 64, "Linux", "x86_64", True)
         (HERE._replace(system="FreeBSD", glibc=False), "expected", "any other"),
     ],
 )
-def test_the_row_of_a_machine(machine: platforms.Machine, status: str, words: str) -> None:
+def test_a_machine_finds_its_row_in_the_table_of_platforms(machine: platforms.Machine, status: str, words: str) -> None:
     row = platforms.row_of(machine)
     assert row.status == status and words in row.name
 

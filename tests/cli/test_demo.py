@@ -36,7 +36,7 @@ def test_the_held_out_part_is_fixed_and_apart(digits: job.Digits) -> None:
     assert not any(x.tobytes() in rows for x in digits.x_held_out)
 
 
-def test_cross_entropy_is_torchs() -> None:
+def test_cross_entropy_agrees_with_torch() -> None:
     import torch
 
     rng = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def test_cross_entropy_is_torchs() -> None:
     np.testing.assert_allclose(gradient, theirs.grad, atol=1e-14)
 
 
-def test_adam_is_torchs() -> None:
+def test_adam_agrees_with_torch() -> None:
     import torch
 
     rng = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def test_adam_is_torchs() -> None:
         np.testing.assert_allclose(w, e.detach().numpy(), atol=1e-7)  # PyTorch adds its epsilon in another place
 
 
-def test_the_gradients_are_those_of_the_loss(digits: job.Digits) -> None:
+def test_gradients_agree_with_a_central_difference(digits: job.Digits) -> None:
     """Along one direction in the space of all weights, by a central difference."""
     rng = np.random.default_rng(0)
     model = job.Classifier.drawn(place_for(None, None), seed=0)
@@ -140,7 +140,7 @@ def test_a_backend_that_fails_is_a_row(tmp_path: Path, digits: job.Digits, monke
         (["--out", "file"], "File exists"),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_mistakes_are_one_line(
     arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

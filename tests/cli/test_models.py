@@ -71,7 +71,7 @@ def test_inspect_shows_twenty_grus_and_says_how_many_more_there_are() -> None:
     assert len(json.loads(invoke("inspect", "--json", "many.npz").stdout)["grus"]) == 25
 
 
-def test_inspect_for_programs() -> None:
+def test_inspect_prints_json() -> None:
     found = json.loads(invoke("inspect", "--json", "model.onnx").stdout)
     (gru,) = found["grus"]
     assert found["format"] == "onnx" and found["refused"] == []
@@ -159,7 +159,7 @@ def test_verify_says_where_and_why() -> None:
     assert said.rstrip().endswith("A and B do not agree")
 
 
-def test_verify_for_programs() -> None:
+def test_verify_prints_json() -> None:
     verdict: dict[str, Any] = json.loads(invoke("verify", "--json", "model.onnx", "lost.onnx", status=1).stdout)
     assert verdict["agrees"] is False
     assert verdict["parting"] == {"layer": 0, "direction": "forward", "step": 0, "gates": ["candidate n"]}

@@ -125,7 +125,7 @@ def test_agrees_with_torch(L: int, D: int, bias: bool, lengths: list[int] | None
                     np.testing.assert_allclose(got, wanted, **OF_REFERENCE)
 
 
-def test_saturated_gates_and_nothing_at_all() -> None:
+def test_saturated_gates_and_empty_inputs() -> None:
     params, x, h0, dy, dh_n = make()
     run = reference.forward(1e4 * x, params, h0)
     assert np.isfinite(run.y).all() and np.isfinite(reference.backward(run, dy, dh_n).x).all()

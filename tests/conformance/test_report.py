@@ -67,27 +67,27 @@ def test_the_first_line_names_the_gate_and_the_time_step() -> None:
     assert re.search(r"worst at \[0, \d, \d\]: got 0, expected -?\d", first)
 
 
-def test_the_cause_stands_before_what_follows_from_it() -> None:
+def test_a_cause_is_listed_before_its_consequences() -> None:
     lines = told(mutants.ResetForgotten)
     assert lines[0].startswith("n of layer 0")
     assert [line.split()[0] for line in lines[1:] if "wrong" in line][-2:] == ["y:", "h_n:"]
     assert lines[-2].strip().startswith("right: x")
 
 
-def test_what_is_right_is_named_by_layer_and_direction_where_the_kind_is_not_right_everywhere() -> None:
+def test_right_gates_are_named_by_layer_and_direction() -> None:
     right = next(line for line in told(mutants.ReverseResetsOneOff, EVERYTHING) if line.strip().startswith("right:"))
     assert "r of layer 0, forward direction" in right
     assert not {"r", "z", "n"} & set(right.replace("right:", "").replace(" ", "").split(","))
 
 
-def test_a_gate_that_is_another_one_is_told() -> None:
+def test_swapped_gates_are_named() -> None:
     lines = told(mutants.GatesSwapped)
     assert lines[0].startswith("r of layer 0") and lines[0].endswith("; at t = 0 it is what z should be")
     assert lines[1].strip().startswith("z of layer 0") and lines[1].endswith("; at t = 0 it is what r should be")
     assert not any("should be" in line for line in told(mutants.UpdateFlipped))
 
 
-def test_what_is_raised_is_told_with_the_last_place_in_the_kernel() -> None:
+def test_an_exception_is_shown_with_its_last_line_in_the_kernel() -> None:
     class Raising(mutants.HonestLayer):
         def inference(self, x: Any, h0: Any, w: Any, options: Any, /) -> Any:
             return json.loads("no JSON")
@@ -106,12 +106,12 @@ def test_a_gradient_names_the_gate_and_says_which_are_right() -> None:
     assert any(line.strip().startswith("db_hh") and "in gate n (r and z right)" in line for line in lines)
 
 
-def test_dx_names_the_step_where_the_way_back_first_goes_wrong() -> None:
+def test_dx_names_the_step_where_backward_first_goes_wrong() -> None:
     lines = told(mutants.ResetsForgottenBackward, BASE.but(resets=((3, 0), (3, 1), (3, 2))), backward=True)
     assert any(line.strip().startswith("dx:") and "first computed at t = 2" in line for line in lines)
 
 
-def test_a_wrong_dtype_is_told_before_values() -> None:
+def test_a_wrong_dtype_is_reported_before_values() -> None:
     assert told(mutants.NarrowResult, dtype="float64") == ["y: expected float64, got float32"]
 
 
@@ -190,7 +190,7 @@ def test_a_run_that_passes_has_status_0_and_ends_with_the_matrix(quick: tuple[An
     assert "| numpy | cpu | plain | ✓ |" in done.output
 
 
-def test_figures_for_machines(quick: tuple[Any, Path]) -> None:
+def test_the_json_report(quick: tuple[Any, Path]) -> None:
     told = json.loads((quick[1] / "figures.json").read_text())
     assert told["passed"]
     assert {"commit", "processor", "driver", "modes", "versions", "devices"} <= set(told["environment"])
@@ -297,7 +297,7 @@ def test_the_suite_under_pytest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["forward: by the doors, with GRU_XP_KERNELS=auto", "streaming: step by step with GRU.step"]
 )
-def test_a_kernel_that_the_doors_do_not_take_is_not_judged_by_them(name: str) -> None:
+def test_a_kernel_that_public_functions_do_not_take_is_not_judged_by_them(name: str) -> None:
     case = next(case for case in all_cases() if str(case) == name)
     mine = Mutant(mutants.HonestLayer, "")
     outcome = judge_case(mine.target, case, "float32", mine.implementation())
@@ -309,13 +309,13 @@ def test_a_kernel_that_the_doors_do_not_take_is_not_judged_by_them(name: str) ->
 # ---- the house -------------------------------------------------------------------------------------------------------
 
 
-def test_every_case_says_which_mistake_it_catches_and_has_a_name_of_its_own() -> None:
+def test_every_case_says_which_mistake_it_catches_and_has_a_unique_name() -> None:
     cases = all_cases()
     assert all(case.catches and "\n" not in case.catches for case in cases)
     assert len({(case.group, case.name) for case in cases}) == len(cases)
 
 
-def test_tolerances_stand_in_one_file() -> None:
+def test_tolerances_are_in_one_file() -> None:
     sources = [*PACKAGE.glob("*.py"), *Path(__file__).parent.glob("test_*.py")]
     for source in sources:
         if source.name != "tolerance.py":

@@ -173,7 +173,7 @@ def test_vmap_over_lengths_and_resets_alone() -> None:
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_transform(name: str) -> None:
+def test_function_transforms_agree_with_a_loop(name: str) -> None:
     got, expected = (tree_leaves(TRANSFORMS[name](f)) for f in (ours, loop))
     assert len(got) == len(expected)
     for a, b in zip(got, expected, strict=True):
@@ -213,7 +213,7 @@ def test_gradcheck_entry_by_entry() -> None:
 SIZES = [(2, 2, 2), *([(6, 1), (6, 2), (6,), (6,)] * 2)]
 
 
-def test_a_cell() -> None:
+def test_gradients_of_gru_cell() -> None:
     x, h = X[0].clone().requires_grad_(), H0[0].clone().requires_grad_()
     w = gru_xp.CellParams(*(a.clone().requires_grad_() for a in WEIGHTS[:4]))
 
@@ -238,7 +238,7 @@ def test_the_kernels_run_inside(kernels: str, monkeypatch: pytest.MonkeyPatch) -
     assert (explained.level is None) == (kernels == "off")
 
 
-def test_dropout_masks_that_want_a_gradient() -> None:
+def test_dropout_masks_have_gradients() -> None:
     mask = torch.rand(1, T, N, H).double().requires_grad_()
     first = gru_xp.CellParams(*WEIGHTS[:4])
     params = ((first,), (first._replace(W_ih=WEIGHTS[1]),))
@@ -289,7 +289,7 @@ def _in_place(model: Model, values: dict[str, Any]) -> Model:
     return model
 
 
-def test_nothing_is_recorded_where_nothing_is_to_be() -> None:
+def test_nothing_is_recorded_without_a_gradient() -> None:
     args = leaves()
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
@@ -298,7 +298,7 @@ def test_nothing_is_recorded_where_nothing_is_to_be() -> None:
     assert ours(*args)[0].requires_grad and not ours(*ARGS)[0].requires_grad
 
 
-def test_autocast_computes_in_the_types_that_came() -> None:
+def test_autocast_leaves_dtypes_alone() -> None:
     args = tuple(a.float().requires_grad_() for a in ARGS)
     expected = torch.autograd.grad(loss_of(ours)(*args), args)
     with torch.autocast("cpu", torch.bfloat16):
@@ -306,7 +306,7 @@ def test_autocast_computes_in_the_types_that_came() -> None:
     assert all(torch.equal(a, b) for a, b in zip(torch.autograd.grad(loss, args), expected, strict=True))
 
 
-def test_bfloat16() -> None:
+def test_bfloat16_gradients_are_near_those_in_float64() -> None:
     args = tuple(a.bfloat16().requires_grad_() for a in ARGS)
     got = torch.autograd.grad(loss_of(ours)(*args), args)
     wide = tuple(a.detach().double().requires_grad_() for a in args)
@@ -314,7 +314,7 @@ def test_bfloat16() -> None:
         assert a.dtype == torch.bfloat16 and (a - b).abs().max() < 0.05 * max(1.0, b.abs().max())
 
 
-def test_empty() -> None:
+def test_empty_inputs_have_gradients() -> None:
     w = gru_xp.CellParams(*leaves()[2:6])
     for shape in ((0, N, I), (T, 0, I)):
         x = torch.zeros(shape).double().requires_grad_()
@@ -333,7 +333,7 @@ def test_what_pytorch_does_not_offer_is_an_error() -> None:
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("steps", [1, 60])
-def test_tracers_see_an_operator(steps: int) -> None:
+def test_recorded_programs_hold_the_operators(steps: int) -> None:
     """None of the ways around PyTorch's dispatcher is taken while somebody records what passes there."""
     model, x = Model(), torch.randn(steps, N, I).double()
     traced = make_fx(model)(x)

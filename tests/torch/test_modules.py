@@ -146,7 +146,7 @@ def test_copies_and_files() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_types(dtype: torch.dtype) -> None:
+def test_results_and_gradients_have_the_modules_dtype(dtype: torch.dtype) -> None:
     model = GRU(I, H, 2).to(dtype)
     x = torch.randn(T, N, I, dtype=dtype)
     y, h_n = model(x)
@@ -241,7 +241,7 @@ def test_a_mask_skips_the_steps_where_it_is_false(batch_first: bool) -> None:
             assert (h_n[:, row] - last).abs().max() < BOUND
 
 
-def test_streaming_is_the_sequence() -> None:
+def test_streamed_steps_agree_with_the_whole_sequence() -> None:
     model, x = pair(num_layers=2)[1], randn(T, N, I)
     y, h_n = model(x)
     state, outs = model.initial_state(N), []
@@ -457,7 +457,7 @@ def nested(layout: Any) -> torch.Tensor:
         (lambda m: gru_xp.gru(randn(T, N, I).to_sparse(), m.params), gru_xp.errors.StructureError, "dense tensor"),
     ],
 )
-def test_errors(call: Any, error: type[Exception], message: str) -> None:
+def test_wrong_arguments_are_errors(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(GRU(I, H, dtype=torch.float64))
 
@@ -486,7 +486,7 @@ def small_grads(model: Any, x: torch.Tensor, hx: torch.Tensor | None = None) -> 
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_small_and_long_way_agree(bidirectional: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_calls_agree_with_the_plain_path(bidirectional: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """First and second order, with the tape used twice; the long way is forced by a plain path."""
     model = pair(num_layers=2, bidirectional=bidirectional)[1]
     x, hx = randn(1, 2, I), randn(2 + 2 * bidirectional, 2, H)
@@ -500,7 +500,7 @@ def test_small_and_long_way_agree(bidirectional: bool, monkeypatch: pytest.Monke
         assert all((a - b).abs().max() < BOUND for a, b in zip(found, expected, strict=True))
 
 
-def test_a_small_call_sees_what_autograd_sees() -> None:
+def test_autograd_checks_the_tensors_of_small_calls() -> None:
     """A weight changed in place, a graph used up, weights of a wrong shape or type, frozen weights, checkpoints."""
     model, x = pair()[1], randn(1, 2, I)
     y, _ = model(x)
@@ -543,7 +543,7 @@ def test_the_tape_of_a_small_call_is_small(layers: int, inputs: int) -> None:
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_small_calls_that_nobody_records(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_calls_without_gradients(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules and functions, prepared parameters and models, with and without a state: as the plain path has it."""
     model = pair(num_layers=2, bidirectional=True)[1]
     frozen = map_params(torch.Tensor.detach, model.params)
@@ -634,7 +634,7 @@ def test_the_first_call_of_a_program_may_be_compiled() -> None:
     assert done.stdout == "True\nTrue\n", done.stderr
 
 
-def test_states_of_another_kind() -> None:
+def test_a_tuple_as_state_and_a_list_as_input_are_errors() -> None:
     for module, x in ((GRU(I, H), torch.randn(T, N, I)), (GRUCell(I, H), torch.randn(N, I))):
         with pytest.raises(TypeError, match="hx to be a tensor, got a tuple"):
             module(x, (x, x))

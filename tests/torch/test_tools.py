@@ -79,7 +79,7 @@ def apart(found: list[Any], expected: list[Any]) -> float:
 @pytest.mark.parametrize("kernels", ["auto", "off"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
-def test_results_may_be_written_to(size: str, layers: int, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_can_be_changed_in_place(size: str, layers: int, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As who sets the states of finished episodes to zero; and y and h_n are not the same memory."""
     monkeypatch.setenv("GRU_XP_KERNELS", kernels)
     T, N, H = SIZES[size]
@@ -102,7 +102,7 @@ def test_results_may_be_written_to(size: str, layers: int, kernels: str, monkeyp
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_was_written_to_before_backward_is_noticed(size: str) -> None:
+def test_changes_in_place_before_backward_are_errors(size: str) -> None:
     T, N, H = SIZES[size]
     for module in pair(H):
         for index in range(3):
@@ -144,7 +144,7 @@ def test_hooks_of_modules(size: str) -> None:
     assert apart(*found) < BOUND and len(found[0]) == 5 + 4
 
 
-def test_anomalies_are_looked_for_in_vain() -> None:
+def test_detect_anomaly_finds_no_nan_behind_padding() -> None:
     """Padding is NaN nowhere on the way, to the second order too."""
     for T, N, H in SIZES.values():
         model, x = pair(H, num_layers=2, bidirectional=True)[1], randn(T, N, I).requires_grad_()
@@ -191,7 +191,7 @@ def old_weight_norm(module: Any, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("size", SIZES)
-def test_weights_that_are_computed(size: str, change: Callable[[Any, str], Any]) -> None:
+def test_weights_computed_by_a_parametrization(size: str, change: Callable[[Any, str], Any]) -> None:
     T, N, H = SIZES[size]
     theirs, ours = pair(H, num_layers=2)
     for module in (theirs, ours):
@@ -401,7 +401,7 @@ def test_onnx_export_is_that_of_torch() -> None:
     assert found[0] == found[1] and found[0].count("GRU") == 2
 
 
-def test_operators_are_what_they_say() -> None:
+def test_operators_pass_opcheck() -> None:
     """PyTorch's own checks of schema, fake implementation, autograd and compilation."""
     x, h0, valid = randn(5, 2, I), randn(1, 2, 4), torch.tensor([[1, 1], [1, 0], [0, 0], [0, 0], [0, 0]]).bool()
     weights = [a.detach().requires_grad_() for a in pair()[1].parameters()]
@@ -517,7 +517,7 @@ class Gradients(Dataset[torch.Tensor]):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.parametrize("H", [4, 32])
-def test_workers_compute(H: int, start: str) -> None:
+def test_workers_of_a_data_loader_compute_gradients(H: int, start: str) -> None:
     model = pair(H)[1].share_memory()
     assert model.weight_hh_l0.is_shared()
     gradients(model, randn(100, 32, I))  # threads are there when the workers are forked
@@ -531,7 +531,7 @@ def test_data_parallel_without_devices() -> None:
     assert torch.equal(torch.nn.DataParallel(model)(GIVEN[0])[0], model(GIVEN[0])[0])
 
 
-def test_half_is_as_exact_as_with_torch() -> None:
+def test_half_precision_is_as_exact_as_torch() -> None:
     """Products and sums in float32, so that 16 bits cost less than they do torch.nn.GRU."""
     for dtype in (torch.float16, torch.bfloat16):
         theirs, ours = (m.to(dtype) for m in pair(16, num_layers=2, bidirectional=True))
