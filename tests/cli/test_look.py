@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import gru_xp
+import gru_xp.training
 from gru_xp.cli import app
 
 
@@ -61,3 +62,40 @@ def test_a_mistake_is_an_error_and_writes_nothing(files, tmp_path: Path, argumen
     result = CliRunner().invoke(app, ["look", str(path), str(x_path), "-o", str(tmp_path / "p.html"), *arguments])
     assert result.exit_code == 1 and words in " ".join(result.output.split())
     assert not (tmp_path / "p.html").exists()
+
+
+def test_the_page_has_the_norms_of_a_training_log(files, tmp_path: Path) -> None:
+    """The norm of all gradients first; of a log that is longer than the page is wide, the largest of several steps."""
+    path, x_path, _, _ = files
+    log, out, rng = tmp_path / "run.jsonl", tmp_path / "p.html", np.random.default_rng(0)
+    gradients = [{"W": rng.normal(size=(3, 4)) * 10.0 ** (step % 7), "b": rng.normal(size=3)} for step in range(1500)]
+    gradients[701]["b"][1] = np.nan
+    for step, each in enumerate(gradients):
+        gru_xp.training.log_step(log, step, each, loss=step / 4)
+    result = CliRunner().invoke(app, ["look", str(path), str(x_path), "-o", str(out), "--log", str(log)])
+    assert result.exit_code == 0, result.output
+    found = re.search(r"id='data'>(.*?)</script>", out.read_text(), re.DOTALL)
+    assert found is not None
+    part = json.loads(found[1])[-1]
+    assert part["lines"] == ["all", "W", "b"] and part["steps"] == list(range(1, 1500, 2))
+    assert part["figures"][3] == ["loss = 1.75"]
+    each = [
+        np.array([np.sqrt((g["W"] ** 2).sum() + (g["b"] ** 2).sum()), *map(np.linalg.norm, g.values())])
+        for g in gradients
+    ]
+    expected = np.maximum(each[::2], each[1::2])
+    shown = np.array(part["norm"], dtype=float)
+    np.testing.assert_array_equal(np.isnan(shown), np.isnan(expected))
+    np.testing.assert_allclose(shown, expected, rtol=1e-3)
+    assert np.argwhere(np.isnan(shown)).tolist() == [[350, 0], [350, 2]]
+
+
+def test_what_is_no_training_log_is_an_error(files, tmp_path: Path) -> None:
+    path, x_path, _, _ = files
+    log = tmp_path / "run.jsonl"
+    for text, words in (("", "got one without a line"), ('{"step": 1}\n', "line 1 is no line of a training log")):
+        log.write_text(text)
+        result = CliRunner().invoke(
+            app, ["look", str(path), str(x_path), "-o", str(tmp_path / "p.html"), "--log", str(log)]
+        )
+        assert result.exit_code == 1 and words in " ".join(result.output.split())

@@ -15,6 +15,7 @@ import this package.
 
 from .batches import batches, pad, valid_steps
 from .checkpoints import load, save
+from .logs import log_step, read_log
 from .losses import cross_entropy, squared_error
 from .optimizers import SGD, Adam, clip_by_norm
 from .trees import flatten, leaves, map_tree, names, unflatten
@@ -28,9 +29,11 @@ __all__ = [
     "flatten",
     "leaves",
     "load",
+    "log_step",
     "map_tree",
     "names",
     "pad",
+    "read_log",
     "save",
     "squared_error",
     "unflatten",
