@@ -24,6 +24,7 @@ __all__ = ["BEGIN", "END", "as_text", "html", "markdown", "print_matrix", "put_b
 
 BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
 QUICK = "quick: one dtype and the shorter cases alone; run without --quick before you trust it"
+IN_FULL = 5  # failed cases of a target
 KINDS = ("y", "h_n", "x", "h_prev", "r", "z", "u", "n", "dx", "dh0", "dW_ih", "dW_hh", "db_ih", "db_hh")
 
 
@@ -35,13 +36,42 @@ def _worst(outcomes: Iterable[Outcome]) -> float:
     return max((outcome.worst for outcome in outcomes if outcome.errors), default=0.0)
 
 
-def _reasons(outcomes: Iterable[Outcome], status: str) -> dict[str, list[Outcome]]:
-    """What did not run, or failed, by reason; cases of one step first, where a mistake has not spread yet."""
+def _not_run(outcomes: Iterable[Outcome], target: Target) -> dict[str, list[Outcome]]:
+    """What did not run there, by reason."""
     found: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        if outcome.status == status:
+        if outcome.status == NOT_RUN and outcome.target == target:
             found.setdefault(outcome.reason, []).append(outcome)
-    return dict(sorted(found.items(), key=lambda item: "in T=1, " not in item[0]))
+    return found
+
+
+Failure = list[Outcome]  # of one case on one target: its dtypes, float32 first
+
+
+def _failures(outcomes: Iterable[Outcome], target: Target) -> tuple[list[Failure], list[Failure]]:
+    """The failed cases of a target: those to show in full, and the others, mostly consequences of the same mistakes.
+
+    In full is the first of each group, and cases of one step come first, where a mistake has not spread yet.
+    """
+    found: dict[tuple[str, str], Failure] = {}
+    for outcome in outcomes:
+        if outcome.status == FAILED and outcome.target == target:
+            found.setdefault((outcome.group, outcome.case), []).append(outcome)
+    cases = [sorted(each, key=lambda outcome: outcome.dtype != "float32") for each in found.values()]
+    cases.sort(key=lambda case: "in T=1, " not in case[0].reason)
+    groups = {case[0].group: case for case in reversed(cases)}
+    first = [case for case in cases if groups[case[0].group] is case][:IN_FULL]
+    return first, [case for case in cases if case not in first]
+
+
+def _catches(outcome: Outcome) -> str:
+    """The mistake that its case is for."""
+    return next((one.catches for one in all_cases() if (one.group, one.name) == (outcome.group, outcome.case)), "")
+
+
+def _case_words(case: Failure) -> str:
+    first = case[0]
+    return f"{first.target}, {first.group}: {first.case}, {', '.join(outcome.dtype for outcome in case)}"
 
 
 def _verdict(result: Result) -> str:
@@ -72,22 +102,19 @@ def print_matrix(result: Result, console: Console) -> None:
             table.add_row(group, *(_cell_text(result.cell(target, group)) for target in targets))
         console.print(table)
     console.print("cases passed, and the worst error as a fraction of its bound", style="dim", highlight=False)
-    for reason, outcomes in _reasons(result.outcomes, FAILED).items():
-        first = outcomes[0]
-        also = f" and {len(outcomes) - 1} more" if len(outcomes) > 1 else ""
-        console.print(
-            f"[red]failed[/] {first.target}  {first.group}: {first.case}  {first.dtype}{also}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        catches = next(
-            (case.catches for case in all_cases() if (case.group, case.name) == (first.group, first.case)), ""
-        )
-        console.print(f"  [dim]this case catches: {catches}[/]", highlight=False, soft_wrap=True)
-        console.print("  " + reason, markup=False, highlight=False, soft_wrap=True)
     for target in result.targets:
-        mine = [outcome for outcome in result.outcomes if outcome.target == target]
-        for reason, outcomes in _reasons(mine, NOT_RUN).items():
+        first, more = _failures(result.outcomes, target)
+        for case in first:
+            console.print(f"[red]failed[/] {_case_words(case)}", highlight=False, soft_wrap=True)
+            console.print(f"  [dim]this case catches: {_catches(case[0])}[/]", highlight=False, soft_wrap=True)
+            console.print("  " + case[0].reason, markup=False, highlight=False, soft_wrap=True)
+        if more:
+            counts = Counter(case[0].group for case in more)
+            groups = ", ".join(f"{counts[group]} in {group}" for group in GROUPS if group in counts)
+            words = f"[red]failed[/] {target}, {len(more)} more cases: {groups}; --html shows each of them"
+            console.print(words, highlight=False, soft_wrap=True)
+    for target in result.targets:
+        for reason, outcomes in _not_run(result.outcomes, target).items():
             words = (
                 f"not run  {target}  {len(outcomes)} in {', '.join(dict.fromkeys(o.group for o in outcomes))}: {reason}"
             )
@@ -274,18 +301,25 @@ def _html_cell(outcomes: list[Outcome]) -> str:
 
 
 def _html_failures(result: Result) -> str:
-    found = _reasons(result.outcomes, FAILED)
-    if not found:
-        return ""
-    catches = {(case.group, case.name): case.catches for case in all_cases()}
-    items = [
-        f"<p>{escape(str(outcomes[0].target))}, {escape(outcomes[0].group)}: {escape(outcomes[0].case)}, "
-        f"{', '.join(dict.fromkeys(outcome.dtype for outcome in outcomes))}</p>"
-        f"<p class='faint'>this case catches: {escape(catches.get((outcomes[0].group, outcomes[0].case), ''))}</p>"
-        f"<pre>{escape(reason)}</pre>"
-        for reason, outcomes in found.items()
-    ]
-    return "<h2>What failed</h2>" + "".join(items)
+    parts = []
+    for target in result.targets:
+        first, more = (list(map(_html_failure, cases)) for cases in _failures(result.outcomes, target))
+        parts += first
+        if more:
+            summary = f"{escape(str(target))}: {len(more)} more cases"
+            parts.append(f"<details><summary>{summary}</summary>{''.join(more)}</details>")
+    return "<h2>What failed</h2>" + "".join(parts) if parts else ""
+
+
+def _html_failure(case: Failure) -> str:
+    others = "".join(
+        f"<details><summary>in {outcome.dtype}</summary><pre>{escape(outcome.reason)}</pre></details>"
+        for outcome in case[1:]
+    )
+    return (
+        f"<p>{escape(_case_words(case))}</p><p class='faint'>this case catches: {escape(_catches(case[0]))}</p>"
+        f"<pre>{escape(case[0].reason)}</pre>{others}"
+    )
 
 
 def _html_picture(result: Result, target: Target) -> str:
@@ -298,7 +332,7 @@ def _html_picture(result: Result, target: Target) -> str:
                 row[kind] = max(error, row.get(kind, 0.0))
     if not worst:
         return ""
-    side, left, top = 18, 330, 52
+    side, left, top = 18, 430, 52
     kinds = [kind for kind in KINDS if any(kind in row for row in worst.values())]
     width, height = left + side * len(kinds) + 20, top + side * len(worst) + 8
     parts = [f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img'>"]
@@ -312,7 +346,7 @@ def _html_picture(result: Result, target: Target) -> str:
             parts.append(f"<line class='rule' x1='0' x2='{width - 20}' y1='{y - 0.5}' y2='{y - 0.5}'/>")
             parts.append(f"<text class='group' x='0' y='{y + 12}'>{group}</text>")
             before = group
-        parts.append(f"<text x='{left - 8}' y='{y + 12}' text-anchor='end'>{escape(case[:48])}</text>")
+        parts.append(f"<text x='{left - 8}' y='{y + 12}' text-anchor='end'>{escape(case)}</text>")
         for column, kind in enumerate(kinds):
             if kind in row:
                 x, edge, title = (
@@ -335,8 +369,7 @@ def _shade(fraction: float) -> str:
 def _html_not_run(result: Result) -> str:
     items = [f"<li>{escape(one.name)}: {escape(one.reason)}</li>" for one in result.missing]
     for target in result.targets:
-        mine = [outcome for outcome in result.outcomes if outcome.target == target]
-        for reason, outcomes in _reasons(mine, NOT_RUN).items():
+        for reason, outcomes in _not_run(result.outcomes, target).items():
             cases = ", ".join(dict.fromkeys(f"{outcome.group}: {outcome.case}" for outcome in outcomes))
             items.append(
                 f"<li>{escape(str(target))}: {escape(reason)} <span class='faint'>({escape(cases)})</span></li>"

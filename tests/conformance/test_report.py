@@ -34,7 +34,7 @@ from gru_xp_conformance.matrix import (
     targets,
 )
 from gru_xp_conformance.mutants import Mutant
-from gru_xp_conformance.report import BEGIN, END, print_matrix
+from gru_xp_conformance.report import BEGIN, END, html, print_matrix
 from gru_xp_conformance.tolerance import C
 
 PACKAGE = Path(gru_xp_conformance.__file__).parent
@@ -157,10 +157,34 @@ def test_the_quick_subset_has_more_rows_than_a_block_and_a_step_of_a_model() -> 
 
 def test_cases_of_one_step_are_listed_first() -> None:
     reasons = ("y: wrong\n  in T=5, N=3, I=9", "y: wrong\n  in T=1, N=3, I=9", "y: wrong\n  in T=15, N=3, I=9")
-    outcomes = tuple(Outcome(NUMPY, "a case", "forward", "float32", FAILED, reason) for reason in reasons)
+    groups = ("forward", "cell", "backward")
+    outcomes = tuple(
+        Outcome(NUMPY, "a case", group, "float32", FAILED, reason)
+        for group, reason in zip(groups, reasons, strict=True)
+    )
     console = Console(record=True, width=200)
     print_matrix(Result(outcomes, (), (), {}, True, 1.0), console)
     assert re.findall(r"in T=(\d+)", console.export_text()) == ["1", "5", "15"]
+
+
+def test_repeated_consequences_are_counted_and_folded() -> None:
+    """A case once for all its dtypes, one case of a group in full, the others in a line and behind a summary."""
+    mutant = Mutant(mutants.ResetForgotten, "")
+    steps = [step for step in plan([mutant.target], quick=True) if step[1].group in ("forward", "cell", "sizes")]
+    steps += [(target, case, "float64") for target, case, _ in steps]
+    outcomes = tuple(judge_case(*step, mutant.implementation()) for step in steps)
+    failed = {(outcome.group, outcome.case) for outcome in outcomes if outcome.status == FAILED}
+    result = Result(outcomes, (), (), {}, True, 1.0)
+    console = Console(record=True, width=200)
+    print_matrix(result, console)
+    text, page = console.export_text(), html(result)
+    assert len(failed) > 6
+    shown = re.findall(r"^failed numpy:cpu mutant, (\w+): .*, float32, float64$", text, re.MULTILINE)
+    assert shown == ["cell", "forward", "sizes"]
+    assert f"failed numpy:cpu mutant, {len(failed) - 3} more cases: " in text
+    assert f"<summary>numpy:cpu mutant: {len(failed) - 3} more cases</summary>" in page
+    for group, case in failed:
+        assert f"{group}: {case}, float32, float64</p>" in page
 
 
 # ---- the run ---------------------------------------------------------------------------------------------------------
