@@ -146,19 +146,37 @@ def test_files_keep_every_bit(tmp_path, kind, spec):
 
 
 @pytest.mark.parametrize(("kind", "factor"), [("int8", 3.8), ("bfloat16", 1.9), ("float16", 1.9)])
-def test_files_are_smaller(tmp_path, kind, factor):
+@pytest.mark.parametrize(
+    ("I", "H", "L", "D"), [(256, 256, 1, 1), (384, 128, 4, 2), (8, 12, 1, 1), (8, 12, 5, 2), (100, 3, 100, 2)]
+)
+def test_files_are_smaller(tmp_path, kind, factor, I, H, L, D):
     """From I + H = 512 on by the factor; always weights, scales and biases to the byte, and a header of 1 KB."""
     pytest.importorskip("safetensors")
-    for I, H, L, D in ((256, 256, 1, 1), (8, 12, 1, 1), (8, 12, 5, 2)):
-        m = gru_xp.GRU(I, H, L, bidirectional=D == 2, gate_activation="hard_sigmoid", seed=0)
-        m.save(tmp_path / "wide.safetensors")
-        gru_xp.quantize(m, kind).save(tmp_path / "narrow.safetensors")
-        wide, size = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("wide", "narrow"))
-        if I + H >= 512:
-            assert wide / size >= factor
-        each, scales = (1, 2 * 3 * H * 4) if kind == "int8" else (2, 0)
-        weights = D * 3 * H * (I + H + (L - 1) * (D * H + H)) * each
-        assert 0 <= size - (weights + L * D * (scales + 2 * 3 * H * 4)) <= 1024
+    m = gru_xp.GRU(I, H, L, bidirectional=D == 2, gate_activation="hard_sigmoid", batch_first=True, seed=0)
+    m.save(tmp_path / "wide.safetensors")
+    gru_xp.quantize(m, kind).save(tmp_path / "narrow.safetensors")
+    wide, size = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("wide", "narrow"))
+    if I + H >= 512:
+        assert wide / size >= factor
+    each, scales = (1, 2 * 3 * H * 4) if kind == "int8" else (2, 0)
+    weights = D * 3 * H * (I + H + (L - 1) * (D * H + H)) * each
+    assert 0 <= size - (weights + L * D * (scales + 2 * 3 * H * 4)) <= 1024
+
+
+def test_the_header_stays_small_where_layers_are_kept(tmp_path):
+    pytest.importorskip("safetensors")
+    low, high = (w[0] for w in model().params)
+    layers = [(low,), *((high._replace(W_hh=high.W_hh * (10 if layer % 9 == 3 else 1)),) for layer in range(60))]
+    spec = gru_xp.GRUSpec(reset_after=False, gate_activation="hard_sigmoid")
+    m = gru_xp.GRU.from_params(tuple(layers), spec=spec, batch_first=True, dropout=0.125)
+    narrow = gru_xp.quantize(m, "int8", keep_below=0.1, x=inputs().swapaxes(0, 1))
+    assert 0 < len(narrow._own.narrow.kept) < 60
+    narrow.save(tmp_path / "narrow.safetensors")
+    content = (tmp_path / "narrow.safetensors").read_bytes()
+    assert int.from_bytes(content[:8], "little") + 8 <= 1024
+    again = gru_xp.load(tmp_path / "narrow.safetensors")
+    assert repr(again) == repr(narrow)
+    np.testing.assert_array_equal(again(inputs().swapaxes(0, 1))[0], narrow(inputs().swapaxes(0, 1))[0])
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -182,6 +200,10 @@ def test_damaged_files_are_refused(tmp_path):
     for change in ({"activations": "int4"}, {"weights": "int4"}, {"kept": [0]}, {"kept": [1]}, {"kept": None}):
         library.save_file(arrays, path, metadata | {"narrow": json.dumps(held | change)})
         with pytest.raises(errors.FileFormatError, match="activations that fit and the layers that are kept"):
+            gru_xp.load(path)
+    for spec in ("[]", '{"clip": -1}', '{"clap": 1.0}', '{"reset_after": false}'):
+        library.save_file(arrays, path, metadata | {"spec": spec})
+        with pytest.raises(errors.FileFormatError, match="spec"):
             gru_xp.load(path)
     many = json.loads(metadata["model"]) | {"num_layers": 10**12}
     library.save_file(arrays, path, metadata | {"model": json.dumps(many)})

@@ -4,9 +4,9 @@ Our own have PyTorch's names, and in the header's `__metadata__` stand `format`,
 JSON. Version 2 has the whole `GRUSpec` beside it, as `spec`. It is written only where version 1, which knows of
 `reset_after` alone, cannot say what is meant: so an older reader reads what it can and refuses the rest. Version 3 has
 weights in 8 or 16 bits, in the arrays of `narrow_arrays`, with `narrow` to say how they are stored and what the
-products round, and `spec` where it is needed. The values are stored as they are, bit for bit. The file is written
-beside its place and then renamed, so it is there whole or not at all. In files of others GRUs are found by the names of
-their arrays.
+products round, and as `spec` only the fields that differ from `GRUSpec(reset_after)`, to keep its header small. The
+values are stored as they are, bit for bit. The file is written beside its place and then renamed, so it is there whole
+or not at all. In files of others GRUs are found by the names of their arrays.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ class SafetensorsFormat(Format):
             data = serialized(pytorch_names(gru.params), gru.dtype, metadata)
         else:
             held = {"weights": gru.narrow.weights, "activations": gru.narrow.activations, "kept": gru.narrow.kept}
-            metadata |= {"version": "3", "narrow": json.dumps(held)}
+            usual = GRUSpec(gru.spec.reset_after).as_dict()
+            special = {name: value for name, value in gru.spec.as_dict().items() if value != usual[name]}
+            metadata = {"format": FORMAT, "version": "3", "model": _short(_options_of(gru)), "narrow": _short(held)}
+            metadata |= {"spec": _short(special)} if special else {}
             data = serialized(*arrays_of(gru, sizes_of(gru.params)), metadata)
         write_whole(path, data)
         return Report((Note("exact", "all of it"),))
@@ -216,12 +219,19 @@ def _spec(metadata: dict[str, Any], reset_after: bool, path: Any) -> GRUSpec:
     if metadata["version"] == "1" or (metadata["version"] == "3" and "spec" not in metadata):
         return GRUSpec(reset_after)
     try:
-        spec = GRUSpec.from_dict(json.loads(metadata["spec"]))
+        values = json.loads(metadata["spec"])
+        if metadata["version"] == "3" and isinstance(values, dict):
+            values = GRUSpec(reset_after).as_dict() | values
+        spec = GRUSpec.from_dict(values)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: expected a GRUSpec in the header's `spec`: {str(error)[:300]}") from None
     if spec.reset_after != reset_after:
         raise FileFormatError(f"{path}: the header's `model` and `spec` do not agree about reset_after")
     return spec
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _header_of(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
