@@ -9,11 +9,12 @@ by step; `warmup` fills the cache on disk. README.md here is the map of it all.
 
 from __future__ import annotations
 
+from .calling.dtypes import BITS
 from .calling.layer import CpuLayer, warmup
 from .calling.packed import PackedCell
 from .threads.owner import Owner
 
-__all__ = ["CpuLayer", "Owner", "PackedCell", "numpy_layer", "reset_for_tests", "warmup"]
+__all__ = ["BITS", "CpuLayer", "Owner", "PackedCell", "numpy_layer", "reset_for_tests", "warmup"]
 
 numpy_layer = CpuLayer()
 

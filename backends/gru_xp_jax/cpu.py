@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CpuLayer", "kernel"]
 
+GATE_NAMES = ("r", "z", "n", "u")
+#: the arrays (T, N, H) that are saved
+SAVED: dict[Save | None, tuple[str, ...]] = {None: (), "states": ("h_prev",), "all": ("h_prev", *GATE_NAMES)}
+
 
 class CpuLayer(Derivable):
     """Fused inference, forward and backward for JAX's arrays on the CPU, as `gru_xp.kernels.LayerKernel`."""
@@ -128,7 +132,7 @@ class Layout(NamedTuple):
     @property
     def states(self) -> int:
         """How many arrays (T, N, H) are saved."""
-        return {None: 0, "states": 1, "all": 5}[self.save]
+        return len(SAVED[self.save])
 
     @property
     def own_x(self) -> bool:
@@ -169,14 +173,19 @@ def _is_whole(tape: LayerTape) -> bool:
 
 
 def _of_one_type(tape: LayerTape) -> LayerTape:
-    """A tape that was kept in other types, in that of x."""
+    """A tape that was kept in other types, in that of x; the gates in the type that is computed in."""
 
     def cast(a: Any, dtype: Any) -> Any:
         return None if a is None else a.astype(dtype)
 
-    states = {name: cast(getattr(tape, name), tape.x.dtype) for name in ("h_prev", "r", "z", "n", "u")}
+    states = {name: cast(getattr(tape, name), _dtype_of(name, tape.x.dtype)) for name in ("h_prev", *GATE_NAMES)}
     rows = {name: cast(getattr(tape, name), bool) for name in ("valid", "resets")}
     return tape._replace(**states, **rows, w=CellParams(*(cast(a, tape.x.dtype) for a in tape.w)))
+
+
+def _dtype_of(name: str, dtype: Any) -> Any:
+    """The type of an array or result of a call by its name, x being of type `dtype`."""
+    return load("jax").computed_in(dtype) if name in GATE_NAMES else dtype
 
 
 def _given(*arrays: Any) -> list[Any]:
@@ -212,10 +221,10 @@ def _plain_tangents(*arrays: Any, layer: DifferentiableLayer, layout: Layout) ->
 
 def _shapes_forward(x: Any, h0: Any, *_: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
     (T, N, I), H = x.shape, h0.shape[1]
-    shapes = [(T, N, H), (N, H), *([(T, N, H)] * layout.states)]
+    shapes = {"y": (T, N, H), "h_n": (N, H), **dict.fromkeys(SAVED[layout.save], (T, N, H))}
     if layout.own_x:
-        shapes.append((T, N, I))
-    return [jax.core.ShapedArray(shape, x.dtype) for shape in shapes]
+        shapes["x_clean"] = (T, N, I)
+    return _shaped(shapes, x.dtype)
 
 
 def _shapes_backward(*arrays: Any, layer: DifferentiableLayer, layout: Layout, with_dx: bool) -> list[Any]:
@@ -234,7 +243,7 @@ def _shapes_tangents(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -
 def _native_forward(*arrays: Any, layer: DifferentiableLayer, layout: Layout) -> list[Any]:
     x, h0, w, valid, resets = layout.call(arrays)
     (T, N, I), H = x.shape, h0.shape[1]
-    saved = {None: "", "states": "h_prev", "all": "h_prev r z n u"}[layout.save].split()
+    saved = SAVED[layout.save]
     steps = (T, N, H)
     results = {"y": steps, "h_n": (N, H), **dict.fromkeys(saved, steps)}
     if valid is not None:
@@ -276,8 +285,13 @@ def _custom_call(
     operands = {name: a for name, a in operands.items() if a is not None}
     dtype = operands["x"].dtype
     numbers = call(kind, dtype.name, sizes, own, [*operands, *results], **options)
-    shapes = [jax.core.ShapedArray(shape, dtype) for shape in results.values()]
+    shapes = _shaped(results, dtype)
     return list(jax.ffi.ffi_call(_target(kind, dtype.name), shapes)(*operands.values(), numbers=numbers))
+
+
+def _shaped(results: dict[str, tuple[int, ...]], dtype: Any) -> list[Any]:
+    """The types of results, x being of type `dtype`."""
+    return [jax.core.ShapedArray(shape, _dtype_of(name, dtype)) for name, shape in results.items()]
 
 
 @cache

@@ -37,6 +37,20 @@ class Joining:
         """As `numpy.stack`."""
         return np.stack(arrays, out=empty((len(arrays), *arrays[0].shape), arrays[0].dtype))
 
+    @staticmethod
+    def add(a: Any, b: Any) -> Any:
+        """As `torch.add`: NumPy has no bfloat16."""
+        out = empty(a.shape, a.dtype)
+        torch.add(shown(a), shown(b), out=shown(out))
+        return out
+
+    @staticmethod
+    def multiply(a: Any, b: Any) -> Any:
+        """As `torch.multiply`."""
+        out = empty(a.shape, a.dtype)
+        torch.multiply(shown(a), shown(b), out=shown(out))
+        return out
+
 
 class CpuStack:
     """Fused inference, forward and backward for tensors, as `gru_xp.interfaces.StackKernel`; `host` is NumPy's."""

@@ -14,12 +14,15 @@ import numpy as np
 import torch
 
 from gru_xp.errors import StructureError
+from gru_xp_cpu import BITS
 
 __all__ = ["empty", "seen", "shown", "unmoved"]
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype("f4"),
     torch.float64: np.dtype("f8"),
+    torch.float16: np.dtype("f2"),
+    torch.bfloat16: BITS,
     torch.bool: np.dtype(bool),
 }
 TENSORS = {dtype: tensor for tensor, dtype in DTYPES.items()}
@@ -102,4 +105,4 @@ def shown(array: Any) -> Any:
     if type(memory) is New and memory.tensor.nbytes == array.nbytes:
         tensor = memory.tensor
         return tensor if tensor.shape == array.shape else tensor.resize_(array.shape)
-    return torch.from_numpy(array)
+    return torch.from_numpy(array.view("u2")).view(torch.bfloat16) if array.dtype == BITS else torch.from_numpy(array)

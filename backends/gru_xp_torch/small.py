@@ -74,11 +74,11 @@ class Small(Function):
         arrays = ctx.saved_tensors
         if torch.is_grad_enabled() or transformed(dy, dh_n):
             x, h0, *weights = arrays
-            tape = [torch.from_numpy(a) for a in flat_tape(ctx.tapes)]
+            tape = [shown(a) for a in flat_tape(ctx.tapes)]
             return None, *gradients(ctx.sizes, (x, h0, None, None, None, *weights), tape, dy, dh_n)
         tapes = ctx.tapes
         if not all(map(unmoved, ctx.seen, arrays)):  # FSDP frees weights and puts them elsewhere
             x, _, *weights = map(seen, arrays)
             tapes = tapes_of(x, flat_tape(tapes), weights, None, None, ctx.sizes)
         grads = kernel.host.backward(tapes, seen(dy), seen(dh_n), None)
-        return None, *map(torch.from_numpy, (grads.x, grads.h0, *flat_params(grads.params)))
+        return None, *map(shown, (grads.x, grads.h0, *flat_params(grads.params)))

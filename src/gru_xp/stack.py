@@ -69,10 +69,10 @@ class Stack:
                 row = index * D + d
                 dy_d = dy if dy is None or D == 1 else dy[..., d * H : (d + 1) * H]
                 dx_d, dh0[row], dw = self.layer.backward(tape, dy_d, None if dh_n is None else dh_n[row, ...])
-                dx = dx_d if dx is None else dx + dx_d
+                dx = dx_d if dx is None else self.xp.add(dx, dx_d)
                 dlayer.append(dw)
             dparams.append(tuple(dlayer))
-            dy = dx if index == 0 or dropout_masks is None else dx * dropout_masks[index - 1, ...]
+            dy = dx if index == 0 or dropout_masks is None else self.xp.multiply(dx, dropout_masks[index - 1, ...])
         return GRUGrads(dy, self._stacked(dh0, dy), tuple(reversed(dparams)))
 
     def _stacked(self, states: list[Any], y: Any) -> Any:
@@ -82,7 +82,9 @@ class Stack:
     def _between(self, outs: list[Any], index: int, dropout_masks: Any) -> Any:
         """The directions' outputs (T, N, H) side by side, and through the dropout above this layer, if any."""
         y = outs[0] if len(outs) == 1 else self.xp.concat(outs, axis=-1)
-        return y if dropout_masks is None or index == dropout_masks.shape[0] else y * dropout_masks[index, ...]
+        if dropout_masks is None or index == dropout_masks.shape[0]:
+            return y
+        return self.xp.multiply(y, dropout_masks[index, ...])
 
 
 def directions(params: Params, options: Options) -> tuple[Options, ...]:

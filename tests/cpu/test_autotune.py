@@ -70,8 +70,8 @@ def test_both_ways_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
     went: list[Any] = []
     for kind in ("forward", "backward"):
-        monkeypatch.setattr(kernel.kernel(kind, "f", None), "_run", run_of_the_workers)
-    run = kernel.kernel("forward", "f", None)
+        monkeypatch.setattr(kernel.kernel(kind, np.dtype("f4"), None), "_run", run_of_the_workers)
+    run = kernel.kernel("forward", np.dtype("f4"), None)
     plan = run.plan(T, N, I, H, False)
     assert plan.autotuner is not None
     assert plan.threads == 2

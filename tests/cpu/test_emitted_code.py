@@ -51,7 +51,14 @@ def computed_addresses(text: str) -> list[str]:
 
 
 TARGETS = {"this": current(), "arm": Target(128, 32, "aarch64-unknown-linux-gnu", "generic", "+neon", x86=False)}
-MODULES = [("forward", "float32"), ("backward", "float64"), ("integers", "float32"), ("threads", "float32")]
+MODULES = [
+    ("forward", "float32"),
+    ("backward", "float64"),
+    ("forward", "float16"),
+    ("backward", "bfloat16"),
+    ("integers", "float32"),
+    ("threads", "float32"),
+]
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)

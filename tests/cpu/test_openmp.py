@@ -69,7 +69,7 @@ print([thread.name for thread in threading.enumerate()])
 
 @lent
 def test_the_number_of_threads_is_pytorchs() -> None:
-    run = kernel("forward", "f", ON_TORCHS.owner)
+    run = kernel("forward", np.dtype("f4"), ON_TORCHS.owner)
     assert run.plan(50, 4, 64, 128, False).threads == 2
     torch.set_num_threads(1)
     assert run.plan(50, 4, 64, 128, False).threads == 1

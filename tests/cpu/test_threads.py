@@ -337,6 +337,7 @@ def test_other_systems(name: str) -> None:
     run_program(
         f"""
     import ctypes, threading
+    import numpy as np
     from gru_xp_cpu.calling import kernel
     from gru_xp_cpu.threads import system, workers
     from cpu_problem import everything, problem, same
@@ -383,7 +384,7 @@ def test_other_systems(name: str) -> None:
     functions = {{"wait": of_wait(wait), "wake": of_wake(wake)}}
     addresses = {{name: ctypes.cast(f, ctypes.c_void_p).value for name, f in functions.items()}}
     workers.functions = lambda: dict.fromkeys(system.SYSTEM, 0) | addresses
-    run = kernel.kernel("forward", "f", None)._run
+    run = kernel.kernel("forward", np.dtype("f4"), None)._run
     one = problem(T=100)
     expected = everything(*one)
     assert all(same(everything(*one), expected) for _ in range(5))

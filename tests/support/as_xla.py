@@ -9,7 +9,7 @@ from typing import Any
 from gru_xp_cpu.calling.xla import call, handler
 
 #: XLA's numbers of dtypes; what is not among them gets one that no kernel takes
-DTYPES = {"bool": 1, "int8": 2, "int32": 4, "int64": 5, "float16": 10, "float32": 11, "float64": 12}
+DTYPES = {"bool": 1, "int8": 2, "int32": 4, "int64": 5, "float16": 10, "float32": 11, "float64": 12, "bfloat16": 16}
 
 
 def words(*values: int) -> Any:

@@ -247,7 +247,7 @@ def draw(rng: np.random.Generator) -> Problem:
     H = int(rng.integers(1, 200 if large else 40))
     if large and rng.random() < 0.5:
         N = int(rng.integers(1, 70))
-    dtype = str(rng.choice(["f4", "f8"]))
+    dtype = str(rng.choice(["f4", "f8", "f2"]))
 
     def reals(*shape: int) -> Any:
         return (0.3 * rng.standard_normal(shape)).astype(dtype)
@@ -398,7 +398,7 @@ def native_call(rng: np.random.Generator) -> Outcome:
     from as_xla import called_as_by_xla
 
     from gru_xp_cpu.calling.xla import call
-    from gru_xp_cpu.passes.fields import STEP
+    from gru_xp_cpu.passes.fields import HEADER, SIZES, STEP
 
     p = draw(rng)
     T, N, I, H = sizes(p.x, p.h0)
@@ -421,8 +421,8 @@ def native_call(rng: np.random.Generator) -> Outcome:
         numbers = numbers[: rng.integers(len(numbers))]
     elif way == 2:
         numbers = numbers.astype("i4")
-    elif way == 3:  # of another number of steps, which come after the header and seven addresses
-        numbers[2 + 7] += int(rng.choice([-1, 1, 1000]))
+    elif way == 3:  # of another number of steps
+        numbers[len(HEADER) + SIZES.index("T")] += int(rng.choice([-1, 1, 1000]))
 
     def run() -> Any:
         said = called_as_by_xla("forward", (T, N, I, H), own, given, made, dtype, numbers)

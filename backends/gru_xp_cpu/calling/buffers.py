@@ -21,7 +21,7 @@ DTYPE, DATA, RANK, DIMENSIONS = 2, 3, 4, 5
 # of an attribute that is an array: its dtype (32 bits), its length, its data
 COUNT, ARRAY = 1, 2
 #: the type of an attribute that is an array (`XLA_FFI_AttrType_ARRAY`), and dtypes (`XLA_FFI_DataType`)
-IS_ARRAY, BOOLEAN, INTEGER, REAL = 1, 1, 5, {"float32": 11, "float64": 12}
+IS_ARRAY, BOOLEAN, INTEGER, REAL = 1, 1, 5, {"float16": 10, "float32": 11, "float64": 12, "bfloat16": 16}
 LETTERS = ("T", "N", "I", "H")
 
 
@@ -67,7 +67,8 @@ def _unfit_buffers(c: Code, frame: Integers, numbers: Integers, *, kind: Kind) -
             count.set(count.get() + c.select(missing[field.name] ^ missing[beside], c.integer(1), 0))
         elif not (field.metadata["optional"] or field.name == "dx"):
             count.set(count.get() + c.select(missing[field.name], c.integer(1), 0))
-        dtype = BOOLEAN if field.type == "Bytes" else REAL[c.module.dtype]
+        real = REAL[c.module.stored if field.metadata["stored"] else c.module.dtype]
+        dtype = BOOLEAN if field.type == "Bytes" else real
         shape = field.metadata["shape"]
         with c.when(at >= 0):
             first = _first_size(c, frame, at, c.integer(dtype), c.integer(len(shape)))

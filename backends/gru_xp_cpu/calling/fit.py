@@ -13,10 +13,10 @@ from gru_xp.errors import DTypeError, ShapeError, StructureError
 from gru_xp.params import CellParams
 from gru_xp_cpu.passes.fields import BackwardArrays, ForwardArrays, Kind
 
+from .dtypes import DTYPES, dtype_of, gates_dtype, name_of
+
 __all__ = ["fitted", "fitted_weights", "mask", "named_weights"]
 
-#: what the kernels compute in
-DTYPES = {name: np.dtype(name) for name in ("float32", "float64")}
 BOOLEAN = np.dtype(bool)
 FIELDS = {
     "forward": fields(ForwardArrays),
@@ -35,11 +35,13 @@ def fitted(kind: Kind, given: Mapping[str, Any], where: str = "") -> dict[str, A
     h = _array(where + state, given[state])
     if x.ndim != 3:
         raise ShapeError(f"{where}x: expected (T, N, I), got {x.shape}")
-    if x.dtype.name not in DTYPES:
-        raise DTypeError(f"{where}x: expected {' or '.join(DTYPES)}, got {x.dtype}")
+    try:
+        stored = dtype_of(x.dtype.newbyteorder("="))
+    except KeyError:
+        raise DTypeError(f"{where}x: expected {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, got {x.dtype}") from None
     T, N, I = x.shape
     H = h.shape[-1] if h.ndim else 0
-    sizes, real, found = {"T": T, "N": N, "I": I, "H": H, "3H": 3 * H}, DTYPES[x.dtype.name], {}
+    sizes, found = {"T": T, "N": N, "I": I, "H": H, "3H": 3 * H}, {}
     for field in FIELDS[kind]:
         if field.name in given:
             a, beside = given[field.name], field.metadata["beside"]
@@ -48,7 +50,12 @@ def fitted(kind: Kind, given: Mapping[str, Any], where: str = "") -> dict[str, A
                 raise StructureError(f"{name}: expected None, as {where}{beside} is, got {type(a).__name__}")
             if a is not None or not (without or field.metadata["optional"]):
                 shape = {letter: sizes[letter] for letter in field.metadata["shape"]}
-                a = _fitted(name, a, real if field.type == "Reals" else BOOLEAN, shape)
+                if field.type != "Reals":
+                    a = _fitted(name, a, BOOLEAN, shape)
+                elif field.metadata["stored"]:
+                    a = _fitted(name, a, stored, shape, ", as x has")
+                else:
+                    a = _fitted(name, a, gates_dtype(name_of(stored)), shape, f", as gates over {x.dtype.name} have")
             found[field.name] = a
     return found
 
@@ -73,10 +80,10 @@ def mask(name: str, a: Any, T: int, N: int) -> Any:
     return None if a is None else _fitted(name, a, BOOLEAN, {"T": T, "N": N})
 
 
-def _fitted(name: str, a: Any, dtype: Any, sizes: dict[str, int]) -> Any:
+def _fitted(name: str, a: Any, dtype: Any, sizes: dict[str, int], why: str = "") -> Any:
     a, shape = _array(name, a), tuple(sizes.values())
     if a.dtype.newbyteorder("=") != dtype:
-        raise DTypeError(f"{name}: expected {dtype}{'' if dtype == BOOLEAN else ', as x has'}, got {a.dtype}")
+        raise DTypeError(f"{name}: expected {dtype}{why}, got {a.dtype}")
     if a.shape != shape:
         raise ShapeError(f"{name}: expected ({', '.join(sizes)}) = {shape}, got {a.shape}")
     return np.require(a, dtype, ["C", "A"]).view(dtype)  # a dtype with metadata is equal, but another object

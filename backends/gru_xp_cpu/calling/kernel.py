@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gru_xp_cpu.passes.fields import CALL, Kind
 from gru_xp_cpu.threads.autotune import Autotuner
 
+from .dtypes import dtype_of, name_of
 from .plan import SMALL, Plan, make_plan
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Kernel", "build", "forget", "kernel", "plan_of"]
 
-DTYPES: dict[str, DType] = {"f": "float32", "d": "float64"}
 #: multiply-adds of a call that keeps the interpreter lock: a few microseconds
 QUICK = 100_000
 #: multiply-adds up to which it is tried whether one thread is faster than several
@@ -39,7 +39,7 @@ def plan_of(
     key = kind, dtype, owner, T, N, I, H, recompute
     plan = _small.get(key)
     if plan is None:
-        plan = kernel(kind, dtype.char, owner).plan(T, N, I, H, recompute)
+        plan = kernel(kind, dtype_of(dtype), owner).plan(T, N, I, H, recompute)
         if _work(T, N, I, H) < SMALL:
             if len(_small) > MOST_PLANS:
                 _small.clear()
@@ -48,9 +48,9 @@ def plan_of(
 
 
 class Kernel:
-    """A kernel for this target, one dtype and one owner."""
+    """A kernel for this target, arrays of one dtype and one owner."""
 
-    def __init__(self, kind: Kind, dtype: DType, owner: Owner | None):
+    def __init__(self, kind: Kind, dtype: Any, owner: Owner | None):
         from gru_xp_cpu.emit.compiler import machine
         from gru_xp_cpu.emit.target import current
         from gru_xp_cpu.threads import openmp, threadpool, workers
@@ -58,8 +58,9 @@ class Kernel:
         threadpool.register()
 
         self._target, self.kind, self._dtype = current(), kind, dtype
-        self.lanes = self._target.lanes(dtype)
-        code = machine(self._target, kind, dtype, build)
+        name = name_of(dtype)
+        self.lanes = self._target.lanes(name)
+        code = machine(self._target, kind, name, build)
         self._address, alone = code.address(kind), code.address(f"{kind}_alone")
         # to give the interpreter lock away and to queue up for it again would take longer than a very small call
         self._quick: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(alone)
@@ -140,9 +141,9 @@ def forget() -> None:
 
 
 @cache
-def kernel(kind: Kind, char: str, owner: Owner | None) -> Kernel:
-    """The kernel "forward" or "backward" for a dtype by its character; made, or read from disk, at the first call.
+def kernel(kind: Kind, dtype: Any, owner: Owner | None) -> Kernel:
+    """The kernel "forward" or "backward"; made, or read from disk, at the first call.
 
-    `owner` is the library whose threads run it, None for workers of ours.
+    `dtype` is the arrays', as `dtype_of` gives it; `owner` the library whose threads run it, None for workers of ours.
     """
-    return Kernel(kind, DTYPES[char], owner)
+    return Kernel(kind, dtype, owner)

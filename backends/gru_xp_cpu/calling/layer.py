@@ -13,6 +13,7 @@ from gru_xp.params import CellParams, LayerTape
 from gru_xp_cpu.passes.fields import CALL, CONTIGUOUS, GATES, PACKED, STATES, STEP, Kind
 from gru_xp_cpu.threads.owner import Owner
 
+from .dtypes import DTYPES
 from .fit import fitted, mask, named_weights
 from .kernel import build, plan_of
 from .narrow import IntegerCell, pack_narrow
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CpuLayer", "unusable", "warmup"]
 
-DTYPES: tuple[DType, ...] = ("float32", "float64")
 #: what Python raises where the shape or the dtype is asked of something else than such an array as kernels take
 UNFIT = AttributeError, KeyError, TypeError, ValueError
 
@@ -182,7 +182,8 @@ def _forward(
     what = STEP
     if save == "all":
         h_prev, what = new(shape, dtype), STEP + STATES + GATES
-        r, z, n, u = new(shape, dtype), new(shape, dtype), new(shape, dtype), new(shape, dtype)
+        gates = plan.gates
+        r, z, n, u = new(shape, gates), new(shape, gates), new(shape, gates), new(shape, gates)
     elif save is not None:
         h_prev, what = new(shape, dtype), STEP + STATES
     cut = None if resets is None else _cut_before(valid, resets, reverse, T, N)

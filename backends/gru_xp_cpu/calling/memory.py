@@ -40,7 +40,10 @@ def block(size: int) -> tuple[int, Any]:
 def empty(shape: tuple[int, ...], dtype: Any) -> Any:
     """As `numpy.empty`."""
     size = prod(shape) * dtype.itemsize
-    return np.empty(shape, dtype) if size < LARGE else np.asarray(_Piece(size, shape, dtype))
+    if size < LARGE:
+        return np.empty(shape, dtype)
+    array = np.asarray(_Piece(size, shape, dtype))
+    return array if array.dtype is dtype else array.view(dtype)  # NumPy's interface knows bfloat16 as two bytes
 
 
 def release() -> None:

@@ -56,7 +56,7 @@ def pack_narrow(w: CellParams, narrow: Narrow, scales: CellParams | None) -> Pac
     packed.given = CellParams(*packed), narrow, CellParams(*(None if s is None else np.array(s) for s in scales))
     assert W_ih is not None and W_hh is not None
     I, H = W_ih.shape[1], W_hh.shape[1]
-    run = kernel("integers", "f", None)
+    run = kernel("integers", np.dtype("f4"), None)
     plan, V = run.plan(0, 0, I, H), run.lanes
     address, packed.memory = block(plan.size)
     J = -(-H // V)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gru_xp_cpu.passes.fields import SIZES, BackwardPlaces, ForwardPlaces, IntegerPlaces, Kind, Sizes
 from gru_xp_cpu.passes.offsets import offsets
-from gru_xp_cpu.passes.shapes import gates_shapes, weight_shapes
+from gru_xp_cpu.passes.shapes import CHUNK, gates_shapes, weight_shapes
 from gru_xp_cpu.threads.autotune import Autotuner
 
+from .dtypes import gates_dtype, name_of
 from .memory import KEPT, LARGE, Scratch, block, empty, scratch
 
 if TYPE_CHECKING:
-    from gru_xp_cpu.emit.target import DType, Target
+    from gru_xp_cpu.emit.target import Target
 
 __all__ = ["SMALL", "Plan", "make_plan"]
 
@@ -46,6 +47,7 @@ class Plan:
 
     threads: int
     sizes: Sizes[int]
+    gates: Any  # NumPy's dtype of the gates that are saved
     segment: int  # steps of one call into native code
     offsets: tuple[int, ...]  # in scratch memory, in bytes, of the places
     size: int  # of scratch memory, in bytes
@@ -83,18 +85,20 @@ class Plan:
 
 
 def make_plan(
-    kind: Kind, target: Target, dtype: DType, T: int, N: int, I: int, H: int, threads: int, recompute: bool
+    kind: Kind, target: Target, arrays: Any, T: int, N: int, I: int, H: int, threads: int, recompute: bool
 ) -> Plan:
-    """For `kind` "forward" or "backward"; `threads` is what may be used."""
-    V, size = target.lanes(dtype), 1 if kind == "integers" else 4 if dtype == "float32" else 8
+    """For `kind` "forward" or "backward"; `arrays` is their dtype, `threads` what may be used."""
+    dtype = name_of(arrays)
+    gates = gates_dtype(dtype)
+    V, item, narrow = target.lanes(dtype), gates.itemsize, gates != arrays
     J, JI = -(-H // V), -(-I // V)
     per_step = N * 3 * H * (I + H)
     if per_step * T < SMALL:
         threads = 1
-    threads, unit_parts = _share(N, H, J, size, threads)
+    threads, unit_parts = _share(N, H, J, 1 if kind == "integers" else item, threads)
     steps = max(1, min(T, (ROWS_BACKWARD if kind == "backward" else ROWS_FORWARD) // max(N, 1)))
-    M = _pitch(steps * N, V * (8 if dtype == "float64" else 4))
-    gates = {"panels_ih": J * I * 3 * V, "panels_hh": J * H * 3 * V, "start_gi": J * 3 * V, "start_gh": J * 3 * V}
+    M = _pitch(steps * N, V * item)
+    panels = {"panels_ih": J * I * 3 * V, "panels_hh": J * H * 3 * V, "start_gi": J * 3 * V, "start_gh": J * 3 * V}
     places: ForwardPlaces[int] | IntegerPlaces[int] | BackwardPlaces[int]  # elements of each
     if kind == "integers":
         each = J * 3 * V
@@ -111,14 +115,15 @@ def make_plan(
         )
     elif kind == "forward":
         begun = threads * N * max(gates_shapes(target.registers).groups) * 3 * V
-        places = ForwardPlaces(**gates, gi=M * J * 3 * V, state=2 * J * N * V, begun=begun)
+        wide_x = threads * CHUNK * I if narrow else 0
+        places = ForwardPlaces(**panels, gi=M * J * 3 * V, state=2 * J * N * V, begun=begun, wide_x=wide_x)
     else:
         together = weight_shapes(target.registers).blocks(V)
         JD = -(-J // together) * together
         places = BackwardPlaces(
             columns_ih=JI * 3 * JD * V * V,
             columns_hh=J * 3 * JD * V * V,
-            **(gates if recompute else dict.fromkeys(gates, 0)),
+            **(panels if recompute else dict.fromkeys(panels, 0)),
             carry=J * N * V,
             D=4 * JD * M * V,
             X=JI * M * V,
@@ -126,14 +131,17 @@ def make_plan(
             gates=4 * M * H if recompute else 0,
             dy_clean=M * H,
             totals=4 * J * V,
+            sum_ih=3 * H * I if narrow else 0,
+            sum_hh=3 * H * H if narrow else 0,
         )
-    begins, at, item = [], 0, 8 if dtype == "float64" else 4
+    begins, at = [], 0
     for place in astuple(places):
         begins.append(at)
         at += -(-place * item // 64) * 64 + 128
     segment = steps * max(1, int(SEGMENT / max(1, per_step * steps)))
-    sizes = Sizes(*offsets(), id(np.dtype(dtype)), id(np.dtype(bool)), T, N, I, H, steps, unit_parts, M)
-    return Plan(threads, sizes, segment, tuple(begins), at)
+    dtypes = id(arrays), id(gates), id(np.dtype(bool))
+    sizes = Sizes(*offsets(), *dtypes, T, N, I, H, steps, unit_parts, M)
+    return Plan(threads, sizes, gates, segment, tuple(begins), at)
 
 
 def _pitch(rows: int, width: int) -> int:

@@ -17,6 +17,7 @@ from gru_xp_cpu.threads.shared import SYNC
 from gru_xp_cpu.threads.workers import SOLO, Workers
 from gru_xp_cpu.threads.workers import code as workers_code
 
+from .dtypes import dtype_of
 from .kernel import build, kernel
 
 __all__ = ["call", "handler"]
@@ -36,7 +37,7 @@ def call(
     `own` are the fields of the call alone, `fields.CALL` without the arrays; `buffers` are the names of operands and
     results, `fields.ARRAYS`, in their order.
     """
-    plan = kernel(kind, np.dtype(dtype).char, None).plan(*sizes, recompute)
+    plan = kernel(kind, dtype_of(np.dtype(dtype)), None).plan(*sizes, recompute)
     if plan.threads > 1:
         with lock():
             if not _workers().ready(current(), plan.threads):
@@ -44,7 +45,8 @@ def call(
     where = (buffers.index(name) if name in buffers else -1 for name in ARRAYS[kind])
     header = {"threads": plan.threads, "scratch": plan.size}
     # there are no objects of Python's: the kernel makes addresses of data instead of arrays
-    first = replace(plan.sizes, items_at=0, data_at=0, type_at=0, none=0, array_type=0, real_dtype=0, boolean_dtype=0)
+    objects = "items_at", "data_at", "type_at", "none", "array_type", "real_dtype", "gates_dtype", "boolean_dtype"
+    first = replace(plan.sizes, **dict.fromkeys(objects, 0))
     fields = *astuple(first), *own, 0, *plan.offsets
     return np.array((*(header[name] for name in HEADER), *fields, *where), np.int64)
 

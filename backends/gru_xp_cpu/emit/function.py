@@ -5,7 +5,8 @@
 
 `scale(c, a, count, step=1)`, called while another function of the module is written, writes a call of the machine
 code's `scale`, which itself is written at its first call. Arguments by position are values and pointers of the machine
-code, as annotated; keywords are known while code is written, and each combination of them makes another function.
+code, as annotated; keywords are known while code is written, and each combination of them makes another function. So
+does each combination of `Reals` that are `Stored`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from llvmlite import ir
 
 from .code import Bytes, Code, Integers, Operand, Reals, Value
 from .module import I64, PTR, Module
+from .stored import Stored
 
 __all__ = ["Function", "call_one_of", "function"]
 
@@ -48,30 +50,33 @@ class Function(Generic[Arguments, Result]):
 
     def __call__(self, c: Code, /, *arguments: Arguments.args, **known: Arguments.kwargs) -> Result:
         """Write a call."""
-        result: Any = write_call(c, self.__name__, self.of(c.module, **known), cast(Sequence[Operand], arguments))
+        operands = cast(Sequence[Operand], arguments)
+        stored = tuple(i for i, a in enumerate(operands) if isinstance(a, Stored))
+        result: Any = write_call(c, self.__name__, self.of(c.module, stored, **known), operands)
         return result
 
-    def of(self, module: Module, **known: Any) -> Any:
-        """The function of a module, for LLVM; written now if it has not been."""
-        key = self, *sorted(known.items())
+    def of(self, module: Module, stored: tuple[int, ...] = (), /, **known: Any) -> Any:
+        """The function of a module, for LLVM; written now if it has not been. `stored` are arguments of that kind."""
+        key = self, stored, *sorted(known.items())
         if key not in module.functions:
-            name = "_".join((self.__name__, *(str(value) for value in known.values())))
-            self._define(module, name, known).linkage = "internal"
+            name = "_".join((self.__name__, *(str(value) for value in known.values()), *(f"stored{i}" for i in stored)))
+            self._define(module, name, stored, known).linkage = "internal"
         return module.functions[key]
 
     def export(self, module: Module, name: str, /, **known: Any) -> None:
         """Write the function so that it can be found by its name."""
-        self._define(module, name, known)
+        self._define(module, name, (), known)
 
-    def _define(self, module: Module, name: str, known: Mapping[str, Any]) -> Any:
+    def _define(self, module: Module, name: str, stored: tuple[int, ...], known: Mapping[str, Any]) -> Any:
         returns = I64 if self._signature.return_annotation == "Value" else ir.VoidType()
-        kinds = [I64 if kind is Value else PTR for kind in self._kinds]
-        defined = ir.Function(module.ir, ir.FunctionType(returns, kinds), name)
-        module.functions[self, *sorted(known.items())] = defined
+        kinds = [Stored if i in stored else kind for i, kind in enumerate(self._kinds)]
+        types = [I64 if kind is Value else PTR for kind in kinds]
+        defined = ir.Function(module.ir, ir.FunctionType(returns, types), name)
+        module.functions[self, stored, *sorted(known.items())] = defined
         defined.attributes.add("nounwind")
         defined.attributes.add("noinline")
         c = Code(module, defined)
-        arguments: Any = [kind(c, argument) for kind, argument in zip(self._kinds, defined.args, strict=True)]
+        arguments: Any = [kind(c, argument) for kind, argument in zip(kinds, defined.args, strict=True)]
         result = self._write(c, *arguments, **cast(Any, known))
         if result is None:
             c.b.ret_void()

@@ -13,12 +13,19 @@ from typing import Literal
 
 import llvmlite.binding as llvm
 
-__all__ = ["DType", "Target", "current", "why_none", "widths"]
+__all__ = ["DType", "Target", "Wide", "computed_in", "current", "why_none", "widths"]
 
 VARIABLE = "GRU_XP_CPU_WIDTH"
 AVX2 = ("avx", "avx2", "fma", "f16c", "bmi", "bmi2")
 SIZES = {"float32": 4, "float64": 8}
-DType = Literal["float32", "float64"]
+#: of arrays; of what is computed with
+DType = Literal["float32", "float64", "float16", "bfloat16"]
+Wide = Literal["float32", "float64"]
+
+
+def computed_in(dtype: DType) -> Wide:
+    """The dtype of the products and sums over arrays of `dtype`."""
+    return "float64" if dtype == "float64" else "float32"
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,8 @@ class Target:
         return self.x86 and not {*names}.isdisjoint(self.features.split(","))
 
     def lanes(self, dtype: DType) -> int:
-        """Elements in a vector."""
-        return self.bits // 8 // SIZES[dtype]
+        """Numbers in a vector of what is computed over arrays of `dtype`."""
+        return self.bits // 8 // SIZES[computed_in(dtype)]
 
 
 @cache

@@ -71,7 +71,7 @@ class _Backward:
             with self.sections.section() as part:
                 with c.when(a.has_dx > 0):
                     self.dx(part, low, steps)
-                self.weights(part, steps, c.select(s1 < a.T, c.integer(1), 0))
+                self.weights(part, steps, c.select(s1 < a.T, c.integer(1), 0), s0.equals(0))
             block.set(s0)
         with c.when(a.first.equals(0)), self.sections.section() as part:
             n0, n1, j0, j1 = self.partition.of(part)
@@ -269,17 +269,21 @@ class _Backward:
 
         chunks(c, m1 - m0, CHUNK, rows)
 
-    def weights(self, part: Value, steps: Value, more: Value) -> None:
-        """dW_hh = dgh.T @ h_prev, dW_ih = dgi.T @ x and the sums of both, for a share of the units."""
+    def weights(self, part: Value, steps: Value, more: Value, last: Value) -> None:
+        """dW_hh = dgh.T @ h_prev, dW_ih = dgi.T @ x and the sums of both, for a share of the units.
+
+        Where arrays have 16 bits, they get the whole sums alone, from the `last` block of time.
+        """
         c, a, V, ld = self.c, self.a, self.V, self.ld
         rows, size, most = steps * a.N, self.weight.units, self.weight.groups
         tiles = (a.H + (size - 1)) // size
         q0, q1 = share(tiles * 3, part, self.sections.parts)
         size_of_part = self.JD * ld
-        for right, out, columns, blocks, first, gate_of_first in (
-            (a.P, a.dW_hh, a.H, self.J, 0, 2),
-            (a.X, a.dW_ih, a.I, self.JI, 1, 0),
+        for right, out, sum_so_far, columns, blocks, first, gate_of_first in (
+            (a.P, a.dW_hh, a.sum_hh, a.H, self.J, 0, 2),
+            (a.X, a.dW_ih, a.sum_ih, a.I, self.JI, 1, 0),
         ):
+            so_far = sum_so_far if c.module.narrow else out
             group_tiles = (blocks + (most - 1)) // most
             with c.loop(0, rows, DEPTH) as k, c.loop(0, group_tiles) as g:
                 j, after = share(blocks, g, group_tiles)
@@ -287,16 +291,33 @@ class _Backward:
                 again, B = c.select(k > 0, c.integer(1), more), right.at(j * ld + k * V)
                 with c.loop(q0, q1) as q:
                     unit, gate = q % tiles * size, (q // tiles + gate_of_first) % 3
-                    units, target = (a.H - unit).min(size), out.at((gate * a.H + unit) * columns + j * V)
+                    units, at = (a.H - unit).min(size), (gate * a.H + unit) * columns + j * V
+                    before, target = so_far.at(at), out.at(at)
                     D = a.D.at((q // tiles + first) * size_of_part + unit // V * ld + unit % V + k * V)
-                    prefetch(c, target, columns, units, (groups * V).min(left))
+                    prefetch(c, before, columns, units, (groups * V).min(left))
                     call_one_of(c, weight_tile, self.weight.variants, groups - 1, D, ld, depth, B, ld, self.sums)
-                    add_weights(c, self.sums, units, groups, target, columns, left, again)
+                    whole = last & (k + DEPTH >= rows)
+                    self.add(units, groups, before, target, columns, left, again, whole)
         with c.when(a.has_b_ih > 0):
             b0, b1 = share(self.J * 4, part, self.sections.parts)
             with c.loop(b0, b1) as q:
                 sum_rows(c, a.D.at(q // self.J * size_of_part + q % self.J * ld), rows, a.totals.at(q * V), more)
                 self.bias(q // self.J, q % self.J)
+
+    def add(
+        self, units: Value, groups: Value, before: Reals, out: Reals, columns: Value, left: Value, more: Value,
+        last: Value,
+    ) -> None:  # fmt: skip
+        """Add a tile's sums to those `before`; the last ones go `out`, where arrays have 16 bits."""
+        c = self.c
+
+        def to(target: Reals) -> None:
+            add_weights(c, self.sums, units, groups, before, target, columns, left, more)
+
+        if c.module.narrow:
+            c.either(last, lambda: to(out), lambda: to(before))
+        else:
+            to(out)
 
     def bias(self, part: Value, j: Value) -> None:
         """Write one sum. Part 0 of D is db_hh's n, parts 1 and 2 are r and z of both, part 3 is db_ih's n."""

@@ -90,31 +90,26 @@ def backward_of_few_rows(c: Code, a: BackwardRecord, sections: Sections) -> None
     wide = AT_ONCE * V
     with sections.section() as part:
         j0, j1 = share(J, part, sections.parts)
-        for first, W, dW, db, operand, columns, out in (
-            (0, a.W_hh, a.dW_hh, a.db_hh, a.h_prev, H, a.carry),
-            (1, a.W_ih, a.dW_ih, a.db_ih, a.x, a.I, a.dx),
+        for first, W, dW, db, operand, columns, blocks, out in (
+            (0, a.W_hh, a.dW_hh, a.db_hh, a.h_prev, H, a.carry, a.dh0),
+            (1, a.W_ih, a.dW_ih, a.db_ih, a.x, a.I, a.X, a.dx),
         ):
             k0, k1 = share((columns + (wide - 1)) // wide, part, sections.parts)
             k0, k1 = k0 * wide, (k1 * wide).min(columns)
-            # a state's columns are in blocks, those of dx in rows
-            if out is a.dx:
-                target, row, group = out.at(k0), columns, c.integer(V)
-            else:
-                target, row, group = out.at(k0 * N), c.integer(V), between
             for part_of_D in range(first, first + 3):
                 D, place = a.D.at(J * between * part_of_D), H * ((part_of_D + 2) % 3)
                 # the sums go on the carry, or on those of the parts before
                 more = one if first == 0 or part_of_D > first else zero
                 with c.when(a.has_dx > 0) if out is a.dx else nullcontext():
-                    given = D, N, W.at(place * columns + k0), H, columns, k1 - k0, target, row, group, more
-                    _by_count(c, N, rows_times, *given)
+                    weights, sums = W.at(place * columns + k0), blocks.at(k0 * N)
+                    _by_count(c, N, rows_times, D, N, weights, H, columns, k1 - k0, sums, more)
                 _by_count(c, N, outer, D, N, operand, j0, j1, H, columns, dW.at(place * columns))
                 with c.when(a.has_b_ih > 0), c.loop(j0, j1) as j:
                     total = a.totals.at(j * V)
                     sum_rows(c, D.at(j * between), N, total, zero)
                     write_rows(c, total, one, one, db.at(place + j * V), zero, H - j * V)
-            if out is a.carry:
-                from_blocked(c, a.carry, between, N, H, a.dh0, H, k0 // V, (k1 + (V - 1)) // V)
+            with c.when(a.has_dx > 0) if out is a.dx else nullcontext():
+                from_blocked(c, blocks, between, N, columns, out, columns, k0 // V, (k1 + (V - 1)) // V)
     sections.finish()
 
 
@@ -186,12 +181,12 @@ def _over_columns(c: Code, columns: Value, write: Callable[[Value, int, Value | 
 
 @function
 def rows_times(
-    c: Code, D: Reals, n: Value, W: Reals, rows: Value, stride: Value, columns: Value, out: Reals, row: Value,
-    group: Value, more: Value, *, at_once: int,
+    c: Code, D: Reals, n: Value, W: Reals, rows: Value, stride: Value, columns: Value, out: Reals, more: Value, *,
+    at_once: int,
 ) -> None:  # fmt: skip
-    """out = D @ W, or out += D @ W where `more` is not zero: D of n rows in column blocks, W (rows, columns).
+    """out = D @ W, or out += D @ W where `more` is not zero: both of n rows in column blocks, W (rows, columns).
 
-    W's rows are `stride` apart, those of out `row`, and its vectors `group`.
+    W's rows are `stride` apart.
     """
     V = c.module.lanes
     between = n * V
@@ -204,7 +199,7 @@ def rows_times(
         count = at_once * groups
         chains, nothing = chains_of(c.module, count), c.constant(0.0)
         sums = [c.variable(nothing) for _ in range(count * chains)]
-        places = [out.at(number * row + (k // V + g) * group) for number in numbers for g in range(groups)]
+        places = [out.at(number * V + (k // V + g) * between) for number in numbers for g in range(groups)]
         for place, total in zip(places, sums, strict=False):
             total.set(c.select(more > 0, place.load_vector(0, mask), nothing))
 

@@ -46,9 +46,12 @@ STEP, STATES, GATES = 1, 2, 4
 PACKED = 8
 
 
-def shape(letters: str, beside: str | None = None, *, optional: bool = False) -> dict[str, Any]:
-    """What is said of an array: its shape; whether it may be None, or has to be None where another one is."""
-    return {"shape": tuple(letters.split()), "beside": beside, "optional": optional}
+def shape(letters: str, beside: str | None = None, *, optional: bool = False, gate: bool = False) -> dict[str, Any]:
+    """What is said of an array: its shape; whether it may be None, or has to be None where another one is.
+
+    The numbers of a `gate` are as they were computed, others of the dtype of arrays, which may have 16 bits.
+    """
+    return {"shape": tuple(letters.split()), "beside": beside, "optional": optional, "stored": not gate}
 
 
 @dataclass
@@ -60,7 +63,8 @@ class Sizes(Generic[Number]):
     type_at: Number  # where the address of an object's type is, in bytes
     none: Number  # the address of None
     array_type: Number  # of the type of arrays
-    real_dtype: Number  # of the kernel's dtype
+    real_dtype: Number  # of the dtype of arrays
+    gates_dtype: Number  # of the dtype that is computed in
     boolean_dtype: Number  # of the dtype of booleans
     T: Number
     N: Number
@@ -105,6 +109,7 @@ class ForwardPlaces(Generic[Reals]):
     gi: Reals  # x @ W_ih.T + biases of a block of time
     state: Reals  # the state before and after a step
     begun: Reals  # the first sums of the next step, see `forward`
+    wide_x: Reals  # of each thread: some rows of x, where arrays have 16 bits
 
 
 @dataclass
@@ -142,8 +147,10 @@ class BackwardPlaces(Generic[Reals]):
     X: Reals
     P: Reals
     gates: Reals  # r, z, n and u of a block of time, computed again
-    dy_clean: Reals  # dy of a block of time without the padding's
+    dy_clean: Reals = field(metadata={"stored": True})  # dy of a block of time without the padding's
     totals: Reals  # the sums of D over time
+    sum_ih: Reals  # the weights' gradients so far, where arrays have 16 bits
+    sum_hh: Reals
 
 
 @dataclass
@@ -159,10 +166,10 @@ class ForwardArrays(Generic[Reals, Bytes]):
     y: Reals = field(metadata=shape("T N H"))
     h_n: Reals = field(metadata=shape("N H"))
     h_prev: Reals = field(metadata=shape("T N H", optional=True))
-    r: Reals = field(metadata=shape("T N H", optional=True))
-    z: Reals = field(metadata=shape("T N H", "r"))
-    n: Reals = field(metadata=shape("T N H", "r"))
-    u: Reals = field(metadata=shape("T N H", "r"))
+    r: Reals = field(metadata=shape("T N H", optional=True, gate=True))
+    z: Reals = field(metadata=shape("T N H", "r", gate=True))
+    n: Reals = field(metadata=shape("T N H", "r", gate=True))
+    u: Reals = field(metadata=shape("T N H", "r", gate=True))
     x_clean: Reals = field(metadata=shape("T N I", "valid"))
     valid: Bytes = field(metadata=shape("T N", optional=True))
     cut: Bytes = field(metadata=shape("T N", optional=True))
@@ -174,10 +181,10 @@ class BackwardArrays(Generic[Reals, Bytes]):
 
     x: Reals = field(metadata=shape("T N I"))
     h_prev: Reals = field(metadata=shape("T N H"))
-    r: Reals = field(metadata=shape("T N H", optional=True))
-    z: Reals = field(metadata=shape("T N H", "r"))
-    n: Reals = field(metadata=shape("T N H", "r"))
-    u: Reals = field(metadata=shape("T N H", "r"))
+    r: Reals = field(metadata=shape("T N H", optional=True, gate=True))
+    z: Reals = field(metadata=shape("T N H", "r", gate=True))
+    n: Reals = field(metadata=shape("T N H", "r", gate=True))
+    u: Reals = field(metadata=shape("T N H", "r", gate=True))
     W_ih: Reals = field(metadata=shape("3H I"))
     W_hh: Reals = field(metadata=shape("3H H"))
     b_ih: Reals = field(metadata=shape("3H", optional=True))

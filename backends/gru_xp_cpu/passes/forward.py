@@ -19,16 +19,14 @@ from gru_xp_cpu.threads.barrier import Sections
 
 from .few_rows import few_rows, forward_of_few_rows
 from .fields import PACKED
-from .packing import copy_valid, from_blocked, pack_gates, to_blocked, zero_block_rows
+from .packing import copy, copy_valid, from_blocked, pack_gates, to_blocked, zero_block_rows
 from .pointwise import gates_forward
 from .record import ForwardRecord, tape
-from .shapes import gates_shapes
+from .shapes import CHUNK, gates_shapes
 from .tiling import Partition, Tile, Tilings, each_tile, multiply, runs, share, tiling
 
 __all__ = ["CHUNK", "Forward", "forward"]
 
-#: rows that one pass over the input's panels serves
-CHUNK = 48
 #: pieces of work that the weights are packed in
 PIECES = 4
 
@@ -134,11 +132,16 @@ class Forward:
         n0, n1, j0, j1 = self.partition.of(part)
 
         def rows(begin: Value, count: Value) -> None:
+            x = source.at((low * a.N + begin) * a.I)
+            if c.module.narrow:
+                wide = a.wide_x.at(part * (CHUNK * a.I))
+                copy(c, x, count * a.I, wide)
+                x = wide
+
             def tile(at: Tile) -> None:
-                x = source.at((low * a.N + begin + at.row) * a.I)
                 gi = a.gi.at((at.group * M + begin + at.row) * (3 * V))  # what the sums of one group are
                 start = a.start_gi.at(at.group * (3 * V))
-                multiply(c, self.shapes, at, (x, a.I, V), a.I, a.panels_ih, start, gi)
+                multiply(c, self.shapes, at, (x.at(at.row * a.I), a.I, V), a.I, a.panels_ih, start, gi)
 
             each_tile(c, self.shapes, tiling(c, self.shapes, count, j1 - j0, limit=1), j0, tile)
             self.hold_padding(low, begin, count, M, j0, j1)

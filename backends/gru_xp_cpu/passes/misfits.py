@@ -12,6 +12,7 @@ from typing import cast
 
 from gru_xp_cpu.emit.code import Code, Integers, Value
 from gru_xp_cpu.emit.function import function
+from gru_xp_cpu.emit.module import SIZE
 
 from .fields import ALIGNED, CONTIGUOUS, Kind
 from .record import RECORDS, BackwardRecord
@@ -42,7 +43,8 @@ def misfits(c: Code, record: Integers, *, kind: Kind) -> Value:
             fits = fits & _steps(c, cast(BackwardRecord, a), array) | _one_step(c, cast(BackwardRecord, a), array)
         else:
             fits = fits & array.flags(CONTIGUOUS)
-        fits = is_array & fits & array.dtype.equals(a.boolean_dtype if field.type == "Bytes" else a.real_dtype)
+        real = a.real_dtype if field.metadata["stored"] else a.gates_dtype
+        fits = is_array & fits & array.dtype.equals(a.boolean_dtype if field.type == "Bytes" else real)
         if field.metadata["optional"]:
             fits = fits | missing[field.name]
         elif field.metadata["beside"]:
@@ -81,7 +83,7 @@ class _Array:
 def _steps(c: Code, a: BackwardRecord, dy: _Array) -> Value:
     """Whether dy (T, N, H) has its rows and steps where the call says."""
     _, (step, row, one) = dy.numbers(STRIDES, 3)
-    size = c.module.size
+    size = SIZE[a.dy.element]
     apart = one.equals(size) & row.equals(a.dy_row * size) & step.equals(a.dy_step * size) & dy.flags(ALIGNED)
     return apart | (dy.flags(CONTIGUOUS) & a.dy_row.equals(a.H) & a.dy_step.equals(a.N * a.H))
 

@@ -11,7 +11,7 @@ from gru_xp_cpu.emit.function import function
 
 from .record import BackwardRecord, ForwardRecord
 
-__all__ = ["copy_valid", "from_blocked", "pack_bias", "pack_gates", "to_blocked", "zero_block_rows"]
+__all__ = ["copy", "copy_valid", "from_blocked", "pack_bias", "pack_gates", "to_blocked", "zero_block_rows"]
 
 
 def pack_gates(c: Code, a: ForwardRecord | BackwardRecord, j0: Value, j1: Value) -> None:
@@ -103,6 +103,14 @@ def zero_block_rows(c: Code, target: Reals, block: Value, rows: Value, j0: Value
     """Zeros in some rows of the column blocks j0 to j1."""
     with c.loop(j0, j1) as j, c.loop(0, rows) as m:
         target.store_vector(c.constant(0.0), j * block + m * c.module.lanes)
+
+
+@function
+def copy(c: Code, source: Reals, count: Value, target: Reals) -> None:
+    """Numbers in a row."""
+    V = c.module.lanes
+    with c.loop(0, count, V) as k:
+        c.masked(count - k, lambda mask: target.store_vector(source.load_vector(k, mask), k, mask))
 
 
 @function

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from gru_xp_cpu.emit.code import Code, Reals, Value
 from gru_xp_cpu.emit.function import function
-from gru_xp_cpu.emit.module import LINE
+from gru_xp_cpu.emit.module import LINE, SIZE
+from gru_xp_cpu.emit.stored import rounded
 
 from .activations import sigmoid, tanh
 from .fields import GATES, STATES, STEP
@@ -22,7 +23,7 @@ def prefetch(c: Code, at: Reals, row: Value, rows: Value, columns: Value) -> Non
     """Prefetch some columns of some rows, while a product runs whose sums will meet them."""
     with c.loop(0, rows) as m:
         line = at.at(m * row)
-        with c.loop(0, columns, LINE // c.module.size) as k:
+        with c.loop(0, columns, LINE // SIZE[at.element]) as k:
             line.at(k).prefetch()
         line.at(columns - 1).prefetch()
 
@@ -57,7 +58,7 @@ def gates_forward(
                 N = tanh(c, c.fma(R, U, ih.load_vector(2 * V)))
                 with c.when(step):
                     after = c.fma(1.0 - Z, N, Z * before)
-                    h1.store_vector(after, place)
+                    h1.store_vector(rounded(c, after), place)
                     y.store_vector(after, m * y_row + g * V, mask)
                 at = m * row + g * V
                 with c.when(states):
@@ -123,9 +124,10 @@ def write_rows(c: Code, sums: Reals, rows: Value, groups: Value, out: Reals, out
 
 @function
 def add_weights(
-    c: Code, sums: Reals, rows: Value, groups: Value, out: Reals, out_row: Value, left: Value, more: Value
-) -> None:
-    """out = sums, or out += sums where `more` is not zero."""
+    c: Code, sums: Reals, rows: Value, groups: Value, before: Reals, out: Reals, out_row: Value, left: Value,
+    more: Value,
+) -> None:  # fmt: skip
+    """out = sums, or out = before + sums where `more` is not zero."""
     V = c.module.lanes
     with c.loop(0, groups) as g:
 
@@ -134,7 +136,7 @@ def add_weights(
                 value, at = sums.load_vector((m * groups + g) * V), m * out_row + g * V
                 c.either(
                     more > 0,
-                    lambda: out.store_vector(value + out.load_vector(at, mask), at, mask),
+                    lambda: out.store_vector(value + before.load_vector(at, mask), at, mask),
                     lambda: out.store_vector(value, at, mask),
                 )
 

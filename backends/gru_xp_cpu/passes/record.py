@@ -6,9 +6,11 @@ NumPy for all of it would take longer than a small kernel.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import Field, fields
+from typing import Any
 
-from gru_xp_cpu.emit.code import Bytes, Code, Integer, Integers, Reals, Value
+from gru_xp_cpu.emit.code import Bytes, Code, Integer, Integers, Pointer, Reals, Value
+from gru_xp_cpu.emit.stored import stored_in
 
 from .fields import (
     BackwardArrays,
@@ -36,16 +38,20 @@ class Record(Sizes[Value]):
 
     def __init__(self, c: Code, address: Integers):
         call, places, arrays = map(fields, self.groups)
+        stored = stored_in(c.module)
+
+        def kind(field: Field[Any]) -> type[Pointer]:
+            return Bytes if field.type == "Bytes" else stored if field.metadata.get("stored") else Reals
+
         for i, field in enumerate((*fields(Sizes), *call, *places)):
             value = address.load(i)
-            setattr(self, field.name, c.pointer(Reals, value) if field in places else value)
+            setattr(self, field.name, c.pointer(kind(field), value) if field in places else value)
         self.items = c.pointer(Integers, vars(self)["arrays"]).moved(self.items_at)
         for i, field in enumerate(arrays):
             array = self.items.load(i)
             missing = array.equals(self.none)
             data = c.pointer(Integers, array).moved(c.select(missing, 0, self.data_at)).load()
-            pointer = Bytes if field.type == "Bytes" else Reals
-            setattr(self, field.name, c.pointer(pointer, c.select(missing, 0, data)))
+            setattr(self, field.name, c.pointer(kind(field), c.select(missing, 0, data)))
             setattr(self, f"has_{field.name}", c.select(missing, c.integer(0), 1))
 
 

@@ -1,10 +1,13 @@
-"""The shapes of tiles: how many rows and groups of columns fit into the vector registers. Nothing else knows these."""
+"""The shapes of tiles: how many rows and groups of columns fit into the vector registers; nothing else knows these."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Shapes", "WeightShapes", "columns_shapes", "gates_shapes", "weight_shapes"]
+__all__ = ["CHUNK", "Shapes", "WeightShapes", "columns_shapes", "gates_shapes", "weight_shapes"]
+
+#: rows that one pass over the input's panels serves
+CHUNK = 48
 
 
 @dataclass(frozen=True)
