@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from .discovery import Place
+from .checks import assert_floating, canonical
+from .convert import convert
+from .discovery import Place, owner
 from .discovery import load as load_backend
-from .errors import ShapeError, StructureError
+from .errors import RangeError, ShapeError, StructureError
 from .loading import as_model
 from .module import GRU, as_stored
 from .params import A, weights_of
@@ -21,10 +23,18 @@ GATES = "rzn"
 
 
 class LayerDifference(NamedTuple):
-    """How far what a layer puts out is from float32: the largest and the mean absolute difference."""
+    """How far what a layer puts out is from float32: the largest and the mean absolute difference, and (T,) means."""
 
     largest: float
     mean: float
+    over_time: tuple[float, ...]
+
+    @property
+    def drift(self) -> float:
+        """The mean difference over the last tenth of the steps, over that of the first tenth."""
+        tenth = max(1, len(self.over_time) // 10)
+        first, last = sum(self.over_time[:tenth]), sum(self.over_time[-tenth:])
+        return last / first if first > 0 else 1.0
 
 
 class RowLoss(NamedTuple):
@@ -46,31 +56,29 @@ class QuantizationAccount:
     bytes_before: int
     bytes_after: int
     layers: tuple[LayerDifference, ...]
-    #: the mean absolute difference of y at each step, (T,)
-    over_time: tuple[float, ...]
     rows: tuple[RowLoss, ...]  # those that lose most
 
     @property
+    def over_time(self) -> tuple[float, ...]:
+        """The mean absolute difference of y at each step, (T,)."""
+        return self.layers[-1].over_time
+
+    @property
     def drift(self) -> float:
-        """The mean difference over the last tenth of the steps, over that of the first tenth."""
-        tenth = max(1, len(self.over_time) // 10)
-        first, last = sum(self.over_time[:tenth]), sum(self.over_time[-tenth:])
-        return last / first if first > 0 else 1.0
+        """The mean difference of y over the last tenth of the steps, over that of the first tenth."""
+        return self.layers[-1].drift
 
     def __str__(self) -> str:
-        ratio = self.bytes_before / self.bytes_after
-        sizes = f"{self.bytes_before:,} bytes in float32, {self.bytes_after:,} now, {ratio:.2f} times smaller"
-        lines = [f"{self.stored}: {sizes}"]
+        lines = [f"{self.stored}: {self.bytes_before / self.bytes_after:.2f} times smaller"]
+        lines.append(f"  {self.bytes_before:,} bytes in float32, {self.bytes_after:,} now")
+        lines.append(f"over {len(self.over_time):,} steps")
+        for index, layer in enumerate(self.layers):
+            lines.append(f"  layer {index}: y differs by {layer.largest:.2g} at most, {layer.mean:.2g} in the mean;")
+            lines.append(f"    the last tenth of the steps {layer.drift:.2f} times as much as the first")
+        lines.append("rows of the weights, and what they lose of their norm")
         lines += [
-            f"layer {index}: y differs by {layer.largest:.2g} at most, {layer.mean:.2g} in the mean"
-            for index, layer in enumerate(self.layers)
-        ]
-        lines.append(
-            f"over {len(self.over_time):,} steps: the last tenth differs {self.drift:.2f} times as much as the first"
-        )
-        lines += [
-            f"layer {row.layer}, direction {row.direction}, {row.matrix}, gate {row.gate}, unit {row.unit}: "
-            f"loses {row.loss:.2%}"
+            f"  {row.loss:6.2%} layer {row.layer}{' reverse' * row.direction}, {row.matrix}, gate {row.gate}, "
+            f"unit {row.unit}"
             for row in self.rows
         ]
         return "\n".join(lines)
@@ -82,12 +90,16 @@ def quantization_account(model: GRU, narrow: GRU, x: A | None = None) -> Quantiz
     Args:
         model: as it was.
         narrow: what `quantize` made of it.
-        x: (T, N, I), or (N, T, I) if the model is batch_first, an array of NumPy in float32; by default 10,000 steps of
-            one row of random numbers.
+        x: (T, N, I), or (N, T, I) if the model is batch_first, of any library and floating-point dtype, which is
+            rounded to float32; by default 10,000 steps of one row of random numbers.
 
     Returns:
         Sizes, differences of y by layer (each layer reads what its own kind put out) and over time, and the rows of the
         weights that lose most.
+
+    Raises:
+        StructureError, ShapeError: the two are not a model and its quantised self; or x has no steps or no rows.
+        RangeError: x holds NaN or infinity.
 
     >>> import gru_xp
     >>> model = gru_xp.GRU(64, 128, seed=0)
@@ -100,6 +112,10 @@ def quantization_account(model: GRU, narrow: GRU, x: A | None = None) -> Quantiz
     wide, small = as_stored(model), as_stored(narrow)
     if small.narrow is None:
         raise StructureError("narrow: expected what gru_xp.quantize(model) returned, got a model that is not quantised")
+    if wide.narrow is not None:
+        raise StructureError(f"model: expected it as it was before, in float32, got {wide.narrow}")
+    if wide.spec != small.spec:
+        raise StructureError("narrow: expected the equations of model, got others; quantise the same model")
     if [w.shape for w in weights_of(wide.params)] != [w.shape for w in weights_of(small.params)]:
         raise ShapeError("narrow: expected the sizes of model, got others; quantise the same model")
     xp = load_backend("numpy").xp
@@ -109,10 +125,8 @@ def quantization_account(model: GRU, narrow: GRU, x: A | None = None) -> Quantiz
     for index in range(len(wide.params)):
         ours, theirs = _layer(wide, index)(ours)[0], _layer(small, index)(theirs)[0]
         layers.append(_difference(ours, theirs))
-    apart = xp.abs(ours - theirs)
-    over_time = tuple(float(step) for step in xp.mean(apart, axis=tuple(range(1, apart.ndim))))
     before, after = (bytes_of(stored) for stored in (replace(wide, dtype="float32"), small))
-    return QuantizationAccount(str(small.narrow), before, after, tuple(layers), over_time, _rows(wide, small, xp))
+    return QuantizationAccount(str(small.narrow), before, after, tuple(layers), _rows(wide, small, xp))
 
 
 def losses(whole: StoredGRU, narrow: StoredGRU, x: Any = None) -> list[LayerDifference]:
@@ -129,18 +143,28 @@ def losses(whole: StoredGRU, narrow: StoredGRU, x: Any = None) -> list[LayerDiff
 
 
 def _given(x: Any, batch_first: bool, stored: StoredGRU) -> Any:
-    """x with time first, or random numbers."""
+    """x with time first as NumPy's float32, or random numbers."""
     xp = load_backend("numpy").xp
     if x is None:
         I = stored.params[0][0].W_ih.shape[1]
         return xp.random.default_rng(0).standard_normal((STEPS, 1, I), dtype=xp.float32)
+    source = owner(x, "x")
+    x = canonical(x, "x", source)
+    assert_floating(x.dtype, "x", source, "cast it first")
+    x = convert(source.cast(x, "float32"), source, Place(load_backend("numpy"), "cpu"), "x")
+    if 0 in x.shape[:-1]:
+        raise ShapeError(f"x: expected at least one step and one row, got {x.shape}")
+    if not bool(xp.all(xp.isfinite(x))):
+        raise RangeError("x: expected finite numbers, got NaN or infinity")
     return xp.swapaxes(x, 0, 1) if batch_first and x.ndim == 3 else x
 
 
 def _difference(ours: Any, theirs: Any) -> LayerDifference:
     xp = load_backend("numpy").xp
     apart = xp.abs(ours - theirs)
-    return LayerDifference(float(xp.max(apart, initial=0.0)), float(xp.mean(apart)) if apart.size else 0.0)
+    over_time = xp.mean(apart, axis=tuple(range(1, apart.ndim))) if apart.size else xp.zeros(apart.shape[0])
+    mean = float(xp.mean(apart)) if apart.size else 0.0
+    return LayerDifference(float(xp.max(apart, initial=0.0)), mean, tuple(map(float, over_time)))
 
 
 def _layer(stored: StoredGRU, index: int) -> GRU:

@@ -72,6 +72,7 @@ def quantize(
 
     Raises:
         RangeError: a weight is not finite, or too large for the format; or every layer exceeds `keep_below`.
+        StructureError: the weights are quantised already; or x comes without `keep_below`.
 
     >>> import numpy as np, gru_xp
     >>> model = gru_xp.GRU(64, 128, seed=0)
@@ -88,6 +89,8 @@ def quantize(
         raise StructureError(f"model_or_params: expected weights that are not quantised yet, got {own.narrow}")
     whole = as_stored(model)
     stored = narrowed(whole, weights, activations)
+    if keep_below is None and x is not None:
+        raise StructureError("x: expected keep_below beside it, which alone is measured on x; leave x out")
     if keep_below is not None:
         stored = narrowed(whole, weights, activations, _losing_more(whole, stored, keep_below, x))
     return as_model(stored, own.place) if is_model else prepared_narrow(stored, own.place)

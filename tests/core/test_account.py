@@ -24,9 +24,14 @@ def test_differences_are_those_of_the_two_models(kind: tuple[str, str]) -> None:
     assert account.layers[1].largest == pytest.approx(apart.max(), rel=1e-4)
     assert account.layers[1].mean == pytest.approx(apart.mean(), rel=1e-4)
     np.testing.assert_allclose(account.over_time, apart.mean(axis=(1, 2)), rtol=1e-4)
+    assert account.over_time == account.layers[1].over_time
     one = gru_xp.GRU.from_params(model.params[:1])
     first = np.abs(one(X)[0] - gru_xp.quantize(one, *kind)(X)[0])
     assert account.layers[0].largest == pytest.approx(first.max(), rel=1e-4)
+    np.testing.assert_allclose(account.layers[0].over_time, first.mean(axis=(1, 2)), rtol=1e-4)
+    for layer, each in zip(account.layers, (first, apart), strict=True):
+        assert layer.drift == pytest.approx(each[-20:].mean() / each[:20].mean(), rel=1e-4)
+    assert max(map(len, str(account).splitlines())) <= 80
 
 
 def test_sizes_to_the_byte() -> None:
@@ -58,8 +63,55 @@ def test_what_is_no_pair_of_a_model_and_its_narrow_self_is_refused() -> None:
     model = gru_xp.GRU(24, 40, seed=0)
     with pytest.raises(errors.StructureError, match="narrow: expected what gru_xp.quantize"):
         gru_xp.quantization_account(model, model, X)
+    narrow = gru_xp.quantize(model)
     with pytest.raises(errors.ShapeError, match="narrow: expected the sizes of model"):
         gru_xp.quantization_account(model, gru_xp.quantize(gru_xp.GRU(24, 41)), X)
+    with pytest.raises(errors.StructureError, match="narrow: expected the equations of model"):
+        gru_xp.quantization_account(model, gru_xp.quantize(gru_xp.GRU(24, 40, reset_after=False)), X)
+    with pytest.raises(errors.StructureError, match="model: expected it as it was before, in float32, got int8"):
+        gru_xp.quantization_account(narrow, narrow, X)
+    with pytest.raises(errors.StructureError, match="model, narrow: expected two models"):
+        gru_xp.quantization_account(model, narrow.params, X)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_x_of_any_library_and_floating_dtype(batch_first: bool) -> None:
+    model = gru_xp.GRU(24, 40, batch_first=batch_first, seed=0)
+    narrow = gru_xp.quantize(model)
+    expected = gru_xp.quantization_account(model, narrow, X)
+    torch = pytest.importorskip("torch")
+    for x in (X.astype("f8"), torch.from_numpy(X), torch.from_numpy(X).double()):
+        assert gru_xp.quantization_account(model, narrow, x) == expected
+    half = X.astype("f2")
+    got = gru_xp.quantization_account(model, narrow, torch.from_numpy(half))
+    assert got == gru_xp.quantization_account(model, narrow, half.astype("f4")) != expected
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    ("x", "error", "words"),
+    [
+        (X.tolist(), errors.StructureError, "x: expected an array"),
+        (X.astype("i4"), errors.DTypeError, "x: expected a floating-point dtype"),
+        (X[:0], errors.ShapeError, "x: expected at least one step and one row"),
+        (X[:, :0], errors.ShapeError, "x: expected at least one step and one row"),
+        (np.where(X[5, 1, 3] == X, np.float32(np.nan), X), errors.RangeError, "x: expected finite numbers"),
+        (X[..., :5], errors.ShapeError, "x: expected .*I = 24"),
+        (X[0, 0], errors.ShapeError, r"x: expected \(T, N, I\)"),
+    ],
+)
+def test_what_is_no_x_is_refused(batch_first: bool, x: object, error: type[Exception], words: str) -> None:
+    """By the account, and by `quantize` where layers may be kept."""
+    model = gru_xp.GRU(24, 40, batch_first=batch_first, seed=0)
+    with pytest.raises(error, match=words):
+        gru_xp.quantization_account(model, gru_xp.quantize(model), x)
+    with pytest.raises(error, match=words):
+        gru_xp.quantize(model, keep_below=0.5, x=x)
+
+
+def test_an_x_that_nothing_is_measured_on_is_refused() -> None:
+    with pytest.raises(errors.StructureError, match="x: expected keep_below beside it"):
+        gru_xp.quantize(gru_xp.GRU(24, 40), x=X)
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def quantize(
     with errors():
         whole = gru_xp.load(model)
         x = None if on is None else read_npy(on)
-        narrow = gru_xp.quantize(whole, weights, activations, keep_below=keep_below, x=x)
+        narrow = gru_xp.quantize(
+            whole, weights, activations, keep_below=keep_below, x=None if keep_below is None else x
+        )
         account = gru_xp.quantization_account(whole, narrow, x)
         narrow.save(out)
         if picture is not None:
@@ -48,14 +50,19 @@ def quantize(
 
 
 def _draw(account: QuantizationAccount, path: Path) -> None:
-    """The mean difference of y over the steps."""
+    """The mean difference of each layer's y over the steps, in means over a 200th of them."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise gru_xp.GRUError("the picture needs matplotlib: python -m pip install 'gru-xp[demo]'") from None
     figure = Figure(figsize=(7, 3.2), layout="tight")
     axis = figure.subplots()
-    axis.plot(account.over_time, linewidth=0.8)
+    for index, layer in enumerate(account.layers):
+        width = max(1, len(layer.over_time) // 200)
+        starts = range(0, len(layer.over_time) - width + 1, width)
+        means = [sum(layer.over_time[start : start + width]) / width for start in starts]
+        axis.plot(starts, means, linewidth=1.2, label=f"layer {index}")
+    axis.legend(frameon=False, ncols=4)
     axis.set_xlabel("step")
     axis.set_ylabel("mean |difference| of y")
     axis.set_title(f"{account.stored}, beside float32")
