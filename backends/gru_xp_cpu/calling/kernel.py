@@ -12,7 +12,7 @@ from gru_xp_cpu.passes.fields import CALL, Kind
 from gru_xp_cpu.threads.autotune import Autotuner
 
 from .dtypes import dtype_of, name_of
-from .plan import SMALL, Plan, make_plan
+from .plan import Plan, is_small, make_plan
 
 if TYPE_CHECKING:
     from gru_xp_cpu.emit.module import Module
@@ -40,7 +40,7 @@ def plan_of(
     plan = _small.get(key)
     if plan is None:
         plan = kernel(kind, dtype_of(dtype), owner).plan(T, N, I, H, recompute)
-        if _work(T, N, I, H) < SMALL:
+        if is_small(kind, T, N, I, H):
             if len(_small) > MOST_PLANS:
                 _small.clear()
             _small[key] = plan
@@ -76,7 +76,7 @@ class Kernel:
     def plan(self, T: int, N: int, I: int, H: int, recompute: bool = False) -> Plan:
         """How to run a call of this size."""
         work = _work(T, N, I, H)
-        threads = 1 if work < SMALL else self._threads()
+        threads = 1 if is_small(self.kind, T, N, I, H) else self._threads()
         key = (T, N, I, H, threads, recompute)
         try:
             return self._plans[key]

@@ -20,10 +20,13 @@ from .memory import KEPT, LARGE, Scratch, block, empty, scratch
 if TYPE_CHECKING:
     from gru_xp_cpu.emit.target import Target
 
-__all__ = ["SMALL", "Plan", "make_plan"]
+__all__ = ["Plan", "is_small", "make_plan"]
 
 #: multiply-adds of a call below which a second thread costs more than it brings: 30 microseconds and more
 SMALL = 2_000_000
+#: weights of a layer that one core reads, or reads and adds to, from its nearer caches. With more, a call of a few rows
+#: waits for memory, and two cores wait half as long: (1, 1, 320, 320) takes 48 instead of 107 microseconds.
+NEAR: dict[Kind, int] = {"forward": 500_000, "backward": 250_000, "integers": 2_000_000}
 #: multiply-adds with W_hh in one step below which its units are not shared: meeting costs 0.3 microseconds and more
 TOGETHER = 12_000
 #: rows (steps times batch) of a block of time
@@ -93,7 +96,7 @@ def make_plan(
     V, item, narrow = target.lanes(dtype), gates.itemsize, gates != arrays
     J, JI = -(-H // V), -(-I // V)
     per_step = N * 3 * H * (I + H)
-    if per_step * T < SMALL:
+    if is_small(kind, T, N, I, H):
         threads = 1
     threads, unit_parts = _share(N, H, J, 1 if kind == "integers" else item, threads)
     steps = max(1, min(T, (ROWS_BACKWARD if kind == "backward" else ROWS_FORWARD) // max(N, 1)))
@@ -142,6 +145,12 @@ def make_plan(
     dtypes = id(arrays), id(gates), id(np.dtype(bool))
     sizes = Sizes(*offsets(), *dtypes, T, N, I, H, steps, unit_parts, M)
     return Plan(threads, sizes, gates, segment, tuple(begins), at)
+
+
+def is_small(kind: Kind, T: int, N: int, I: int, H: int) -> bool:
+    """Whether a call is for one thread, whatever threads there are."""
+    rows, weights = T * N, 3 * H * (I + H)
+    return rows * weights < SMALL and (weights <= NEAR[kind] or rows == 0)
 
 
 def _pitch(rows: int, width: int) -> int:
