@@ -222,12 +222,12 @@ def rows(found: dict[str, Any]) -> Iterator[list[str]]:
     """Of the table."""
     for task, one in found["models"].items():
         shown = (lambda value: f"{value:.2%}") if one["more_is_better"] else (lambda value: f"{value:.4f}")
-        sizes = ", ".join("{}, {}".format(*each) for each in one["sizes"])
+        sizes = "; ".join("{}, {}".format(*each) for each in one["sizes"])
         yield [f"{task} ({sizes}), {one['figure']}", "float32", shown(one["float32"]), "", "", ""]
         for name, kind in one["kinds"].items():
-            change = kind["figure"] / one["float32"] - 1
+            change = f"{kind['figure'] / one['float32'] - 1:+.2%}".replace("-0.00", "+0.00")
             apart = (", ".join(f"{value:.3g}" for value in kind[key]) for key in ("predicted", "measured"))
-            yield ["", name, shown(kind["figure"]), f"{change:+.2%}", *apart]
+            yield ["", name, shown(kind["figure"]), change, *apart]
 
 
 HEADS = ["model (I, H), figure", "weights", "", "change", "mean difference of y: predicted", "measured"]
