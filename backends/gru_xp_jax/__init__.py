@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from gru_xp.backend import HALF, Backend, Purpose, Recorded, Step, stack_over
 from gru_xp.cell import Gates
-from gru_xp.integers import IntegerMatrix
+from gru_xp.errors import NotDifferentiableError
+from gru_xp.integers import NO_GRADIENT, IntegerMatrix
 from gru_xp.interfaces import Options
 from gru_xp.params import LayerTape, Tape
 from gru_xp.stack import Stack
@@ -157,8 +158,15 @@ class JaxBackend(Backend):
                 return None
         return more, _setting("jax_enable_x64"), tuple(found)
 
+    def constant(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = jax.ensure_compile_time_eval()
+        return context
+
     def recorded(self, arrays: Sequence[Any]) -> Recorded:
         return "traced" if any(isinstance(a, jax.core.Tracer) for a in arrays) else "no"
+
+    def asks_gradient(self, arrays: Sequence[Any]) -> bool:
+        return False  # known once a traced call is differentiated: then the stack of integers refuses
 
     def stack(self, kernel: Any = None, call: Any = None, recorded: Recorded = "no") -> Any:
         return _stack(self, kernel, kernel is None and recorded != "no")
@@ -188,7 +196,9 @@ def _stack(backend: JaxBackend, kernel: Any, differentiable: bool) -> Any:
 @cache
 def _integer_stack(backend: JaxBackend, gates: Any) -> Any:
     _register_integers()
-    return _Compiled(Backend.integer_stack(backend, gates))
+    stack = _Compiled(Backend.integer_stack(backend, gates))
+    stack.inference = jax.jit(_not_differentiable(stack.inference))
+    return stack
 
 
 @cache
@@ -211,6 +221,17 @@ class _Compiled:
         stack = OnMeshes(stack)
         self.name = stack.name
         self.inference, self.forward, self.backward = map(jax.jit, (stack.inference, stack.forward, stack.backward))
+
+
+def _not_differentiable(function: Callable[..., Any]) -> Any:
+    """The function, which is an error once JAX differentiates it: rounding would make wrong derivatives of it."""
+    guarded = jax.custom_jvp(function)
+
+    @guarded.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        raise NotDifferentiableError(NO_GRADIENT)
+
+    return guarded
 
 
 @jax.custom_jvp

@@ -131,12 +131,18 @@ class TorchBackend(Backend):
         found.append(recorded)
         return tuple(found)
 
+    def unstacked(self, array: Any) -> Sequence[Any]:
+        return tuple(array.unbind())  # array_api_compat's unstack has no batching rule
+
     def recorded(self, arrays: Sequence[Any]) -> Recorded:
         if forward_mode():
             return "operations"  # autograd finds every derivative of the plain path
         if transforms() or traced() or any(map(dispatches, arrays)):
             return "traced"
-        return "call" if torch.is_grad_enabled() and any(a.requires_grad for a in arrays) else "no"
+        return "call" if self.asks_gradient(arrays) else "no"
+
+    def asks_gradient(self, arrays: Sequence[Any]) -> bool:
+        return forward_mode() or (torch.is_grad_enabled() and any(a.requires_grad for a in arrays))
 
     def straight_through(self, function: Callable[[Any], Any], array: Any) -> Any:
         with torch.no_grad():

@@ -216,7 +216,7 @@ class Backend:
         given = [a for a in xs if a is not None]
         if given[0].shape[0] == 0:
             return carry, self._no_steps(step, carry, xs)
-        columns = iter([self.xp.unstack(a) for a in given])
+        columns = iter([self.unstacked(a) for a in given])
         nothing = [None] * given[0].shape[0]
         rows = list(zip(*(nothing if a is None else next(columns) for a in xs), strict=True))
         outs = []
@@ -226,6 +226,10 @@ class Backend:
         if reverse:
             outs.reverse()
         return carry, tuple(None if column[0] is None else self.xp.stack(column) for column in zip(*outs, strict=True))
+
+    def unstacked(self, array: Any) -> Sequence[Any]:
+        """Return the arrays along the first axis."""
+        return tuple(self.xp.unstack(array))
 
     @final
     def _no_steps(self, step: Step, carry: Any, xs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -238,6 +242,10 @@ class Backend:
 
         Where it is `precise`, products keep all bits of their type: no TF32, no bfloat16 for float32.
         """
+        return _NO_CONTEXT
+
+    def constant(self) -> AbstractContextManager[Any]:
+        """Return the context to compute what is kept from call to call in: it has values while the library traces."""
         return _NO_CONTEXT
 
     # ---- calls and their differentiation ----------------------------------------------------------------------------
@@ -254,6 +262,10 @@ class Backend:
     def recorded(self, arrays: Sequence[Any]) -> Recorded:
         """Return how the library's automatic differentiation watches any of these arrays just now."""
         return "no"
+
+    def asks_gradient(self, arrays: Sequence[Any]) -> bool:
+        """Return whether a gradient of any of these arrays is asked for, where the library says so before the call."""
+        return self.recorded(arrays) != "no"
 
     def straight_through(self, function: Callable[[Any], Any], array: Any) -> Any:
         """Return `function(array)`, whose gradient goes to the array as it is, as if the function returned it."""

@@ -34,6 +34,11 @@ def _restructured(params: Any) -> Params:
         raise StructureError(
             "params: expected a tuple of layers, each a tuple of directions, got a bare CellParams; wrap it: ((w,),)"
         )
+    if getattr(params, "narrow", None) is not None:
+        raise StructureError(
+            f"params: expected a tuple of layers, got quantised ones with {params.narrow}; GRU.from_params(params) "
+            f"takes them to any library, and params.params are the numbers that they mean, in float32"
+        )
     if hasattr(params, "params"):
         raise StructureError(f"params: expected a tuple of layers, got {kind_of(params)}; pass its .params")
     if hasattr(params, "keys") or hasattr(params, "state_dict"):

@@ -59,7 +59,7 @@ class KernelError(GRUError):
 
 
 class NotDifferentiableError(GRUError):
-    """A gradient would have to cross from one library to another."""
+    """A gradient is asked for where there is none, or would have to cross from one library to another."""
 
 
 class FileFormatError(GRUError):

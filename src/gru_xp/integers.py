@@ -16,12 +16,19 @@ from typing import Any
 from .narrow import Narrow, integers
 from .params import CellParams, Params
 
-__all__ = ["IntegerMatrix", "integer_params"]
+__all__ = ["NO_GRADIENT", "IntegerMatrix", "integer_params"]
 
 #: columns whose products float32 sums exactly: 127 * 127 * 1024 < 2 ** 24
 EXACT = 1024
 #: the least m of a row of x, so that 127 / m is finite
 LEAST = 2.0**-100
+
+
+#: the error where a derivative is asked for
+NO_GRADIENT = (
+    "params: expected no gradient to be recorded through int8 activations, which have none; detach x and h0, "
+    "call gru_inference, or quantize(..., activations='float32')"
+)
 
 
 class IntegerMatrix:

@@ -224,6 +224,8 @@ class CellGrads(NamedTuple):
 
 def map_params(function: Callable[[Any], Any], params: Params) -> Params:
     """The parameters with `function` applied to every array."""
+    if not isinstance(params, tuple | list):
+        raise StructureError(f"params: expected a tuple of layers, got {type(params).__name__}; pass its .params")
     return tuple(tuple(CellParams(*(None if a is None else function(a) for a in w)) for w in layer) for layer in params)
 
 

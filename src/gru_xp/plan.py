@@ -17,6 +17,7 @@ from .checks import is_structured
 from .convert import convert
 from .discovery import Place, known_owner, owner
 from .errors import BackendError, NotDifferentiableError
+from .integers import NO_GRADIENT
 from .interfaces import Call, Function, Kernel, Options, Save
 from .kernels import Choice, choose, is_unseen
 from .params import CellParams, GRUSpec, Tape, map_params, names_of
@@ -195,7 +196,10 @@ def planned(c: Checked) -> Plan:
     context = backend.computing(device, recorded=c.function == "gru")
     with context:
         recorded = backend.recorded(c.arrays) if backend is source else "no"
-        inside = c.function == "gru" and recorded in ("call", "traced")  # kernels run inside, and nothing watches
+        differentiable = c.function == "gru" and not c.integers
+        if c.integers and c.function == "gru" and backend is source and backend.asks_gradient(c.arrays):
+            raise NotDifferentiableError(NO_GRADIENT)
+        inside = differentiable and recorded in ("call", "traced")  # kernels run inside, and nothing watches
         training = c.function == "forward" or inside
         call = Call.of(
             "forward" if training else "inference",
@@ -209,11 +213,6 @@ def planned(c: Checked) -> Plan:
             recording=recorded != "no" and not inside,
             integers=c.integers,
         )
-        if c.integers and c.function == "gru" and recorded != "no":
-            raise NotDifferentiableError(
-                "params: expected no gradient to be recorded through int8 activations, which have none; "
-                "call gru_inference, or quantize(..., activations='float32')"
-            )
         choice = choose(call, kernel_policy())
         stack = (
             backend.integer_stack(choice.kernel)

@@ -54,7 +54,8 @@ class PreparedParams:
         """The same parameters where a call computes."""
         if place == self.place or (self.place.device is None and self.place.backend is place.backend):
             return self  # what is traced or sharded is brought by its library
-        if not self.movable:
+        traced = place.device is None and place.backend is self.place.backend  # as constants of what is traced
+        if not self.movable and not traced:
             raise StructureError(
                 f"params: expected parameters prepared for {place}, got some prepared for {self.place}; "
                 f"call prepare(params, backend=...) for where you compute"
@@ -85,7 +86,8 @@ class PreparedParams:
                 for index, layer in enumerate(params)
             )
         if narrow is not None and narrow.activations == "int8":
-            return integer_params(params, narrow, self.place.backend.xp)
+            with self.place.backend.constant():
+                return integer_params(params, narrow, self.place.backend.xp)
         return params if pack is None else tuple(tuple(map(pack, layer)) for layer in params)
 
 

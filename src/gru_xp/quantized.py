@@ -10,12 +10,12 @@ from .backend import Backend
 from .checks import sizes_of, structured
 from .discovery import load as load_backend
 from .discovery import owner
-from .errors import DTypeError, RangeError, StructureError
+from .errors import DTypeError, NotDifferentiableError, RangeError, StructureError
 from .integers import LEAST
 from .loading import as_model, prepared_narrow
 from .module import GRU, as_stored
 from .narrow import ACTIVATIONS, WEIGHTS, Activations, Narrow, Weights
-from .params import CellParams, Params, ParamsLike, map_params, names_of
+from .params import CellParams, Params, ParamsLike, map_params, names_of, weights_of
 from .prepared import PreparedParams
 from .stored import StoredGRU, rounded_to_bfloat16
 
@@ -87,6 +87,11 @@ def quantize(
     own = model._own
     if own.narrow is not None:
         raise StructureError(f"model_or_params: expected weights that are not quantised yet, got {own.narrow}")
+    if own.place.backend.recorded(weights_of(own.params)) == "traced":
+        raise NotDifferentiableError(
+            "model_or_params: expected weights that are not traced; quantise them before jit, grad or vmap, or train "
+            "on fake_quantize(params)"
+        )
     whole = as_stored(model)
     stored = narrowed(whole, weights, activations)
     if keep_below is None and x is not None:

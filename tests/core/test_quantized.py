@@ -163,6 +163,19 @@ def test_files_are_smaller(tmp_path, kind, factor, I, H, L, D):
     assert 0 <= size - (weights + L * D * (scales + 2 * 3 * H * 4)) <= 1024
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_without_inputs(tmp_path, kind):
+    narrow, x = gru_xp.quantize(gru_xp.GRU(0, 5, seed=0), *kind), np.zeros((4, 2, 0), "f4")
+    assert np.abs(narrow(x)[0]).max() > 0
+    for name in ("narrow.safetensors", "narrow.onnx"):
+        narrow.save(tmp_path / name)
+        again = gru_xp.load(tmp_path / name)(x)[0]
+        if name == "narrow.onnx" and kind[1] == "int8":  # where the report says that products are of float32
+            np.testing.assert_allclose(again, narrow(x)[0], atol=0.01)
+        else:
+            np.testing.assert_array_equal(again, narrow(x)[0])
+
+
 def test_the_header_stays_small_where_layers_are_kept(tmp_path):
     pytest.importorskip("safetensors")
     low, high = (w[0] for w in model().params)
@@ -232,6 +245,23 @@ def test_refusals(tmp_path):
         W[0, 0] = value
         with pytest.raises(errors.RangeError, match=r"params\[0\]\[0\].W_ih"):
             gru_xp.quantize(((w._replace(W_ih=W),),), kind)
+
+
+def test_functions_of_trees_refuse_what_would_lose_how_weights_are_stored():
+    narrow = gru_xp.quantize(model().params, activations="int8")
+    for function in (
+        gru_xp.prepare,
+        gru_xp.weights,
+        gru_xp.fake_quantize,
+        lambda params: gru_xp.to(params, like=np.zeros(1)),
+    ):
+        with pytest.raises(errors.StructureError, match="quantised ones with int8 weights, int8 .*GRU.from_params"):
+            function(narrow)
+    with pytest.raises(errors.StructureError, match="params: expected a tuple of layers, got PreparedParams"):
+        gru_xp.map_params(lambda a: a, narrow)
+    for params in (model().params[0][0], (model().params[0][0],)):
+        with pytest.raises(errors.StructureError, match=r"params.*: expected .*\(\(w,\),\)"):
+            gru_xp.quantize(params)
 
 
 def test_no_gradient_goes_through_rounded_activations():

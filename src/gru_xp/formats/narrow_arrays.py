@@ -65,7 +65,7 @@ def arrays_of(gru: StoredGRU, sizes: Sizes) -> tuple[dict[str, np.ndarray], dict
         if entry.dtype == "int8":
             scales = [[narrow.scales_of(layer, d) for d in range(sizes.D)] for layer in entry.layers]
             rows = np.asarray([[getattr(s, entry.fields[0]) for s in layer] for layer in scales])
-            values = integers(values.reshape(-1, entry.shape[-1]), rows.reshape(-1), np).reshape(entry.shape)
+            values = integers(values.reshape(rows.size, entry.shape[-1]), rows.reshape(-1), np).reshape(entry.shape)
         arrays[name] = values.astype({"int8": "i1", "float16": "f2"}.get(entry.dtype, "f4"))
         dtypes[name] = entry.dtype
     return arrays, dtypes

@@ -207,6 +207,8 @@ def _weights(build: _Builder, directions: tuple[CellParams, ...], narrow: Narrow
             stored = letter.astype(np.float16) if narrow.weights == "float16" else letter
             held = build.weight(stored, dtype=narrow.weights)
             names.append(build.node("Cast", [held], to=library().TensorProto.FLOAT))
+        elif letter.size == 0:  # in Reshape a size of 0 means that of its input
+            names.append(build.weight(letter))
         else:
             rows = stored_rows([w[index] for w in directions], [scales[index] for scales in narrow.scales[0]])
             wide = build.node("DequantizeLinear", list(map(build.constant, rows)), axis=0)
