@@ -51,14 +51,15 @@ def narrow_cases() -> Iterator[Case]:
         yield Case(
             "inference",
             f"int8 activations step by step, {name}",
-            "sums that saturate, a rounding towards zero, signed bytes taken for unsigned ones, a stale scale",
+            "sums that saturate, a rounding towards zero, signed bytes taken for unsigned ones, a stale scale, a state "
+            "scaled by its own largest number, one scale for all rows",
             _step_by_step(config),
         )
     for name, config in (("everything at once", EVERYTHING), ("from zero", EVERYTHING.but(h0=False))):
         yield Case(
             "inference",
             f"int8 activations, {name}",
-            "the scale of another row of x, of another layer or of the padding",
+            "the scale of another row of x or of another layer",
             _sequences(config),
         )
 

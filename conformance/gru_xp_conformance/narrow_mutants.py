@@ -34,6 +34,8 @@ class HonestNarrow(HonestLayer):
 
     serves_integers = True
     matrix: type[Matrix] = Matrix
+    #: what the cases that are meant to reject it say that they catch
+    caught_as = ""
 
     def pack_narrow(self, w: CellParams, narrow: Narrow, scales: CellParams | None, /) -> CellParams:
         """The weights as `inference` takes them."""
@@ -53,12 +55,16 @@ class HonestNarrow(HonestLayer):
 class ScaleOfTheWrongRow(HonestNarrow):
     """Each row has the scale of the one before it."""
 
+    caught_as = "the scale of another row"
+
     def packed(self, q: Any, scale: Any) -> tuple[Any, Any]:
         return q, np.roll(scale, 1)
 
 
 class StaleScale(HonestNarrow):
     """The scales of the first weights of a size are kept for later ones."""
+
+    caught_as = "a stale scale"
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,12 +77,16 @@ class StaleScale(HonestNarrow):
 class UnsignedWeights(HonestNarrow):
     """The bytes of the weights are taken for unsigned ones."""
 
+    caught_as = "weights read as unsigned numbers"
+
     def packed(self, q: Any, scale: Any) -> tuple[Any, Any]:
         return np.where(q < 0, q + 256, q), scale
 
 
 class UnsignedRows(HonestNarrow):
     """The bytes of x and the state are taken for unsigned ones."""
+
+    caught_as = "signed bytes taken for unsigned ones"
 
     class matrix(Matrix):  # noqa: N801
         def rows(self, a: Any) -> Any:
@@ -86,6 +96,8 @@ class UnsignedRows(HonestNarrow):
 class TowardsZero(HonestNarrow):
     """x and the state are rounded towards zero."""
 
+    caught_as = "a rounding towards zero"
+
     class matrix(Matrix):  # noqa: N801
         def rows(self, a: Any) -> Any:
             return a.astype("i8")
@@ -93,6 +105,8 @@ class TowardsZero(HonestNarrow):
 
 class Saturating(HonestNarrow):
     """Products of pairs are summed in 16 bits, as `pmaddubsw` does, with 128 added to the rows."""
+
+    caught_as = "sums that saturate"
 
     class matrix(Matrix):  # noqa: N801
         def sums(self, k: Any, q: Any) -> Any:
@@ -105,10 +119,37 @@ class Saturating(HonestNarrow):
 class StateAsAnyRow(HonestNarrow):
     """The state is scaled by its own largest number, where its scale is 1."""
 
+    caught_as = "a state scaled by its own largest number"
+
     class matrix(Matrix):  # noqa: N801
         def times(self, a: Any) -> Any:
             self.least = 2.0**-100
             return super().times(a)
+
+
+class ScaleOfAnotherRowOfX(HonestNarrow):
+    """The sums of each row of x and the state are scaled as those of the row before it."""
+
+    caught_as = "the scale of another row of x"
+
+    class matrix(Matrix):  # noqa: N801
+        def times(self, a: Any) -> Any:
+            m = np.maximum(np.abs(a).max(axis=-1, keepdims=True), np.float32(self.least))
+            return super().times(a) * (np.roll(m, 1, axis=-2) / m)
+
+
+class ScaleOfTheWholeBatch(HonestNarrow):
+    """x and the state are scaled by the largest number of all rows."""
+
+    caught_as = "one scale for all rows"
+
+    class matrix(Matrix):  # noqa: N801
+        def times(self, a: Any) -> Any:
+            least, self.least = self.least, max(self.least, float(np.abs(a).max(initial=0.0)))
+            try:
+                return super().times(a)
+            finally:
+                self.least = least
 
 
 NARROW_MUTANTS = (
@@ -119,4 +160,6 @@ NARROW_MUTANTS = (
     TowardsZero,
     Saturating,
     StateAsAnyRow,
+    ScaleOfAnotherRowOfX,
+    ScaleOfTheWholeBatch,
 )

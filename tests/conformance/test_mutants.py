@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
+from gru_xp import quantized
 from gru_xp_conformance.cases import GROUPS
 from gru_xp_conformance.matrix import FAILED, NOT_RUN, judge_case, plan
 from gru_xp_conformance.mutants import HONEST, MUTANTS, Mutant
@@ -31,7 +35,37 @@ def test_kernels_that_read_narrow_weights_wrongly_are_rejected(kind: type[Honest
     wrong = [outcome for outcome in outcomes if outcome.status == FAILED]
     assert all(outcome.status != NOT_RUN for outcome in outcomes)
     assert bool(wrong) == (kind is not HonestNarrow), [outcome.reason for outcome in wrong]
+    meant = {case.name for case in narrow_cases() if kind.caught_as in case.catches}
+    assert meant & {outcome.case for outcome in wrong} or kind is HonestNarrow, (
+        f"not seen by the cases that say: {kind.caught_as}"
+    )
     assert all("Error: " not in outcome.reason for outcome in wrong), wrong
+
+
+def truncated(W: Any) -> tuple[Any, Any]:
+    scale = np.abs(W).max(axis=1) / np.float32(127)
+    return np.trunc(W / scale[:, None]) * scale[:, None], scale
+
+
+def of_another_row(W: Any) -> tuple[Any, Any]:
+    scale = np.roll(np.abs(W).max(axis=1) / np.float32(127), 1)
+    return np.clip(np.rint(W / scale[:, None]), -127, 127) * scale[:, None], scale
+
+
+def of_the_whole_matrix(W: Any) -> tuple[Any, Any]:
+    scale = np.full(len(W), np.abs(W).max() / np.float32(127))
+    return np.rint(W / scale[:, None]) * scale[:, None], scale
+
+
+@pytest.mark.parametrize("rounding", [truncated, of_another_row, of_the_whole_matrix])
+def test_weights_that_are_rounded_wrongly_are_rejected(rounding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each case of int8 weights, whoever computes: they are not the nearest that there are."""
+    monkeypatch.setattr(quantized, "_rounded", lambda W, weights, backend: rounding(W))
+    honest = Mutant(HonestNarrow, "inference")
+    for case in narrow_cases():
+        if case.name.startswith("int8 weights"):
+            outcome = judge_case(honest.target, case, "float32", honest.implementation())
+            assert outcome.status == FAILED and "weights: expected" in outcome.reason
 
 
 @pytest.mark.parametrize("honest", HONEST, ids=str)
