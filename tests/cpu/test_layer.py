@@ -33,7 +33,9 @@ SIZES = [  # T, N, I, H
     (1, 3, 70, 16),
     (1, 5, 1, 130),
     (1, 8, 130, 65),
-    (1, 9, 17, 33),
+    (1, 13, 90, 50),
+    (1, 16, 33, 130),
+    (1, 17, 17, 33),
     (5, 1, 3, 7),
     (4, 3, 33, 16),
     (7, 9, 20, 33),
@@ -148,7 +150,15 @@ def test_every_option_equals_the_plain_layer(sizes: tuple[int, int, int, int], d
 @pytest.mark.parametrize("threads", ["1", "2", "3", "7"])
 @pytest.mark.parametrize(
     "sizes",
-    [(80, 8, 64, 96), (50, 33, 64, 96), (30, 1, 300, 257), (60, 5, 100, 40), (600, 17, 20, 30), (1, 7, 333, 257)],
+    [
+        (80, 8, 64, 96),
+        (50, 33, 64, 96),
+        (30, 1, 300, 257),
+        (60, 5, 100, 40),
+        (600, 17, 20, 30),
+        (1, 7, 333, 257),
+        (1, 16, 333, 257),
+    ],
     ids=str,
 )
 def test_threads_and_blocks_of_time(
@@ -164,7 +174,9 @@ def test_threads_and_blocks_of_time(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("sizes", [(80, 8, 64, 96), (30, 1, 300, 257), (600, 17, 20, 30), (1, 7, 333, 257)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(80, 8, 64, 96), (30, 1, 300, 257), (600, 17, 20, 30), (1, 7, 333, 257), (1, 16, 333, 257)], ids=str
+)
 def test_threads_and_blocks_of_time_in_16_bits(
     sizes: tuple[int, int, int, int], dtype: str, width: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,8 @@
 Packing reads and writes all weights, and takes longer than a step of so few rows. Without it such a step is faster by
 these factors (one thread, float32, AVX-512 with 2 MiB of L2, medians of alternating calls; I = H, inference and
 forward + backward): at H = 512 3.1 and 2.1 for N = 1, 2.8 and 2.0 for N = 4, 2.2 and 1.6 for N = 8; at H = 128 2.0 and
-1.7, 1.3 and 1.4, 1.1 and 1.2.
+1.7, 1.3 and 1.4, 1.1 and 1.2. With N = 16, on two threads: 1.4 and 1.3 at H = 512, 0.95 and 1.2 at H = 128. With
+N = 32 nothing is gained.
 
 W (rows, columns) is a plain matrix whose last vectors may be masked. The hidden units are dealt out to the threads;
 there is one barrier in the backward pass, between the gates' gradients and what is computed from them.
@@ -27,7 +28,7 @@ from .tiling import share
 __all__ = ["backward_of_few_rows", "few_rows", "forward_of_few_rows"]
 
 #: how many are few
-FEW = 8
+FEW = 16
 #: vectors of columns at once
 AT_ONCE = 4
 #: rows at once by the number of registers
@@ -237,19 +238,32 @@ def outer(
 
     def write(k: Value, groups: int, mask: Value | None) -> None:
         only = [right.load_vector(k + g * V, mask) for g in range(groups)] if at_once == 1 else []
-        with c.loop(j0, j1) as j, c.loop(0, (rows - j * V).min(V)) as lane:
-            block, target = D.at(j * between + lane), out.at((j * V + lane) * columns + k)
-            if at_once == 1:
-                d = c.splat(block.load())
-                values = [d * vector for vector in only]
-            else:
-                sums = [c.variable(c.constant(0.0)) for _ in range(groups)]
-                with c.loop(0, n) as m:
-                    d, line = c.splat(block.load(m * V)), right.at(m * columns + k)
-                    for g, total in enumerate(sums):
-                        total.set(c.fma(d, line.load_vector(g * V, mask), total.get()))
-                values = [total.get() for total in sums]
-            for g, value in enumerate(values):
-                target.store_vector(value, g * V, mask)
+        with c.loop(j0, j1) as j:
+            lanes = (rows - j * V).min(V)
+            whole = lanes // at_once * at_once
+            with c.loop(0, whole, at_once) as lane:
+                some(j, lane, at_once, k, groups, mask, only)
+            if at_once > 1:
+                with c.loop(whole, lanes) as lane:
+                    some(j, lane, 1, k, groups, mask, only)
+
+    def some(j: Value, lane: Value, count: int, k: Value, groups: int, mask: Value | None, only: list[Value]) -> None:
+        block = D.at(j * between + lane)
+        if only:
+            d = c.splat(block.load())
+            values = [d * vector for vector in only]
+        else:
+            sums = [c.variable(c.constant(0.0)) for _ in range(count * groups)]
+            with c.loop(0, n) as m:
+                line = right.at(m * columns + k)
+                vectors = [line.load_vector(g * V, mask) for g in range(groups)]
+                for i in range(count):
+                    d = c.splat(block.load(m * V + i))
+                    for total, vector in zip(sums[i * groups :], vectors, strict=False):
+                        total.set(c.fma(d, vector, total.get()))
+            values = [total.get() for total in sums]
+        for place, value in enumerate(values):
+            target = out.at((j * V + lane + place // groups) * columns + k)
+            target.store_vector(value, place % groups * V, mask)
 
     _over_columns(c, columns, write)
