@@ -43,6 +43,11 @@ def remembered(numbers: list[float]) -> bool:
     return min(ours, theirs) > 0.95 and without < 0.6
 
 
+def fine_tuned(numbers: list[float]) -> bool:
+    right, right_before, before, right_after, after = numbers
+    return right > 0.9 and min(right_before, right_after) > right - 0.01 and after < 0.97 * before
+
+
 def rewarded(numbers: list[float]) -> bool:
     theirs, ours = numbers[0], numbers[2]
     return ours > 0.95 and abs(ours - theirs) < 0.02
@@ -54,6 +59,7 @@ RESULTS: dict[str, Callable[[list[float]], bool]] = {
     "per_sample_gradient_norms": told_apart,
     "train_with_jax_and_optax": learned,
     "classify_with_scikit_learn": recognised,
+    "fine_tune_for_int8": fine_tuned,
     "memory_task_in_gymnasium": remembered,
     "rollouts_in_torchrl": rewarded,
 }
