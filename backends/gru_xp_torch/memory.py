@@ -25,6 +25,7 @@ DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.bfloat16: BITS,
     torch.bool: np.dtype(bool),
 }
+UINT16 = np.dtype("u2")
 TENSORS = {dtype: tensor for tensor, dtype in DTYPES.items()}
 
 
@@ -105,4 +106,6 @@ def shown(array: Any) -> Any:
     if type(memory) is New and memory.tensor.nbytes == array.nbytes:
         tensor = memory.tensor
         return tensor if tensor.shape == array.shape else tensor.resize_(array.shape)
-    return torch.from_numpy(array.view("u2")).view(torch.bfloat16) if array.dtype == BITS else torch.from_numpy(array)
+    if array.dtype is BITS:
+        return torch.from_numpy(array.view(UINT16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

@@ -30,8 +30,8 @@ class Stream:
     >>> stream.step(rng.normal(size=(1, 3))).shape
     (1, 4)
 
-    `params` as for `gru`, L layers in one direction, in float32 or float64; they are copied. `state` (L, N, H) may be
-    read and written to between the steps; zeros at first. A stream serves one thread at a time.
+    `params` as for `gru`, L layers in one direction, of any dtype that the kernels take; they are copied. `state`
+    (L, N, H) may be read and written to between the steps; zeros at first. A stream serves one thread at a time.
     """
 
     def __init__(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int = 1):
