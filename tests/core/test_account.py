@@ -128,6 +128,31 @@ def test_the_command(tmp_path: Path) -> None:
     np.testing.assert_array_equal(gru_xp.load(narrow)(X)[0], gru_xp.quantize(model, "int8", "int8")(X)[0])
 
 
+def test_the_command_says_what_was_read_and_what_the_file_does_not_keep(tmp_path: Path) -> None:
+    """Which GRU of several, batch_first, a dtype that is widened; and int8 activations, which ONNX cannot have."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    first = torch.nn.GRU(24, 40, batch_first=True).bfloat16()
+    torch.save({"first": first.state_dict(), "second": torch.nn.GRU(3, 4).state_dict()}, tmp_path / "two.pt")
+    np.save(tmp_path / "x.npy", X.swapaxes(0, 1).astype("f8"))
+    arguments = ["quantize", str(tmp_path / "two.pt"), str(tmp_path / "narrow.onnx"), "--activations", "int8"]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 1 and "'first', 'second'" in refused.output
+    result = CliRunner().invoke(app, [*arguments, "--name", "first", "--batch-first", "--on", str(tmp_path / "x.npy")])
+    assert result.exit_code == 0, result.output
+    for words in ("GRU 'first', I=24", "x (N, T, I)", "same numbers as in bfloat16", "over 200 steps"):
+        assert words in result.output
+    assert "changed: int8 activations: there products are of float32" in result.output
+    whole = gru_xp.from_framework(first.float())
+    again = gru_xp.load(tmp_path / "narrow.onnx")
+    np.testing.assert_array_equal(again.params[0][0].W_hh, gru_xp.quantize(whole).params[0][0].W_hh)
+    assert again(X.swapaxes(0, 1))[0].shape == (2, 200, 40)
+    twice = CliRunner().invoke(app, ["quantize", str(tmp_path / "narrow.onnx"), str(tmp_path / "again.onnx")])
+    assert twice.exit_code == 1 and "not quantised yet, got int8 weights" in twice.output
+    picture = CliRunner().invoke(app, [*arguments, "--name", "first", "--picture", str(tmp_path / "a.foo")])
+    assert picture.exit_code == 1 and "a.foo: Format 'foo' is not supported" in picture.output
+
+
 def test_the_command_leaves_out_layers_that_lose_more(tmp_path: Path) -> None:
     low, high = gru_xp.GRU(24, 40, num_layers=2, seed=0).params
     model = gru_xp.GRU.from_params((low, (high[0]._replace(W_ih=10 * high[0].W_ih),)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,9 +10,15 @@ import typer
 
 import gru_xp
 from gru_xp.account import QuantizationAccount
+from gru_xp.discovery import Place
+from gru_xp.discovery import load as load_backend
+from gru_xp.files import format_of, read, write
+from gru_xp.loading import as_model
+from gru_xp.module import as_stored
+from gru_xp.stored import with_dtype
 
 from .main import read_npy
-from .terminal import errors, make_console, printable
+from .terminal import BatchFirstOption, NameOption, errors, make_console, say, show_read, show_report
 
 __all__ = ["quantize"]
 
@@ -28,6 +35,8 @@ def quantize(
     ] = None,
     on: Annotated[Path | None, typer.Option(metavar="X.NPY", help="input to compare on, instead of random")] = None,
     picture: Annotated[Path | None, typer.Option(metavar="PNG", help="draw the difference over time")] = None,
+    name: NameOption = None,
+    batch_first: BatchFirstOption = None,
 ) -> None:
     """Store a model's weights in 8 or 16 bits, and say what that costs.
 
@@ -36,17 +45,25 @@ def quantize(
     """
     console = make_console()
     with errors():
-        whole = gru_xp.load(model)
+        origin = format_of(model).name  # before it may be replaced
+        stored = read(model, name=name, batch_first=batch_first)
+        if stored.narrow is None:
+            stored = with_dtype(stored, "float32")
+        whole = as_model(stored, Place(load_backend("numpy"), "cpu"))
         x = None if on is None else read_npy(on)
         narrow = gru_xp.quantize(
             whole, weights, activations, keep_below=keep_below, x=None if keep_below is None else x
         )
         account = gru_xp.quantization_account(whole, narrow, x)
-        narrow.save(out)
         if picture is not None:
             _draw(account, picture)
+        report = write(replace(as_stored(narrow), h0=stored.h0), out)
+    show_read(console, model, origin, stored)
     console.print(str(account), highlight=False, soft_wrap=True)
-    console.print(f"wrote {printable(str(out))}, {out.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
+    written = format_of(out, writing=True).name
+    size = f"{out.stat().st_size:,} bytes" if written != "numpy" else "with its weights beside it"
+    say(console, f"wrote {out} ({written}), {size}")
+    show_report(console, report)
 
 
 def _draw(account: QuantizationAccount, path: Path) -> None:
@@ -68,4 +85,7 @@ def _draw(account: QuantizationAccount, path: Path) -> None:
     axis.set_title(f"{account.stored}, beside float32")
     axis.set_ylim(bottom=0)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    try:
+        figure.savefig(path, dpi=130)
+    except ValueError as error:  # of an ending that it does not know
+        raise gru_xp.GRUError(f"{path}: {error}") from None
