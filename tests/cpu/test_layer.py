@@ -175,7 +175,7 @@ def test_threads_and_blocks_of_time(
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(
-    "sizes", [(80, 8, 64, 96), (30, 1, 300, 257), (600, 17, 20, 30), (1, 7, 333, 257), (1, 16, 333, 257)], ids=str
+    "sizes", [(80, 8, 64, 96), (30, 1, 300, 257), (600, 17, 20, 30), (1, 16, 333, 257), (3, 600, 5, 20)], ids=str
 )
 def test_threads_and_blocks_of_time_in_16_bits(
     sizes: tuple[int, int, int, int], dtype: str, width: str, monkeypatch: pytest.MonkeyPatch
@@ -203,16 +203,34 @@ def test_the_state_is_rounded_after_each_step(dtype: str, width: str) -> None:
         assert np.array_equal(h_n, one) != moves and np.array_equal(y[-1], h_n)
 
 
-def test_long_calls_in_pieces(width: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("save", ["all", "states"])
+def test_the_weights_gradients_are_rounded_once(save: Any, dtype: str, width: str) -> None:
+    """Sums over blocks of time that each add less than half a unit in the last place: all of them together count."""
+    T, N, I, H = 2000, 17, 5, 21
+    w = CellParams(*(np.zeros(shape, dtype) for shape in ((3 * H, I), (3 * H, H), 3 * H, 3 * H)))
+    w.b_ih[H : 2 * H] = -30  # the update gate is closed, so the state is the candidate: zero
+    dy = np.full((T, N, H), tolerance.EPS[dtype], dtype)
+    dy[-200:] = 1.0
+    options = Options(save=save)
+    *_, tape = FUSED.forward(np.ones((T, N, I), dtype), np.zeros((N, H), dtype), w, options)
+    _, _, dw = FUSED.backward(tape, dy, None)
+    total = np.sum(dy[:, :, 0], dtype="f8")
+    assert np.array_equal(dw.W_ih[2 * H :], np.full((H, I), total, dtype))
+    assert np.array_equal(dw.b_ih[2 * H :], np.full(H, total, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_long_calls_in_pieces(dtype: str, width: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call goes into native code several times, so that Ctrl-C is seen; the result does not show it."""
     from gru_xp_cpu.calling import plan
 
-    case = Case((700, 9, 6, 20), "float32", lengths=True, resets=True, reverse=True)
-    whole = case.run(FUSED, "float32")
+    case = Case((700, 9, 6, 20), dtype, lengths=True, resets=True, reverse=True)
+    whole = case.run(FUSED, dtype)
     monkeypatch.setattr(plan, "SEGMENT", 1.0)
     reset_for_tests()
     try:
-        pieces = case.run(FUSED, "float32")
+        pieces = case.run(FUSED, dtype)
     finally:
         reset_for_tests()
     for name in QUANTITIES:
