@@ -1,8 +1,9 @@
 """Weights stored in 8 or 16 bits: what is known of them beside the numbers that they stand for.
 
 int8 is symmetric, with one scale for each row of W_ih and W_hh, so for each gate and unit: W = scale * q with the
-integers q from -127 to 127. Biases, gates, state and sums are float32. Everywhere the weights are kept as the float32
-numbers that they mean, which is exact in all three formats: from those and the scales come the integers again.
+integers q from -127 to 127; files of others may hold -128 too, beside float activations. Biases, gates, state and sums
+are float32. Everywhere the weights are kept as the float32 numbers that they mean, which is exact in all three formats:
+from those and the scales come the integers again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from .params import CellParams, Params
 
-__all__ = ["ACTIVATIONS", "WEIGHTS", "Activations", "Narrow", "Weights", "integers", "narrow_stack"]
+__all__ = ["ACTIVATIONS", "WEIGHTS", "Activations", "Narrow", "Weights", "are_int8", "integers", "narrow_stack"]
 
 Weights: TypeAlias = Literal["int8", "bfloat16", "float16"]
 Activations: TypeAlias = Literal["float32", "int8"]
@@ -71,6 +72,14 @@ def narrow_stack(layers: Sequence[tuple[Narrow | None, int]]) -> Narrow | None:
         for narrow, D in layers
     )
     return replace(one, scales=scales, kept=kept)
+
+
+def are_int8(W: Any, scale: Any, xp: Any) -> bool:
+    """Whether W (M, K) is int8 numbers times the scales (M,), bit for bit."""
+    if not bool(xp.all((scale >= 0) & xp.isfinite(scale))):
+        return False
+    q = integers(W, scale, xp)
+    return bool(xp.all((q >= -128) & (q <= 127) & (q * scale[:, None] == W)))
 
 
 def integers(W: Any, scale: Any, xp: Any) -> Any:

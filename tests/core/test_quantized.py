@@ -200,7 +200,6 @@ def test_damaged_files_are_refused(tmp_path):
         metadata, arrays = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     changes = {
         r"scales: expected float32 \(1, 1, 2, 12\), got float32 \(5,\)": {"scales": np.ones(5, "f4")},
-        "from -127 to 127": {"weight_hh": np.full((1, 1, 12, 4), -128, "i1")},
         "not negative": {"scales": np.full((1, 1, 2, 12), -1, "f4")},
         "weight_hh: expected int8": {"weight_hh": np.zeros((1, 1, 12, 4), "f4")},
         "other: expected nothing": {"other": np.ones(12, "f4")},
@@ -210,6 +209,13 @@ def test_damaged_files_are_refused(tmp_path):
         with pytest.raises(errors.FileFormatError, match=words):
             gru_xp.load(path)
     held = json.loads(metadata["narrow"])
+    least = arrays | {"weight_hh": np.full((1, 1, 12, 4), -128, "i1")}
+    library.save_file(least, path, metadata | {"narrow": json.dumps(held | {"activations": "int8"})})
+    with pytest.raises(errors.FileFormatError, match="from -127 to 127 beside int8 activations"):
+        gru_xp.load(path)
+    library.save_file(least, path, metadata)
+    W = gru_xp.load(path).params[0][0].W_hh
+    np.testing.assert_array_equal(W, -128 * np.repeat(arrays["scales"][0, 0, 1, :, None], 4, axis=1))
     for change in ({"activations": "int4"}, {"weights": "int4"}, {"kept": [0]}, {"kept": [1]}, {"kept": None}):
         library.save_file(arrays, path, metadata | {"narrow": json.dumps(held | change)})
         with pytest.raises(errors.FileFormatError, match="activations that fit and the layers that are kept"):

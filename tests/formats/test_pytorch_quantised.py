@@ -15,6 +15,7 @@ import torch
 
 import gru_xp
 from gru_xp import errors, files
+from gru_xp.narrow import integers
 from gru_xp.params import weights_of
 from gru_xp.stored import StoredGRU
 
@@ -96,11 +97,63 @@ def test_the_numbers_are_those_that_pytorch_dequantises(how: str, kind: str, wha
                     right = arrays[f"{field}{end}"]
                     right = right.dequantize() if right.is_quantized else right
                     assert own.dtype == np.float32 and np.array_equal(own, right.detach().numpy())
+        if "int8" in kind:
+            assert_stored_as_there(grus[name], arrays)
         said = [note.what for note in grus[name].report.notes if note.fate == "changed"]
         assert said == (["the quantised products"] if "int8" in kind else [])
         assert not grus[name].report.exact or "int8" not in kind
     if how in ("module", "script", "live"):
         assert (grus["enc.0"].batch_first, grus["enc.0"].dropout) == (net.enc[0].batch_first, net.enc[0].dropout)
+
+
+def assert_stored_as_there(gru: StoredGRU, arrays: dict[str, Any]) -> None:
+    """With PyTorch's integers and its scales, of a matrix or of each row."""
+    assert gru.narrow is not None and str(gru.narrow) == "int8 weights"
+    for layer, directions in enumerate(gru.params):
+        for d, w in enumerate(directions):
+            for field, W, scale in zip(("weight_ih", "weight_hh"), w[:2], gru.narrow.scales[layer][d][:2], strict=True):
+                right = arrays.get(f"{field}_l{layer}{'_reverse' if d else ''}", arrays.get(field))
+                of_rows = right.qscheme() == torch.per_channel_affine
+                scales = right.q_per_channel_scales().float() if of_rows else torch.full((3 * H,), right.q_scale())
+                np.testing.assert_array_equal(scale, scales.numpy())
+                np.testing.assert_array_equal(integers(W, scale, np), right.int_repr().numpy())
+
+
+def test_int8_weights_stay_int8_in_our_files(tmp_path: Path) -> None:
+    """With -128, too, which PyTorch's observers make of some of the least weights."""
+    net = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.GRU(I, 64)), {torch.nn.GRU: DYNAMIC})
+    arrays = {**net[0].get_weight(), **net[0].get_bias()}
+    W = arrays["weight_hh_l0"]
+    q = W.int_repr()
+    q[0, 0] = -128
+    arrays["weight_hh_l0"] = torch._make_per_tensor_quantized_tensor(q, W.q_scale(), 0)
+    torch.save(arrays, tmp_path / "m.pt")
+    with pytest.warns(errors.ConversionWarning, match="the quantised products"):
+        model = gru_xp.load(tmp_path / "m.pt")
+    x = np.random.default_rng(0).normal(size=(T, N, I)).astype("f4")
+    for name in ("m.safetensors", "m.onnx"):
+        model.save(tmp_path / name)
+        again = gru_xp.load(tmp_path / name)
+        assert repr(again) == repr(model) and "weights='int8'" in repr(model)
+        np.testing.assert_array_equal(again(x)[0], model(x)[0])
+    for backend in ("torch", "jax", "array_api_strict"):
+        np.testing.assert_allclose(model(x, backend=backend)[0], model(x)[0], atol=1e-6)
+    with pytest.warns(errors.ConversionWarning, match="the quantised products"):
+        wide = gru_xp.load(tmp_path / "m.pt", dtype="float32")
+    np.testing.assert_array_equal(wide(x)[0], model(x)[0])
+    wide.save(tmp_path / "m.npz")
+
+
+def test_a_zero_point_is_multiplied_out(tmp_path: Path) -> None:
+    """No observer of weights of PyTorch has one; a file may."""
+    net = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.GRU(I, H)), {torch.nn.GRU: DYNAMIC})
+    arrays = {**net[0].get_weight(), **net[0].get_bias()}
+    W = arrays["weight_ih_l0"]
+    arrays["weight_ih_l0"] = torch._make_per_tensor_quantized_tensor(W.int_repr(), W.q_scale(), 3)
+    torch.save(arrays, tmp_path / "m.pt")
+    (gru,) = files.contents(tmp_path / "m.pt").grus
+    assert gru.narrow is None
+    np.testing.assert_array_equal(gru.params[0][0].W_ih, arrays["weight_ih_l0"].dequantize().numpy())
 
 
 @pytest.mark.parametrize("kind", KINDS)

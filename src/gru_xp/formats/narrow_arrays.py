@@ -87,8 +87,8 @@ def params_of(tensors: Mapping[str, Tensor], sizes: Sizes, narrow: Narrow, where
         values = tensors[name].read()
         if name == "scales" and not ((values >= 0) & (values < np.inf)).all():
             raise FileFormatError(f"{where}: scales: expected finite numbers that are not negative")
-        if entry.dtype == "int8" and (values == -128).any():
-            raise FileFormatError(f"{where}: {name}: expected integers from -127 to 127")
+        if entry.dtype == "int8" and narrow.activations == "int8" and (values == -128).any():
+            raise FileFormatError(f"{where}: {name}: expected integers from -127 to 127 beside int8 activations")
         into = scales if name == "scales" else cells
         rows = values if len(entry.fields) == 2 else values[:, :, None]
         for index, layer in enumerate(entry.layers):

@@ -2,7 +2,7 @@
 
 What is read is found by evaluating what stands between the file's numbers and the node once more, with the scales
 instead of the numbers: so any exporter's way of moving weights about is followed. It is taken for weights in 8 bits if
-each row has one scale, and integers from -127 to 127 times that are the node's weights, bit for bit.
+each row has one scale, and int8 numbers times that are the node's weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from gru_xp.formats.layouts import swapped
 from gru_xp.formats.onnx.constants import MOVES, Evaluation, Graph, Unknown
 from gru_xp.formats.onnx.quantized import QUANTISING, quantised
-from gru_xp.narrow import Narrow, Weights, integers
+from gru_xp.narrow import Narrow, Weights, are_int8, integers
 from gru_xp.params import CellParams
 from gru_xp.stored import Note, rounded_to_bfloat16
 
@@ -30,8 +30,8 @@ NOTES = {
 DEQUANTISED = Note(
     "folded",
     "quantised weights",
-    "the file holds integers with scales, other than from -127 to 127 with one scale for each row; they are multiplied "
-    "out here, to the numbers that its own runtime uses",
+    "the file holds integers with scales, other than int8 with one scale for each row; they are multiplied out here, "
+    "to the numbers that its own runtime uses",
 )
 
 
@@ -81,12 +81,8 @@ def _stored_as(known: Evaluation, name: str, W: np.ndarray) -> _StoredAs | None:
     widening, casts = _behind(known.graph, name)
     if widening:
         rows = _scales_of_rows(known, name, W.shape, widening)
-        if rows is None or not (np.isfinite(rows) & (rows >= 0)).all():
-            return None
-        flat, scale = W.reshape(-1, W.shape[-1]), rows.reshape(-1)
-        q = integers(flat, scale, np)
-        same = np.array_equal(q * scale[:, None], flat) and np.abs(q).max() <= 127
-        return _StoredAs("int8", rows) if same else None
+        fits = rows is not None and are_int8(W.reshape(-1, W.shape[-1]), rows.reshape(-1), np)
+        return _StoredAs("int8", rows) if fits else None
     dtypes = {known.value(node.input[0]).dtype.name for node in casts}
     with np.errstate(over="ignore"):
         if "float16" in dtypes and np.array_equal(W.astype(np.float16), W):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from gru_xp.atomic import write_whole
@@ -19,7 +20,7 @@ from gru_xp.formats.pytorch.calls import CELL, CONSTANTS, joined, named_by_calls
 from gru_xp.formats.pytorch.exported import calls_in_export, graph_of, tensors_of_export
 from gru_xp.formats.pytorch.modules import Module, judged
 from gru_xp.formats.pytorch.options import OPTIONS
-from gru_xp.formats.pytorch.quantised import UNREADABLE, Dequantised
+from gru_xp.formats.pytorch.quantised import UNREADABLE, dequantised
 from gru_xp.formats.pytorch.script import calls_in_script, calls_quantised
 from gru_xp.formats.pytorch.storages import Budget, unreadable
 from gru_xp.formats.pytorch.tree import found_in
@@ -104,7 +105,13 @@ PACKED = "torch.ScriptObject"  # what quantised weights are in a live state_dict
 def _dequantised(array: Any) -> Tensor:
     if not array.is_quantized:
         return tensor_of(array)
-    return Dequantised(tuple(array.shape), "float32", tensor_of(array.dequantize()).read)
+    kind = SimpleNamespace(origin=str(array.qscheme()))
+    if kind.origin == "torch.per_tensor_affine":
+        scheme: tuple[Any, ...] = kind, array.q_scale(), array.q_zero_point()
+    else:
+        scales, zeros = map(tensor_of, (array.q_per_channel_scales(), array.q_per_channel_zero_points()))
+        scheme = kind, scales, zeros, array.q_per_channel_axis()
+    return dequantised(tensor_of(array.int_repr()), scheme)
 
 
 def _class_of(module: Any) -> str:

@@ -2,14 +2,15 @@
 
 A file holds each product's weight and bias (LinearPackedParamsBase), and of a GRU those of each layer and direction
 (CellParamsBase). The weights are int8 with one scale, or with one for each row, and are read as
-(q - zero point) * scale in float32, as `Tensor.dequantize` computes it; or they are float32 that hold float16 numbers.
-PyTorch rounds what is multiplied by int8 weights to 8 bits too, which nothing here does.
+(q - zero point) * scale in float32, as `Tensor.dequantize` computes it; they stay int8 weights where all of a GRU have
+the zero point 0. Or they are float32 that hold float16 numbers. PyTorch rounds what is multiplied by int8 weights to 8
+bits too, which nothing here does.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,8 @@ import numpy as np
 from gru_xp.errors import FileFormatError
 from gru_xp.formats.named import pytorch_names
 from gru_xp.formats.pytorch.calls import CELL, joined
+from gru_xp.narrow import Narrow, are_int8
+from gru_xp.params import CellParams
 from gru_xp.stored import Note, Refusal, Report, StoredGRU, Tensor
 
 __all__ = ["UNREADABLE", "Dequantised", "dequantised", "is_packed", "noted", "of_modules", "unpacked"]
@@ -25,13 +28,12 @@ __all__ = ["UNREADABLE", "Dequantised", "dequantised", "is_packed", "noted", "of
 BASES = ("torch.classes.rnn.CellParamsBase", "torch.classes.quantized.LinearPackedParamsBase")
 KINDS = ("quantized", "quantized_dynamic", "quantized_fp16")
 SCHEMES = {"torch.per_tensor_affine": 3, "torch.per_channel_affine": 4}  # and how long their descriptions are
-ROUNDED = (
-    Note("folded", "int8 weights", "the file holds integers with scales, which are multiplied out here"),
-    Note(
-        "changed",
-        "the quantised products",
-        "quantize_dynamic rounds x and the state to 8 bits before each product; here they are not rounded",
-    ),
+STORED = Note("exact", "int8 weights", "the file's integers and scales")
+WIDENED = Note("folded", "int8 weights", "the file holds integers with scales, which are multiplied out here")
+ROUNDED = Note(
+    "changed",
+    "the quantised products",
+    "quantize_dynamic rounds x and the state to 8 bits before each product; here they are not rounded",
 )
 SAVE = "in PyTorch save its numbers, which can be loaded: torch.save({**gru.get_weight(), **gru.get_bias()}, path)"
 UNREADABLE = f"a quantised layer, packed in a way that is not read; {SAVE}"
@@ -40,7 +42,9 @@ AMBIGUOUS = f"quantised, and nothing says whether it has two layers or two direc
 
 @dataclass(frozen=True)
 class Dequantised(Tensor):
-    """An array of the file's integers and scales."""
+    """An array of the file's integers and scales; `scales` reads one of each row, if the zero point is 0."""
+
+    scales: Callable[[], np.ndarray | None] = lambda: None
 
 
 def dequantised(integers: Tensor, scheme: Any) -> Tensor:
@@ -63,7 +67,12 @@ def dequantised(integers: Tensor, scheme: Any) -> Tensor:
             shifted = integers.read().astype("f4") - spread(zero).astype("f4")
             return (shifted * spread(scale).astype("f4")).astype("f4")
 
-    return Dequantised(integers.shape, "float32", read)
+    def scales() -> np.ndarray | None:
+        if (spread(zero) != 0).any():
+            return None
+        return np.broadcast_to(spread(scale).astype("f4").reshape(-1), integers.shape[:1])
+
+    return Dequantised(integers.shape, "float32", read, scales=scales)
 
 
 def is_packed(origin: str) -> bool:
@@ -139,9 +148,31 @@ def _directions(found: Mapping[tuple[int, str], Tensor]) -> int:
 
 
 def noted(gru: StoredGRU, tensors: Mapping[str, Tensor]) -> StoredGRU:
-    """With notes of what is not as in PyTorch, if its weights are integers there."""
+    """As int8 weights with notes of what is not as in PyTorch, if its weights are integers there."""
     own = (joined(gru.name, leaf) for leaf in (*pytorch_names(gru.params), *CELL))
     if not any(isinstance(tensors.get(name), Dequantised) for name in own):
         return gru
     rest = (note for note in gru.report.notes if note.fate != "exact")
-    return replace(gru, report=Report((Note("exact", "the biases"), *ROUNDED, *rest)))
+    narrow = _narrow(gru, tensors)
+    told = (Note("exact", "the biases"), WIDENED if narrow is None else STORED, ROUNDED, *rest)
+    return replace(gru, narrow=narrow, report=Report(told))
+
+
+def _narrow(gru: StoredGRU, tensors: Mapping[str, Tensor]) -> Narrow | None:
+    """The scales of all weights; None where one has none, or a zero point."""
+
+    def scales(layer: int, d: int, field: str, W: np.ndarray) -> np.ndarray | None:
+        names = (f"{field}_l{layer}{'_reverse' if d else ''}", field)  # the latter of a cell
+        held = next((found for name in names if (found := tensors.get(joined(gru.name, name))) is not None), None)
+        rows = held.scales() if isinstance(held, Dequantised) else None
+        return rows if rows is not None and are_int8(W, rows, np) else None
+
+    found = tuple(
+        tuple(
+            CellParams(*(scales(layer, d, *each) for each in zip(CELL[:2], w[:2], strict=True)))
+            for d, w in enumerate(ws)
+        )
+        for layer, ws in enumerate(gru.params)
+    )
+    every = all(rows is not None for cells in found for w in cells for rows in w[:2])
+    return Narrow("int8", scales=found) if every else None
