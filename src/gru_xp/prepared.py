@@ -56,9 +56,11 @@ class PreparedParams:
             return self  # what is traced or sharded is brought by its library
         traced = place.device is None and place.backend is self.place.backend  # as constants of what is traced
         if not self.movable and not traced:
+            what_to_do = "call prepare(params, backend=...) for where you compute"
+            if self.narrow is not None:
+                what_to_do = "GRU.from_params(params) computes anywhere"
             raise StructureError(
-                f"params: expected parameters prepared for {place}, got some prepared for {self.place}; "
-                f"call prepare(params, backend=...) for where you compute"
+                f"params: expected parameters prepared for {place}, got some prepared for {self.place}; {what_to_do}"
             )
         key = (place.backend.name, place.backend.device_name(place.device))
         found = self._elsewhere.get(key)

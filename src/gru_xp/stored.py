@@ -293,6 +293,11 @@ def assert_spec(gru: StoredGRU, whose: str, *knows: str) -> tuple[Note, ...]:
 
     What y holds in the padding is no part of the equations: where `whose` GRU differs there, it is a note.
     """
+    if gru.narrow is not None and gru.narrow.activations == "int8":
+        raise ConversionError(
+            f"int8 activations: {whose} does not round x and the state; GRU.from_params(model.params, spec=model.spec) "
+            f"does not either"
+        )
     notes = []
     for each in fields(GRUSpec):
         value = getattr(gru.spec, each.name)

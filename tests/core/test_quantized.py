@@ -263,6 +263,8 @@ def test_functions_of_trees_refuse_what_would_lose_how_weights_are_stored():
     ):
         with pytest.raises(errors.StructureError, match="quantised ones with int8 weights, int8 .*GRU.from_params"):
             function(narrow)
+    with pytest.raises(errors.StructureError, match=r"some prepared for numpy:cpu; GRU.from_params\(params\) computes"):
+        gru_xp.gru_inference(inputs(), narrow, backend="array_api_strict")
     with pytest.raises(errors.StructureError, match="params: expected a tuple of layers, got PreparedParams"):
         gru_xp.map_params(lambda a: a, narrow)
     for params in (model().params[0][0], (model().params[0][0],)):

@@ -86,3 +86,13 @@ def test_traced_weights_are_not_quantised() -> None:
     params = gru_xp.map_params(jnp.asarray, gru_xp.GRU(3, 4, seed=1).params)
     with pytest.raises(errors.NotDifferentiableError, match=r"weights that are not traced.*fake_quantize\(params\)"):
         jax.jit(lambda params: gru_xp.quantize(params).params)(params)
+
+
+@pytest.mark.parametrize("name", ["to_linen", "to_equinox"])
+def test_cells_of_others_do_not_round_activations(name: str) -> None:
+    pytest.importorskip({"to_linen": "flax", "to_equinox": "equinox"}[name])
+    import gru_xp_jax
+
+    assert getattr(gru_xp_jax, name)(made(("int8", "float32"))[0])
+    with pytest.raises(errors.ConversionError, match="int8 activations: .* does not round x and the state"):
+        getattr(gru_xp_jax, name)(made(("int8", "int8"))[0])

@@ -69,3 +69,15 @@ def test_int8_activations_have_no_derivative() -> None:
     with torch.no_grad():
         assert torch.equal(model(recorded)[0], model(X)[0])
     assert not gru_xp.gru_inference(recorded, model._own)[0].requires_grad
+
+
+def test_a_module_of_pytorch_has_the_numbers_that_the_weights_mean() -> None:
+    """And none rounds x and the state."""
+    import gru_xp_torch
+
+    model = made(("int8", "float32"))
+    module = gru_xp_torch.to_module(model)
+    assert torch.equal(module.weight_hh_l1, model.params[1][0].W_hh)
+    torch.testing.assert_close(module(X)[0], model(X)[0], atol=1e-6, rtol=0)
+    with pytest.raises(errors.ConversionError, match="int8 activations: torch.nn.GRU does not round x and the state"):
+        gru_xp_torch.to_module(made(("int8", "int8")))
