@@ -82,7 +82,9 @@ def run_saved(path: Path, gru: StoredGRU, x: Any, h0: Any, lengths: Any) -> tupl
             warnings.simplefilter("ignore")  # that it is TorchScript, which is then refused
             tree = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:  # the latter for TorchScript
-        raise BackendError(f"torch.load(weights_only=True) refuses the file: {str(error)[:100]}") from None
+        raise BackendError(
+            f"torch.load(weights_only=True) refuses the file: {str(error).partition('. ')[0][:100]}"
+        ) from None
     tensors = arrays_of(tree)
     place = f"{gru.name}." if gru.name else ""
     module = _module_for(replace(gru, batch_first=False, dropout=0.0), "cpu")

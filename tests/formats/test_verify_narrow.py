@@ -99,6 +99,26 @@ def test_files_each_by_its_own_runtime(tmp_path: Path) -> None:
     assert said.exit_code == 0 and "A has float32 weights, rounded here as those of B are" in said.stdout
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:torch")
+@pytest.mark.parametrize("of", ["a matrix", "a row"])
+def test_a_model_and_what_pytorch_made_of_it_agree(of: str, tmp_path: Path) -> None:
+    """Rounded by scales of PyTorch's, which differ from ours; a mistake before or after it shows."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.GRU(24, 40, num_layers=2, bidirectional=True))
+    quantization = torch.ao.quantization
+    how = quantization.default_dynamic_qconfig if of == "a matrix" else quantization.per_channel_dynamic_qconfig
+    torch.save(quantization.quantize_dynamic(net, {torch.nn.GRU: how}), tmp_path / "q.pt")
+    whole = as_stored(gru_xp.from_framework(net))
+    other = side_of("B", tmp_path / "q.pt")
+    verdict = verify(Side("A", whole), other)
+    assert verdict.agrees and not verdict.differences, str(verdict)
+    assert not verify(Side("A", changed(whole, CELL_CHANGES[SWAPPED])), other).agrees
+    for factor in (1.001, 0.999):
+        wrong = changed(whole, lambda w: w._replace(W_hh=w.W_hh * np.float32(factor)))  # noqa: B023
+        assert not verify(Side("A", wrong), other).agrees
+
+
 def test_inspect_says_how_weights_are_stored(tmp_path: Path) -> None:
     path = tmp_path / "narrow.safetensors"
     model = gru_xp.quantize(MODEL, activations="int8")
