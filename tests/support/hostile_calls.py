@@ -55,11 +55,13 @@ def weights(w: Any, I: int, H: int) -> list[Any]:
 
 
 def sizes(x: Any, h: Any, dims: int = 2) -> tuple[int, int, int, int]:
+    """T, N, I and H of what the arrays really are, whatever they say."""
+    state = np.asarray(h).shape
     try:
-        (T, N, I), H = x.shape, h.shape[-1]
-    except (AttributeError, ValueError, IndexError):
+        (T, N, I), H = np.asarray(x).shape, state[-1]
+    except (ValueError, IndexError):
         raise WrongError from None
-    if len(h.shape) != dims:
+    if len(state) != dims:
         raise WrongError
     return T, N, I, H
 
