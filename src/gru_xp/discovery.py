@@ -41,10 +41,21 @@ def _place(name: str, device: str | None) -> Place:
 
 @cache
 def entries() -> dict[str, EntryPoint]:
-    """All backends that somebody has installed, by the root module of their library; none of them is loaded."""
+    """All backends that somebody has installed, by the root module of their library; none of them is loaded.
+
+    A backend of another package replaces one of the same name that comes with gru_xp.
+    """
     from importlib.metadata import entry_points  # takes longer to import than all of gru_xp
 
-    return {entry.name: entry for entry in sorted(entry_points(group="gru_xp.backends"), key=lambda entry: entry.name)}
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group="gru_xp.backends"):
+        if entry.name not in found or _comes_with_gru_xp(found[entry.name]):
+            found[entry.name] = entry
+    return dict(sorted(found.items()))
+
+
+def _comes_with_gru_xp(entry: EntryPoint) -> bool:
+    return entry.dist is not None and entry.dist.name == "gru-xp"
 
 
 def available() -> tuple[str, ...]:

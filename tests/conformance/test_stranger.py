@@ -26,12 +26,12 @@ def files() -> dict[str, str]:
 
 def test_the_package_is_under_40_lines() -> None:
     shown = files()
-    assert set(shown) == {"pyproject.toml", "gru_xp_mlx.py"}
+    assert set(shown) == {"pyproject.toml", "my_mlx.py"}
     assert sum(len(text.splitlines()) for text in shown.values()) < 40
 
 
 def test_the_package_passes_in_an_environment_of_its_own(tmp_path: Path) -> None:
-    stranger, venv = tmp_path / "gru-xp-mlx", tmp_path / "venv"
+    stranger, venv = tmp_path / "my-mlx", tmp_path / "venv"
     stranger.mkdir()
     for name, text in files().items():
         (stranger / name).write_text(text, encoding="utf-8")
@@ -39,6 +39,8 @@ def test_the_package_passes_in_an_environment_of_its_own(tmp_path: Path) -> None
     python = venv / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     run(python, "-m", "pip", "install", "-q", f"{ROOT}[conformance]", stranger, cwd=tmp_path)
 
+    found = run(python, "-c", "from gru_xp.discovery import load; print(type(load('mlx')).__module__)", cwd=tmp_path)
+    assert found.strip() == "my_mlx"  # and not the one that comes with gru_xp
     run(python, "-m", "gru_xp_conformance", "mlx", "--json", "mlx.json", cwd=tmp_path)
     result = json.loads((tmp_path / "mlx.json").read_text())
     assert result["passed"]

@@ -20,6 +20,7 @@ PACKAGES = {
     "gru_xp_jax",
     "gru_xp_array_api_strict",
     "gru_xp_dask",
+    "gru_xp_mlx",
     "gru_xp_ndonnx",
     "gru_xp_cpu",
     "gru_xp_cuda",
