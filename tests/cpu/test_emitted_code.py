@@ -57,6 +57,7 @@ MODULES = [
     ("forward", "float16"),
     ("backward", "bfloat16"),
     ("integers", "float32"),
+    ("fixed", "float32"),
     ("threads", "float32"),
 ]
 
@@ -65,8 +66,6 @@ MODULES = [
 @pytest.mark.parametrize(("kind", "dtype"), MODULES)
 def test_no_address_is_computed_as_an_integer(kind: Any, dtype: DType, target: Target) -> None:
     """Neither as it is written nor, where variables have become registers, as it is compiled."""
-    if kind == "integers" and not target.multiplies_bytes:
-        pytest.skip("for processors with VNNI alone")
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     module = (build_threads if kind == "threads" else build)(target, kind, dtype)

@@ -27,7 +27,7 @@ from subprocesses import run_file
 from gru_xp.cli import app
 from gru_xp.params import CellParams
 from gru_xp_cpu import warmup
-from gru_xp_cpu.calling import layer, memory
+from gru_xp_cpu.calling import memory
 from gru_xp_cpu.calling.kernel import build
 from gru_xp_cpu.calling.stream import Stream
 from gru_xp_cpu.emit.compiler import image_of
@@ -282,8 +282,7 @@ def test_warmup_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("GRU_XP_CACHE_DIR", str(tmp_path / "cache"))
     assert warmup(("float32",)).endswith(f"bits: {tmp_path / 'cache'}")
     kinds = [path.name.split("-")[0] for path in sorted((tmp_path / "cache").iterdir())]
-    integers = ["integers"] if layer.why_no_integers() is None else []
-    assert kinds == ["backward", "forward", *integers, "threads"]
+    assert kinds == ["backward", "fixed", "forward", "integers", "threads"]
     monkeypatch.setenv("GRU_XP_CACHE_DIR", "off")
     assert warmup(("float32",)).endswith("in memory only")
 

@@ -1,4 +1,4 @@
-"""The fused kernel for 8-bit weights and activations, against the plain path and the definition in integers."""
+"""The fused kernels for 8-bit weights, against the plain path and the definition in integers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 import gru_xp
 from gru_xp_cpu.calling import layer
 
-pytestmark = pytest.mark.skipif(layer.why_no_integers() is not None, reason=str(layer.why_no_integers()))
+pytestmark = pytest.mark.skipif(layer.unusable() is not None, reason=str(layer.unusable()))
 
 
-def case(T, N, I, H, seed=0, **options):
+def case(T, N, I, H, seed=0, activations="int8", **options):
     rng = np.random.default_rng(seed)
     model = gru_xp.GRU(I, H, seed=seed, **options)
-    return gru_xp.quantize(model, activations="int8"), rng.normal(size=(T, N, I)).astype("f4")
+    return gru_xp.quantize(model, activations=activations), rng.normal(size=(T, N, I)).astype("f4")
 
 
 def plain(monkeypatch, model, *given, **options):
@@ -36,6 +36,35 @@ def test_a_step_is_the_plain_path_s(monkeypatch, N, I, H):
     h0 = np.random.default_rng(1).uniform(-1, 1, (1, N, H)).astype("f4")
     assert gru_xp.explain(x, model._own).kernel == "cpu"
     np.testing.assert_allclose(model(x, h0)[0], plain(monkeypatch, model, x, h0)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("I", [1, 3, 16, 65])
+@pytest.mark.parametrize("H", [1, 15, 16, 17, 70])
+@pytest.mark.parametrize("N", [1, 2, 7, 9, 40])
+def test_float_activations_are_nearly_as_exact_as_float32(N, I, H):
+    """Against the same weights in float64, with rows of very different sizes, and with resets and padding."""
+    model, x = case(6, N, I, H, N + I + H, "float32")
+    x *= 10.0 ** np.random.default_rng(2).uniform(-3, 1, (6, N, 1)).astype("f4")
+    given = {"resets": np.random.default_rng(3).random((6, N)) < 0.2, "lengths": [6, 3, 0][:N] + [5] * (N - 3)}
+    wide = gru_xp.map_params(lambda a: a.astype("f8"), model.params)
+    assert gru_xp.explain(x, model._own).kernel == "cpu"
+    h0 = np.random.default_rng(1).uniform(-1, 1, (1, N, H)).astype("f4")
+    expected = gru_xp.gru_inference(x.astype("f8"), wide, h0.astype("f8"), **given)
+    floats = gru_xp.gru_inference(x, model.params, h0, **given)
+    for got, float32, exact in zip(model(x, h0, **given), floats, expected, strict=True):
+        assert np.abs(got - exact).max() <= 10 * np.abs(float32 - exact).max() + 1e-6
+
+
+@pytest.mark.parametrize("activations", ["float32", "int8"])
+def test_steps_of_a_stream_are_the_sequence(activations):
+    model, x = case(7, 2, 20, 33, 0, activations, num_layers=2)
+    y, _ = model(x)
+    out = np.zeros((2, 33), "f4"), model.initial_state(2)
+    for x_t, y_t in zip(x, y, strict=True):
+        model.step(x_t, out[1], out=out)
+        np.testing.assert_array_equal(out[0], y_t)
+    beyond = np.full((2, 2, 33), 2.0, "f4")
+    np.testing.assert_allclose(model.step(x[0], beyond)[0], model(x[:1], beyond)[0][0], atol=1e-6)
 
 
 def test_padding_resets_directions_and_layers(monkeypatch):
@@ -92,9 +121,32 @@ print(gru_xp.explain(x, model._own).kernel, hash(model(x)[0].tobytes() + model(x
 
 
 @pytest.mark.parametrize("N", [1, 13])
-def test_bits_do_not_depend_on_threads(N):
-    seen = {run_python(CODE.format(N=N), GRU_XP_NUM_THREADS=threads, PYTHONHASHSEED="0") for threads in ("1", "2", "3")}
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+def test_bits_do_not_depend_on_threads(N, activations):
+    code = CODE.format(N=N).replace('"int8"', repr(activations))
+    seen = {run_python(code, GRU_XP_NUM_THREADS=threads, PYTHONHASHSEED="0") for threads in ("1", "2", "3")}
     assert len(seen) == 1 and next(iter(seen)).startswith("cpu")
+
+
+EXACT = """
+import numpy as np, gru_xp
+for N, I, H in ((1, 65, 70), (2, 3, 17), (9, 16, 33), (40, 130, 50)):
+    rng = np.random.default_rng(N)
+    model, x = gru_xp.GRU(I, H, seed=N), rng.normal(size=(1, N, I)).astype("f4")
+    h0 = rng.uniform(-1, 1, (1, N, H)).astype("f4")
+    for activations in ("float32", "int8"):
+        narrow = gru_xp.quantize(model, activations=activations)
+        assert gru_xp.explain(x, narrow._own).kernel == "cpu"
+        got = narrow(x, h0)[0]
+        with gru_xp.use_backend("array_api_strict"):  # by the plain path
+            assert np.abs(got - narrow(x, h0)[0]).max() < 1e-6, (N, I, H, activations)
+"""
+
+
+@pytest.mark.parametrize("vnni", ["", "off"])
+@pytest.mark.parametrize("width", ["", "256", "128"])
+def test_other_widths_and_instructions_compute_the_same(width, vnni):
+    run_python(EXACT, GRU_XP_CPU_WIDTH=width, GRU_XP_CPU_VNNI=vnni)
 
 
 def test_a_narrower_vector_gives_the_same_numbers():

@@ -22,6 +22,7 @@ FIELDS = {
     "forward": fields(ForwardArrays),
     "backward": fields(BackwardArrays),
     "integers": fields(ForwardArrays),
+    "fixed": fields(ForwardArrays),
 }
 
 

@@ -8,6 +8,7 @@ from functools import cache, partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
+from gru_xp_cpu.passes.digits import ROUNDING
 from gru_xp_cpu.passes.fields import CALL, Kind
 from gru_xp_cpu.threads.autotune import Autotuner
 
@@ -128,7 +129,7 @@ def build(target: Target, kind: Kind, dtype: DType) -> Module:
     KERNELS[kind].export(module, kind)
     misfits.export(module, "misfits", kind=kind)
     alone.export(module, f"{kind}_alone", kind=kind)
-    if kind != "integers":
+    if kind not in ROUNDING:
         connect.export(module, "connect")
         custom_call.export(module, f"{kind}_of_xla", kind=kind)
     return module

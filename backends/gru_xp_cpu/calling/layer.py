@@ -10,13 +10,14 @@ import numpy as np
 
 from gru_xp.layer import cut_before
 from gru_xp.params import CellParams, LayerTape
+from gru_xp_cpu.passes.digits import ROUNDING
 from gru_xp_cpu.passes.fields import CALL, CONTIGUOUS, GATES, PACKED, STATES, STEP, Kind
 from gru_xp_cpu.threads.owner import Owner
 
 from .dtypes import DTYPES
 from .fit import fitted, mask, named_weights
 from .kernel import build, plan_of
-from .narrow import IntegerCell, pack_narrow
+from .narrow import FixedCell, IntegerCell, pack_narrow
 from .packed import PackedCell, pack
 
 if TYPE_CHECKING:
@@ -55,8 +56,6 @@ class CpuLayer:
             return "writes zeros into the padding"
         if call.recording:
             return "the arrays are recorded or traced"
-        if call.integers and why_no_integers() is not None:
-            return why_no_integers()
         device = call.backend.device_name(call.device)
         if device.partition(":")[0] != "cpu":
             return f"works in host memory, not on {device}"
@@ -76,8 +75,6 @@ class CpuLayer:
 
     def stream(self, params: tuple[tuple[CellParams, ...], ...], batch_size: int, /) -> Any:
         """Steps one at a time, where one thread is enough; else None."""
-        if any(isinstance(w, IntegerCell) for layer in params for w in layer):
-            return None
         from .stream import Stream
 
         stream = Stream(params, batch_size)
@@ -85,8 +82,8 @@ class CpuLayer:
 
     def inference(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> tuple[Any, Any]:
         """x (T, N, I), h0 (N, H) -> y (T, N, H), h_n (N, H)."""
-        if isinstance(w, IntegerCell) and not (abs(h0) <= 1.0).all():
-            return w.plain_inference(x, h0, options)
+        if isinstance(w, FixedCell):
+            w = w.fastest(*x.shape[:2])
         return _forward(x, h0, w, options, None, self.owner)[:2]
 
     def forward(self, x: Any, h0: Any, w: CellParams, options: Options, /) -> tuple[Any, Any, LayerTape]:
@@ -114,16 +111,6 @@ def unusable() -> str | None:
         return f"llvmlite cannot be loaded ({type(error).__name__}: {error})"
 
 
-@cache
-def why_no_integers() -> str | None:
-    """Why products of 8 bits cannot be computed on this processor, or None."""
-    if unusable() is not None:
-        return unusable()
-    from gru_xp_cpu.emit.target import current
-
-    return None if current().multiplies_bytes else "has products of 8 bits for processors with VNNI alone"
-
-
 def warmup(dtypes: Sequence[DType] = DTYPES) -> str:
     """Compile what has not been compiled on this machine; where it is kept, in words. An `OSError` if it cannot be."""
     from gru_xp import cache
@@ -135,9 +122,8 @@ def warmup(dtypes: Sequence[DType] = DTYPES) -> str:
     from gru_xp_cpu.emit.target import current
     from gru_xp_cpu.threads.launching import build as build_threads
 
-    units: list[Any] = [(kind, dtype, build) for dtype in dtypes for kind in CALL if kind != "integers"]
-    if "float32" in dtypes and why_no_integers() is None:
-        units.append(("integers", "float32", build))
+    wanted = [(kind, dtype) for dtype in dtypes for kind in CALL if kind not in ROUNDING or dtype == "float32"]
+    units: list[Any] = [(kind, dtype, build) for kind, dtype in wanted]
     folder = cache.folder("cpu")
     fault = None if folder is None else cache.fault("cpu")
     for unit in (*units, ("threads", "float32", build_threads)):
@@ -203,10 +189,19 @@ def _forward(
         if first == T or misfits:
             break
     plan.keep(memory)
+    if misfits and fit:
+        return _from_any_state(x, h0, w, options, owner)
     if misfits:
-        assert not fit
         return _forward(*_fit_forward(x, h0, w, options), save, owner, True)
     return y, h_n, x if clean is None else clean, h_prev, r, z, n, u
+
+
+def _from_any_state(x: Any, h0: Any, w: CellParams, options: Options, owner: Owner | None) -> tuple[Any, ...]:
+    """As `_forward`, from a state beyond 1, which no kernel takes that rounds."""
+    if isinstance(w, FixedCell):
+        return _forward(x, h0, w.floats, options, None, owner, True)
+    assert isinstance(w, IntegerCell)
+    return *w.plain_inference(x, h0, options), x, *[None] * 5
 
 
 def _fit_forward(x: Any, h0: Any, w: CellParams, options: Options) -> tuple[Any, Any, CellParams, Options]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gru_xp_cpu.passes.digits import ROUNDING, digits_of
 from gru_xp_cpu.passes.fields import SIZES, BackwardPlaces, ForwardPlaces, IntegerPlaces, Kind, Sizes
 from gru_xp_cpu.passes.offsets import offsets
 from gru_xp_cpu.passes.shapes import CHUNK, gates_shapes, weight_shapes
@@ -26,7 +27,7 @@ __all__ = ["Plan", "is_small", "make_plan"]
 SMALL = 2_000_000
 #: weights of a layer that one core reads, or reads and adds to, from its nearer caches. With more, a call of a few rows
 #: waits for memory, and two cores wait half as long: (1, 1, 320, 320) takes 48 instead of 107 microseconds.
-NEAR: dict[Kind, int] = {"forward": 500_000, "backward": 250_000, "integers": 2_000_000}
+NEAR: dict[Kind, int] = {"forward": 500_000, "backward": 250_000, "integers": 2_000_000, "fixed": 2_000_000}
 #: multiply-adds with W_hh in one step below which its units are not shared: meeting costs 0.3 microseconds and more
 TOGETHER = 12_000
 #: rows (steps times batch) of a block of time
@@ -40,7 +41,7 @@ ROWS_EACH = 8
 WEIGHTS_EACH = 1 << 19
 
 
-#: the places of packed weights of 8 bits that have a number for each row of W
+#: the places of packed 8-bit weights that have a number for each row of W
 PACKED_ROWS = ("start_gi", "start_gh", "first_ih", "first_hh", "scale_ih", "scale_hh")
 
 
@@ -90,7 +91,7 @@ class Plan:
 def make_plan(
     kind: Kind, target: Target, arrays: Any, T: int, N: int, I: int, H: int, threads: int, recompute: bool
 ) -> Plan:
-    """For `kind` "forward" or "backward"; `arrays` is their dtype, `threads` what may be used."""
+    """`arrays` is their dtype, `threads` what may be used."""
     dtype = name_of(arrays)
     gates = gates_dtype(dtype)
     V, item, narrow = target.lanes(dtype), gates.itemsize, gates != arrays
@@ -98,13 +99,13 @@ def make_plan(
     per_step = N * 3 * H * (I + H)
     if is_small(kind, T, N, I, H):
         threads = 1
-    threads, unit_parts = _share(N, H, J, 1 if kind == "integers" else item, threads)
+    threads, unit_parts = _share(N, H, J, 1 if kind in ROUNDING else item, threads)
     steps = max(1, min(T, (ROWS_BACKWARD if kind == "backward" else ROWS_FORWARD) // max(N, 1)))
     M = _pitch(steps * N, V * item)
     panels = {"panels_ih": J * I * 3 * V, "panels_hh": J * H * 3 * V, "start_gi": J * 3 * V, "start_gh": J * 3 * V}
     places: ForwardPlaces[int] | IntegerPlaces[int] | BackwardPlaces[int]  # elements of each
-    if kind == "integers":
-        each = J * 3 * V
+    if kind in ROUNDING:
+        each, row = J * 3 * V, V * digits_of(kind, target).bytes // 4
         places = IntegerPlaces(
             panels_ih=each * JI * V // 4,
             panels_hh=each * J * V // 4,
@@ -112,9 +113,9 @@ def make_plan(
             one=1,
             gi=M * each,
             state=2 * J * N * V,
-            bytes_x=M * JI * V // 4,
+            digits_x=M * JI * row,
             size_x=M,
-            bytes_h=2 * N * J * V // 4,
+            digits_h=2 * N * J * row,
         )
     elif kind == "forward":
         begun = threads * N * max(gates_shapes(target.registers).groups) * 3 * V

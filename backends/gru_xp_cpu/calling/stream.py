@@ -14,6 +14,7 @@ from gru_xp_cpu.passes.fields import PACKED, STEP
 from .fit import fitted, named_weights
 from .kernel import plan_of
 from .memory import block
+from .narrow import FixedCell
 from .packed import PackedCell, pack
 
 __all__ = ["Stream"]
@@ -39,7 +40,7 @@ class Stream:
             raise StructureError("params: a stream has one direction; a bidirectional layer needs the whole sequence")
         if not isinstance(batch_size, int) or batch_size < 0:
             raise RangeError(f"batch_size: expected a number of rows, got {batch_size!r}")
-        cells = [w if type(w) is PackedCell else pack(w) for (w,) in params]
+        cells = [_packed(w, batch_size) for (w,) in params]
         H, I, N = cells[0].W_hh.shape[1], cells[0].W_ih.shape[1], batch_size
         self._dtype = cells[0].W_hh.dtype
         x = np.zeros((1, N, I), self._dtype)
@@ -50,7 +51,7 @@ class Stream:
         self._kept: list[Any] = []
         for i, (w, h, y) in enumerate(zip(cells, self.state, self._outputs, strict=True)):
             fitted("forward", {"x": x, "h0": h, **named_weights(w)}, f"params[{i}][0].")
-            plan = plan_of("forward", self._dtype, None, 1, N, x.shape[2], H)
+            plan = plan_of(w.kind, self._dtype, None, 1, N, x.shape[2], H)
             address, memory = block(plan.size)
             arrays = x, h, *w, y, h, *([None] * 8)
             fields = plan.pack(0, 1, 0, STEP + PACKED, id(arrays))
@@ -71,15 +72,15 @@ class Stream:
         if x.dtype != self._dtype:
             raise DTypeError(f"x: expected {self._dtype}, as the parameters, got {x.dtype}")
         self._x[...] = x
-        for call, fields in self._calls:
-            call(fields)
-        return self._y.copy()
+        if self._computed():
+            return self._y.copy()
+        raise RangeError(f"state: expected numbers within [-1, 1], as {self._cells[0].kind} kernels take, got others")
 
     def advance(self, x: Any, state: Any, out: Any = None) -> tuple[Any, Any] | None:
         """x (N, I), state (L, N, H) -> y (N, H), the next state: a step for a caller that keeps the state itself.
 
         They are new arrays, or the two of `out`. None, and nothing is done, for other arrays than those of these shapes
-        and of the parameters' dtype that are plainly NumPy's.
+        and of the parameters' dtype that are plainly NumPy's, or where 8-bit weights meet a state beyond 1.
         """
         dtype = self._dtype
         if not (
@@ -93,14 +94,18 @@ class Stream:
             return None
         self.state[...] = state
         self._x[...] = x
-        for call, fields in self._calls:
-            call(fields)
+        if not self._computed():
+            return None
         if out is None:
             return self._y.copy(), self.state.copy()
         y, next_state = out
         y[...] = self._y
         next_state[...] = self.state
         return y, next_state
+
+    def _computed(self) -> bool:
+        """Compute a step; False if the state is not within [-1, 1] and the weights are of 8 bits."""
+        return not any(call(fields) for call, fields in self._calls)
 
     def _takes(self, out: Any) -> bool:
         return (
@@ -113,3 +118,9 @@ class Stream:
     def reset(self) -> None:
         """Begin a new sequence."""
         self.state[...] = 0
+
+
+def _packed(w: CellParams, rows: int) -> PackedCell:
+    if isinstance(w, FixedCell):
+        return w.fastest(1, rows)
+    return w if isinstance(w, PackedCell) else pack(w)

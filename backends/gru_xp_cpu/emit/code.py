@@ -251,6 +251,12 @@ class Code:
         """The vector of reals that has these bits."""
         return Value(self, self.b.bitcast(value.ir, self.module.vector))
 
+    def largest(self, vector: Value) -> Value:
+        """The largest of the signed integers of a vector."""
+        kind = vector.ir.type
+        name = f"llvm.vector.reduce.smax.v{kind.count}i{kind.element.width}"
+        return Value(self, self.b.call(self.intrinsic(name, ir.FunctionType(kind.element, [kind])), [vector.ir]))
+
     def shuffle(self, a: Value, b: Value, where: Sequence[int]) -> Value:
         """Lanes of a and, counted on, of b."""
         lanes = ir.Constant(ir.VectorType(I32, len(where)), list(where))

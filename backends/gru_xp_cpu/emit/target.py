@@ -1,7 +1,7 @@
 """The processor: the width of its vectors, the number of its registers, and its name and features for LLVM.
 
-The width follows the machine. `GRU_XP_CPU_WIDTH` (512, 256 or 128 bits) forces a narrower one, so that the code for
-other processors can be tested on this one.
+The width follows the machine. So that the code for other processors can be tested on this one, `GRU_XP_CPU_WIDTH`
+(512, 256 or 128 bits) forces a narrower one, and `GRU_XP_CPU_VNNI=off` leaves out instructions that multiply bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import llvmlite.binding as llvm
 
 __all__ = ["DType", "Target", "Wide", "computed_in", "current", "why_none", "widths"]
 
-VARIABLE = "GRU_XP_CPU_WIDTH"
+VARIABLE, WITHOUT = "GRU_XP_CPU_WIDTH", "GRU_XP_CPU_VNNI"
+VNNI = ("avx512vnni", "avxvnni")
 AVX2 = ("avx", "avx2", "fma", "f16c", "bmi", "bmi2")
 SIZES = {"float32": 4, "float64": 8}
 #: of arrays; of what is computed with
@@ -42,8 +43,8 @@ class Target:
     @property
     def multiplies_bytes(self) -> bool:
         """Whether an instruction adds products of four bytes to a word, exactly: VNNI."""
-        names = ("+avx512vnni",) if self.bits == 512 else ("+avx512vnni", "+avxvnni")
-        return self.x86 and not {*names}.isdisjoint(self.features.split(","))
+        names = VNNI[:1] if self.bits == 512 else VNNI
+        return self.x86 and not {f"+{name}" for name in names}.isdisjoint(self.features.split(","))
 
     def lanes(self, dtype: DType) -> int:
         """Numbers in a vector of what is computed over arrays of `dtype`."""
@@ -77,6 +78,9 @@ def why_none(width: str | None = None) -> str | None:
     width = os.environ.get(VARIABLE) if width is None else width
     if width and width not in map(str, widths()):
         return f"{VARIABLE}={width}: this processor has {', '.join(map(str, widths()))}"
+    without = os.environ.get(WITHOUT)
+    if without not in (None, "", "off"):
+        return f"{WITHOUT}: expected off, got {without!r}"
     try:
         llvm.check_jit_execution()
     except OSError:
@@ -85,19 +89,21 @@ def why_none(width: str | None = None) -> str | None:
 
 
 @cache
-def _target(bits: int) -> Target:
+def _target(bits: int, vnni: bool = True) -> Target:
     triple, cpu, names = _host()
     x86 = triple.startswith("x86_64")
     if x86 and bits < 512:
         names = frozenset(name for name in names if not name.startswith(("avx512", "avx10", "amx", "evex512")))
     # the name of the processor would bring back what was left out, so a narrower one has none
     cpu = cpu if bits == widths()[0] else "x86-64-v3" if x86 else "generic"
-    features = ",".join(f"+{name}" for name in sorted(names))
+    features = ",".join(f"+{name}" for name in sorted(names) if vnni or name not in VNNI)
+    if x86 and not vnni:
+        features += "".join(f",-{name}" for name in VNNI)
     return Target(bits, 32 if bits == 512 or not x86 else 16, triple, cpu, features, x86)
 
 
 @cache
 def current() -> Target:
-    """The target of this process: GRU_XP_CPU_WIDTH is read once."""
+    """The target of this process: the variables are read once."""
     width = os.environ.get(VARIABLE)
-    return _target(int(width) if width else widths()[0])
+    return _target(int(width) if width else widths()[0], vnni=not os.environ.get(WITHOUT))

@@ -33,7 +33,7 @@ __all__ = [
     "Sizes",
 ]
 
-Kind = Literal["forward", "backward", "integers"]
+Kind = Literal["forward", "backward", "integers", "fixed"]
 Number = TypeVar("Number")
 Reals = TypeVar("Reals")
 Bytes = TypeVar("Bytes")
@@ -114,7 +114,7 @@ class ForwardPlaces(Generic[Reals]):
 
 @dataclass
 class IntegerPlaces(Generic[Reals]):
-    """Scratch memory of a forward pass of 8 bits, see `integers`; the first nine are those of packed weights."""
+    """Scratch memory of a forward pass of 8-bit weights, see `integers`; the first nine are those of packed weights."""
 
     panels_ih: Reals  # bytes
     panels_hh: Reals
@@ -122,14 +122,14 @@ class IntegerPlaces(Generic[Reals]):
     start_gh: Reals
     first_ih: Reals  # words: what the sums begin with
     first_hh: Reals
-    scale_ih: Reals  # of rows of W, divided by 127
+    scale_ih: Reals  # of rows of W, divided by the largest whole number
     scale_hh: Reals
     one: Reals  # a 1
     gi: Reals
     state: Reals
-    bytes_x: Reals  # the rows of x of a block of time, in bytes, and their largest numbers
+    digits_x: Reals  # bytes: the rows of x of a block of time as whole numbers, and their largest numbers
     size_x: Reals
-    bytes_h: Reals  # the state before and after a step, in bytes
+    digits_h: Reals  # bytes: the state before and after a step, as whole numbers
 
 
 @dataclass
@@ -212,16 +212,19 @@ CALL: dict[Kind, tuple[str, ...]] = {
     "forward": _names(ForwardCall),
     "backward": _names(BackwardCall),
     "integers": _names(ForwardCall),
+    "fixed": _names(ForwardCall),
 }
 PLACES: dict[Kind, tuple[str, ...]] = {
     "forward": _names(ForwardPlaces),
     "backward": _names(BackwardPlaces),
     "integers": _names(IntegerPlaces),
+    "fixed": _names(IntegerPlaces),
 }
 ARRAYS: dict[Kind, tuple[str, ...]] = {
     "forward": _names(ForwardArrays),
     "backward": _names(BackwardArrays),
     "integers": _names(ForwardArrays),
+    "fixed": _names(ForwardArrays),
 }
 #: what callers in native code give before the fields: the threads, bytes of scratch memory
 HEADER = ("threads", "scratch")

@@ -22,7 +22,7 @@ from .fields import PACKED
 from .packing import copy, copy_valid, from_blocked, pack_gates, to_blocked, zero_block_rows
 from .pointwise import gates_forward
 from .record import ForwardRecord, tape
-from .shapes import CHUNK, gates_shapes
+from .shapes import CHUNK, Shapes, gates_shapes
 from .tiling import Partition, Tile, Tilings, each_tile, multiply, runs, share, tiling
 
 __all__ = ["CHUNK", "Forward", "forward"]
@@ -44,12 +44,16 @@ class Forward:
 
     def __init__(self, c: Code, a: ForwardRecord, sections: Sections):
         self.c, self.a, self.sections, self.V = c, a, sections, c.module.lanes
-        self.shapes = gates_shapes(c.module.target.registers)
+        self.shapes = self.tiles(c.module.target.registers)
         self.sums = c.stack_vectors(self.shapes.vectors)
         self.J = (a.H + (self.V - 1)) // self.V
         self.partition = Partition(c, a.N, self.J, sections.parts, a.unit_parts)
         self.tilings = Tilings(c, self.shapes, self.partition, sections.parts)
         self.sharing = a.unit_parts > 1
+
+    def tiles(self, registers: int) -> Shapes:
+        """Their shapes."""
+        return gates_shapes(registers)
 
     def write(self) -> None:
         c, a = self.c, self.a

@@ -8,7 +8,7 @@ from gru_xp_cpu.emit.function import Function, function
 from .backward import backward
 from .fields import Kind
 from .forward import forward
-from .integers import integers
+from .integers import fixed, integers
 from .misfits import misfits
 
 __all__ = ["KERNELS", "alone"]
@@ -17,6 +17,7 @@ KERNELS: dict[Kind, Function[[Integers, Value, Value, Integers], None]] = {
     "forward": forward,
     "backward": backward,
     "integers": integers,
+    "fixed": fixed,
 }
 
 

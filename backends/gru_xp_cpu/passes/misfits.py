@@ -10,20 +10,25 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import cast
 
+from llvmlite import ir
+
 from gru_xp_cpu.emit.code import Code, Integers, Value
 from gru_xp_cpu.emit.function import function
 from gru_xp_cpu.emit.module import SIZE
 
+from .digits import ROUNDING
 from .fields import ALIGNED, CONTIGUOUS, Kind
-from .record import RECORDS, BackwardRecord
+from .record import RECORDS, BackwardRecord, ForwardRecord
 
 __all__ = ["misfits"]
 
 #: where an array has, in words of 64 bits from the address of its data on: the number of its dimensions (32 bits), the
 #: addresses of their sizes and strides and of the dtype, the flags (32 bits); `PyArrayObject_fields` of ndarraytypes.h
 RANK, SIZES, STRIDES, DTYPE, FLAGS = 1, 2, 3, 5, 6
+#: the bits of a 1 in float32
+ONE = 127 << 23
 #: arrays with three dimensions that every call makes itself: they are read where another one cannot be
-OWN: dict[Kind, str] = {"forward": "y", "backward": "dx", "integers": "y"}
+OWN: dict[Kind, str] = {"forward": "y", "backward": "dx", "integers": "y", "fixed": "y"}
 
 
 @function
@@ -50,7 +55,26 @@ def misfits(c: Code, record: Integers, *, kind: Kind) -> Value:
         elif field.metadata["beside"]:
             fits = c.select(missing[field.metadata["beside"]], missing[field.name], fits)
         count = count + c.select(fits, c.integer(0), 1)
+    if kind in ROUNDING:
+        beyond = c.variable(0)
+        with c.when(count.equals(0)):
+            beyond.set(_beyond_1(c, cast(ForwardRecord, a)))
+        count = count + beyond.get()
     return count
+
+
+def _beyond_1(c: Code, a: ForwardRecord) -> Value:
+    """1 if h0 has a number beyond 1, or one that is none: the kernel takes 1 for the largest of a state."""
+    V, whole = c.module.lanes, a.N * a.H
+    most = c.variable(Value(c, ir.Constant(c.module.bits_vector, None)))
+
+    def look(k: Value, mask: Value | None) -> None:
+        bits, so_far = c.bits_of(a.h0.load_vector(k, mask)) & 0x7FFFFFFF, most.get()
+        most.set(Value(c, c.b.select((bits > so_far).ir, bits.ir, so_far.ir)))
+
+    with c.loop(0, whole, V) as k:
+        c.masked(whole - k, lambda mask: look(k, mask))
+    return c.select(c.largest(most.get()) > ONE, c.integer(1), 0)
 
 
 class _Array:

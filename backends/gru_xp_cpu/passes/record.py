@@ -62,7 +62,7 @@ class ForwardRecord(Record, ForwardCall[Value], ForwardPlaces[Reals], ForwardArr
 
 
 class IntegerRecord(ForwardRecord, IntegerPlaces[Reals]):
-    """Of the forward pass of 8 bits, where nothing is `begun`."""
+    """Of the forward pass of 8-bit weights, where nothing is `begun`."""
 
     groups = ForwardCall, IntegerPlaces, ForwardArrays  # type: ignore[assignment]
 
@@ -81,4 +81,9 @@ def tape(a: ForwardRecord | BackwardRecord, at: Integer) -> tuple[Reals, Reals, 
     return a.h_prev.at(at), a.r.at(at), a.z.at(at), a.n.at(at), a.u.at(at)
 
 
-RECORDS: dict[Kind, type[Record]] = {"forward": ForwardRecord, "backward": BackwardRecord, "integers": IntegerRecord}
+RECORDS: dict[Kind, type[Record]] = {
+    "forward": ForwardRecord,
+    "backward": BackwardRecord,
+    "integers": IntegerRecord,
+    "fixed": IntegerRecord,
+}
