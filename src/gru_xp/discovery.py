@@ -202,16 +202,38 @@ def _instead(array: Any, argument: str) -> str:
     return f"; pass numpy.asarray({argument}), for example" if hasattr(array, "__array__") else ""
 
 
-_standards: list[Backend] = []
+_standards: list[tuple[Any, Backend]] = []
 
 
 def _standard(xp: Any, name: str) -> Backend:
     """One backend for each namespace, which need not be hashable."""
-    found = next((backend for backend in _standards if backend.xp is xp), None)
+    found = next((backend for namespace, backend in _standards if namespace is xp), None)
     if found is None:
-        found = Backend(name, xp)
-        _standards.append(found)
+        found = Backend(name, _Namespace(xp, name))
+        _standards.append((xp, found))
     return found
+
+
+class _MissingError(BackendError, AttributeError):
+    """A library has no function of that name."""
+
+
+class _Namespace:
+    """A library's functions; to ask for one that it lacks is an error that says what to do."""
+
+    def __init__(self, xp: Any, name: str) -> None:
+        self._xp, self._library = xp, name
+
+    def __getattr__(self, function: str) -> Any:
+        try:
+            found = getattr(self._xp, function)
+        except AttributeError:
+            raise _MissingError(
+                f"{self._library} lacks {function}, which this call needs; "
+                f"give arrays of another library, such as NumPy's"
+            ) from None
+        setattr(self, function, found)
+        return found
 
 
 def assert_same_library(array: Any, argument: str, first: Backend, first_argument: str) -> None:

@@ -129,6 +129,15 @@ def test_models_selections_and_files_without_dlpack(library: str, tmp_path: Any)
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_a_library_lacks_is_named_with_the_way_round() -> None:
+    """sparse has no arange, with which lengths become a mask."""
+    put, host, _ = LIBRARIES["sparse"]
+    x, lengths = put(X), [3] * X.shape[1]
+    with pytest.raises(errors.BackendError, match="sparse lacks arange, .*; give arrays of another library"):
+        MODEL(x, lengths=lengths)
+    np.testing.assert_array_equal(MODEL(host(x), lengths=lengths)[0], MODEL(X, lengths=lengths)[0])
+
+
 @pytest.mark.parametrize("library", ["cubed", "sparse"])
 def test_a_library_without_a_backend_is_judged_by_the_name_of_its_root_module(library: str) -> None:
     pytest.importorskip(library)

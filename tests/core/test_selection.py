@@ -149,7 +149,7 @@ def test_a_library_without_a_backend_takes_the_plain_path() -> None:
     array = stranger()
     array.__array_namespace__ = lambda: array_api_strict
     backend = discovery.owner(array, "x")
-    assert (backend.name, backend.xp) == ("stranger", array_api_strict)
+    assert backend.name == "stranger" and backend.xp.tensordot is array_api_strict.tensordot
     h, (out,) = backend.scan(
         lambda h, at: (h + at[0], (h,)), array_api_strict.zeros(2), (array_api_strict.ones((3, 2)),)
     )
