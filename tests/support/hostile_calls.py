@@ -86,6 +86,7 @@ def sigmoid(a: Any) -> Any:
 
 def forward(x: Any, h0: Any, w: Any, valid: Any, resets: Any, reverse: bool) -> tuple[Any, Any]:
     T, N, I, H = sizes(x, h0)
+    kept = np.asarray(x).dtype  # the state is rounded to the caller's type after each step
     x, h = real(x, T, N, I), real(h0, N, H)
     W_ih, W_hh, b_ih, b_hh = weights(w, I, H)
     there = np.ones((T, N), bool) if valid is None else boolean(valid, T, N)
@@ -96,7 +97,7 @@ def forward(x: Any, h0: Any, w: Any, valid: Any, resets: Any, reverse: bool) -> 
         gi, gh = x[t] @ W_ih.T + b_ih, h @ W_hh.T + b_hh
         r, z = sigmoid(gi[:, :H] + gh[:, :H]), sigmoid(gi[:, H : 2 * H] + gh[:, H : 2 * H])
         new = (1 - z) * np.tanh(gi[:, 2 * H :] + r * gh[:, 2 * H :]) + z * h
-        h = np.where(there[t][:, None], new, h)
+        h = np.where(there[t][:, None], new.astype(kept).astype("f8"), h)
         y[t] = np.where(there[t][:, None], h, 0)
     return y, h
 
