@@ -23,6 +23,7 @@ from .kernels import Choice, choose, is_unseen
 from .params import CellParams, GRUSpec, Tape, map_params, names_of
 from .prepared import PreparedParams
 from .selection import kernel_policy, variables
+from .stack import EmptyBatch
 
 __all__ = ["Given", "Memo", "Plan", "forward", "infer", "plan_of", "planned"]
 
@@ -219,6 +220,8 @@ def planned(c: Checked) -> Plan:
             if call.integers and (choice.kernel is None or choice.kernel.level == "gates")
             else backend.stack(choice.kernel, call, recorded if inside else "no")
         )
+        if c.function != "forward" and c.x.shape[1] == 0:
+            stack = EmptyBatch(backend.xp, stack)
     as_is = not c.crossing and c.as_is
     return Plan(
         c.function,

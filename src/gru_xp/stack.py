@@ -87,6 +87,26 @@ class Stack:
         return self.xp.multiply(y, dropout_masks[index, ...])
 
 
+class EmptyBatch:
+    """Inference without rows: one step is then as much as T, of which there may be more than can be walked through."""
+
+    def __init__(self, xp: Any, stack: Any):
+        self.xp, self.stack, self.name = xp, stack, stack.name
+
+    def inference(
+        self, x: Array, h0: Array, params: Params, options: Options, dropout_masks: Any, /
+    ) -> tuple[Any, Any]:
+        """x (T, 0, I), h0 (L*D, 0, H) -> y (T, 0, D*H), h_n (L*D, 0, H)."""
+        options = options._replace(valid=self._steps(options.valid, 1), resets=self._steps(options.resets, 1))
+        masks = None if dropout_masks is None else dropout_masks[:, :1, ...]
+        y, h_n = self.stack.inference(self._steps(x, 1), h0, params, options, masks)
+        return self._steps(y, x.shape[0]), h_n
+
+    def _steps(self, a: Any, T: int) -> Any:
+        """The same nothing as T steps."""
+        return None if a is None else self.xp.reshape(a, (T, *a.shape[1:]))
+
+
 def directions(params: Params, options: Options) -> tuple[Options, ...]:
     """The options of each direction of a layer: a second one runs backwards in time."""
     return (options, options._replace(reverse=True))[: len(params[0])]

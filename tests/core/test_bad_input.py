@@ -12,6 +12,7 @@ from libraries import array_api_strict, jnp, torch
 
 import gru_xp
 from gru_xp import CellParams, errors
+from gru_xp.params import map_params
 
 F = np.zeros
 W = CellParams(F((12, 3)), F((12, 4)), F(12), F(12))  # I = 3, H = 4
@@ -404,3 +405,23 @@ def test_every_error_is_a_gru_error_and_a_value_error() -> None:
         if name.endswith("Error"):
             assert issubclass(getattr(gru_xp, name), gru_xp.GRUError)
     assert issubclass(gru_xp.GRUError, ValueError)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "off"])
+@pytest.mark.parametrize("library", ["numpy", "torch", "array_api_strict"])  # XLA cannot even make such zeros
+def test_an_empty_batch_takes_no_time_however_many_steps_it_has(
+    library: str, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrays without a byte, whose steps nobody could walk through."""
+    monkeypatch.setenv("GRU_XP_KERNELS", kernels)
+    T = 2**31 - 1
+    params = random_params(np.random.default_rng(0), 3, 4, L=2, D=2, bias=True, dtype="f4")
+    given = {"resets": to_library(library, np.zeros((T, 0), bool)), "mask": to_library(library, np.ones((T, 0), bool))}
+    for options in ({}, given):
+        x, weights = (
+            to_library(library, np.zeros((T, 0, 3), "f4")),
+            map_params(lambda a: to_library(library, a), params),
+        )
+        for function in (gru_xp.gru, gru_xp.gru_inference):
+            y, h_n = function(x, weights, **options)
+            assert y.shape == (T, 0, 8) and h_n.shape == (4, 0, 4)
